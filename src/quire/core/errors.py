@@ -1,0 +1,143 @@
+"""Everything that can go wrong because of a user, a file or a machine.
+
+The only place that knows HTTP status codes and OpenAI's error types. A message carries the path of the offending
+value (``param``, as a JSON path), the value, the limit, and what to do about it. Our own mistakes are ``assert``.
+"""
+
+from typing import ClassVar
+
+
+class QuireError(Exception):
+    """Base of the tree. ``status``, ``kind`` and ``code`` are what an HTTP client sees.
+
+    ``param`` is a JSON path such as ``$.messages[2].content``, or None when no single value is at fault.
+    """
+
+    status: ClassVar[int] = 500
+    kind: ClassVar[str] = "server_error"
+    code: ClassVar[str | None] = None
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+# --- what a client sent -------------------------------------------------------------------------------------------
+
+
+class InvalidRequest(QuireError, ValueError):
+    """A value in a request is malformed or out of range."""
+
+    status = 400
+    kind = "invalid_request_error"
+    code = "invalid_value"
+
+
+class PromptTooLong(InvalidRequest):
+    """Prompt, or prompt plus the tokens asked for, does not fit the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class Unsupported(InvalidRequest):
+    """A field that would change the meaning of the answer, which this server cannot honour."""
+
+    code = "unsupported_value"
+
+
+class Unauthorized(QuireError):
+    """No key, or a wrong one."""
+
+    status = 401
+    kind = "authentication_error"
+    code = "invalid_api_key"
+
+
+class Forbidden(QuireError):
+    """The caller may not do this here (a foreign Host header, for instance)."""
+
+    status = 403
+    kind = "permission_error"
+    code = "forbidden"
+
+
+class NotFound(QuireError):
+    """No such route."""
+
+    status = 404
+    kind = "invalid_request_error"
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """The request names a model that is not served here."""
+
+    code = "model_not_found"
+
+
+class MethodNotAllowed(QuireError):
+    status = 405
+    kind = "invalid_request_error"
+    code = "method_not_allowed"
+
+
+class RequestTooLarge(QuireError):
+    """The body or the headers are over the server's limit."""
+
+    status = 413
+    kind = "invalid_request_error"
+    code = "request_too_large"
+
+
+class UnsupportedMediaType(QuireError):
+    status = 415
+    kind = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class Overloaded(QuireError):
+    """The queue is full; ``retry_after_s`` says when to come back."""
+
+    status = 503
+    kind = "overloaded_error"
+    code = "overloaded"
+
+
+# --- what happened inside -----------------------------------------------------------------------------------------
+
+
+class EngineDead(QuireError):
+    """The engine process ended, or never came up."""
+
+    status = 503
+    kind = "server_error"
+    code = "engine_dead"
+
+
+class GenerationFailed(QuireError):
+    """One request failed inside the engine (its logits were not finite, for instance); the others go on."""
+
+    status = 500
+    kind = "server_error"
+    code = "generation_failed"
+
+
+# --- what the operator or the machine got wrong; these end a start-up ------------------------------------------------
+
+
+class ConfigError(QuireError, ValueError):
+    """A flag, a config file or a combination of settings that cannot work here."""
+
+
+class ModelUnavailable(QuireError):
+    """A model's files cannot be had: no such name, no access, no network, no space."""
+
+
+class CorruptCheckpoint(QuireError):
+    """A checkpoint's files are there and are not what they claim to be. Names the file and, where it can, the tensor."""
+
+
+class UnsupportedModel(QuireError):
+    """A well-formed checkpoint of an architecture, type or format that is not implemented."""

@@ -1,0 +1,140 @@
+"""The values of one engine step: what the scheduler decided, what the model answered, what the client is told.
+
+    Request -> SchedulerOutput -> ModelOutput -> StepOutput -> RequestOutput
+
+All are plain data. Arrays are numpy, one row a sequence; a *row* is a place in this step, a *slot* a sequence's place
+in the arrays for as long as it runs, a *handle* its name for the client.
+"""
+
+from enum import StrEnum
+
+import msgspec
+import numpy as np
+
+from quire.core.sampling_params import SamplingParams
+
+
+class FinishReason(StrEnum):
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+class Admission(msgspec.Struct, frozen=True, kw_only=True):
+    """A sequence that takes a slot in this step, new or resumed after preemption."""
+
+    slot: int
+    handle: int
+    tokens: np.ndarray
+    """[L] int32: prompt, and what was generated before a preemption."""
+    prompt_len: int
+    params: SamplingParams
+    seed: int
+    stop_token_ids: tuple[int, ...]
+    bad_word_ids: tuple[tuple[int, ...], ...]
+    num_computed_tokens: int
+    """KV that is already there, from the prefix cache."""
+
+
+class SchedulerOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """One step's work. Apply in this order: released, admitted, block_updates, block_copies; then compute.
+
+    Row i computes KV for tokens ``starts[i] : starts[i] + counts[i]`` of the sequence in ``slots[i]``, and samples its
+    next token if ``samples[i]`` (the chunk reaches the end of what is known of the sequence).
+    """
+
+    released: np.ndarray
+    """[n] int32 slots whose sequences are gone; may be taken again by ``admitted`` of the same step."""
+    admitted: list[Admission]
+    block_updates: np.ndarray
+    """[n, 3] int32 (slot, index in the block table, block id)."""
+    block_copies: np.ndarray
+    """[n, 3] int32 (from block, to block, tokens to copy): prefix hits that end inside a block."""
+    slots: np.ndarray
+    """[S] int32."""
+    starts: np.ndarray
+    """[S] int32."""
+    counts: np.ndarray
+    """[S] int32, each >= 1."""
+    samples: np.ndarray
+    """[S] bool."""
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.counts.sum())
+
+
+class TopLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Log probabilities at one position: the chosen token first, then the k likeliest, best first."""
+
+    token_ids: np.ndarray
+    """[1 + k] int32."""
+    logprobs: np.ndarray
+    """[1 + k] float32."""
+    rank: int
+    """Of the chosen token, 1 = likeliest."""
+
+
+class ModelOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """What a step produced, for the R rows with ``samples`` set, in their order."""
+
+    token_ids: np.ndarray
+    """[R] int32; -1 where the logits were not finite (the sequence fails, the others go on)."""
+    logprobs: dict[int, TopLogprobs] = {}
+    """By index into ``token_ids``, for sequences that asked."""
+    prompt_logprobs: dict[int, list[TopLogprobs]] = {}
+    """By slot: one entry for each prompt position p in this step's chunk that predicts a prompt token p + 1."""
+
+
+class Started(msgspec.Struct, frozen=True, array_like=True):
+    """A sequence left the queue for the first time."""
+
+    handle: int
+    num_cached_tokens: int
+    scheduled_s: float
+
+
+class Finished(msgspec.Struct, frozen=True, array_like=True):
+    """A sequence ended; nothing more of it will come."""
+
+    handle: int
+    reason: FinishReason
+    stop_token_id: int | None = None
+    """The stop id that ended it, if it was one."""
+    error: str | None = None
+
+
+class EngineStats(msgspec.Struct, frozen=True, array_like=True):
+    """Gauges of this moment, and counters since the engine started."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    kv_usage: float = 0.0
+    num_preemptions: int = 0
+    num_prompt_tokens: int = 0
+    """Prompt tokens whose KV was computed."""
+    num_generation_tokens: int = 0
+    prefix_queries: int = 0
+    """Prompt tokens looked up in the prefix cache."""
+    prefix_hits: int = 0
+    step_tokens: int = 0
+    """Tokens computed in this step."""
+
+
+class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """What clients are told after a step. Rows of a handle come in token order."""
+
+    handles: np.ndarray
+    """[R] int64."""
+    token_ids: np.ndarray
+    """[R] int32."""
+    time_s: float
+    """time.monotonic() when the tokens were known."""
+    started: list[Started] = []
+    finished: list[Finished] = []
+    logprobs: dict[int, TopLogprobs] = {}
+    """By row."""
+    prompt_logprobs: dict[int, list[TopLogprobs]] = {}
+    """By handle; pieces arrive in prompt order."""
+    stats: EngineStats | None = None
