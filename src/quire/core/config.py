@@ -24,13 +24,13 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = []
     tokenizer: Annotated[str | None, Meta(description="take the tokenizer from this model or folder instead")] = None
     revision: Annotated[str | None, Meta(description="branch, tag or commit on the hub")] = None
-    dtype: Annotated[Dtype, Meta(description="type of weights and activations; auto follows model and machine")] = "auto"
+    dtype: Annotated[Dtype, Meta(description="type of weights and activations")] = "auto"
     max_model_len: Annotated[
         int | None, Meta(description="longest context in tokens, 4k or 1M allowed; auto fits model and memory")
     ] = None
-    seed: Annotated[
-        int | None, Meta(description="makes unseeded requests repeatable, in their order of arrival")
-    ] = None
+    seed: Annotated[int | None, Meta(description="makes unseeded requests repeatable, in their order of arrival")] = (
+        None
+    )
     chat_template: Annotated[
         str | None, Meta(description="file or text of a chat template to use instead of the model's")
     ] = None
@@ -40,7 +40,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     load_format: Annotated[
         Literal["auto", "safetensors", "gguf", "dummy"], Meta(description="dummy: random weights, for measuring")
     ] = "auto"
-    download_dir: Annotated[str | None, Meta(description="where models are stored; default: the hub's own cache")] = None
+    download_dir: Annotated[str | None, Meta(description="where models are stored; default: the hub's cache")] = None
     hf_token: Annotated[str | None, Meta(description="access token for gated models; default: HF_TOKEN")] = None
     max_logprobs: Annotated[int, Meta(ge=0, le=1000, description="most log probabilities a request may ask for")] = 20
 
@@ -50,7 +50,7 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     block_size: Annotated[int | None, Meta(ge=1, le=256, description="tokens in a KV block")] = None
     gpu_memory_utilization: Annotated[
-        float | None, Meta(gt=0, le=1, description="share of the device's memory to use; on a CPU, of what is available")
+        float | None, Meta(gt=0, le=1, description="share of the device's memory to use; on a CPU, of what is free")
     ] = None
     kv_cache_memory_bytes: Annotated[
         int | None, Meta(ge=1, description="size of the KV cache, 4G or 512M allowed; wins over the share")
@@ -117,8 +117,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         list[str], Meta(description="Host headers accepted when listening on this machine only; * accepts all")
     ] = []
     allowed_origins: Annotated[list[str], Meta(description="origins that browsers may call from (CORS)")] = []
-    allowed_methods: Annotated[list[str], Meta(description="methods that browsers may use from those")] = ["*"]
-    allowed_headers: Annotated[list[str], Meta(description="headers that browsers may send from those")] = ["*"]
+    allowed_methods: Annotated[list[str], Meta(description="methods that browsers may use from those")] = msgspec.field(
+        default_factory=lambda: ["*"]
+    )
+    allowed_headers: Annotated[list[str], Meta(description="headers that browsers may send from those")] = (
+        msgspec.field(default_factory=lambda: ["*"])
+    )
     allow_credentials: Annotated[bool, Meta(description="let browsers send credentials from those")] = False
     root_path: Annotated[str, Meta(description="path that a proxy in front strips")] = ""
     ssl_keyfile: Annotated[str | None, Meta(description="key file for HTTPS")] = None

@@ -136,7 +136,7 @@ class ModelUnavailable(QuireError):
 
 
 class CorruptCheckpoint(QuireError):
-    """A checkpoint's files are there and are not what they claim to be. Names the file and, where it can, the tensor."""
+    """A checkpoint's files are not what they claim to be. Names the file and, where it can, the tensor."""
 
 
 class UnsupportedModel(QuireError):

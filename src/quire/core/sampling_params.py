@@ -123,9 +123,7 @@ def _bad(name: str, value: object, why: str) -> InvalidRequest:
     return InvalidRequest(f"{name} is {value!r}: it {why}.", param=f"$.{name}")
 
 
-def _within(
-    name: str, value: object, low: float, high: float, *, whole: bool = False, open_low: bool = False
-) -> None:
+def _within(name: str, value: object, low: float, high: float, *, whole: bool = False, open_low: bool = False) -> None:
     wanted = int if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise _bad(name, value, f"must be {'an integer' if whole else 'a number'}")
