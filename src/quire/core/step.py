@@ -76,6 +76,13 @@ class TopLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """Of the chosen token, 1 = likeliest."""
 
 
+class PromptLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Scores of consecutive prompt tokens; ``first`` is the position of the first one scored, >= 1."""
+
+    first: int
+    entries: list[TopLogprobs]
+
+
 class ModelOutput(msgspec.Struct, frozen=True, kw_only=True):
     """What a step produced, for the R rows with ``samples`` set, in their order."""
 
@@ -83,8 +90,8 @@ class ModelOutput(msgspec.Struct, frozen=True, kw_only=True):
     """[R] int32; -1 where the logits were not finite (the sequence fails, the others go on)."""
     logprobs: dict[int, TopLogprobs] = {}
     """By index into ``token_ids``, for sequences that asked."""
-    prompt_logprobs: dict[int, list[TopLogprobs]] = {}
-    """By slot: one entry for each prompt position p in this step's chunk that predicts a prompt token p + 1."""
+    prompt_logprobs: dict[int, PromptLogprobs] = {}
+    """By slot: the prompt tokens that this step's chunk predicts, for sequences that asked."""
 
 
 class Started(msgspec.Struct, frozen=True, array_like=True):
@@ -135,6 +142,6 @@ class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
     finished: list[Finished] = []
     logprobs: dict[int, TopLogprobs] = {}
     """By row."""
-    prompt_logprobs: dict[int, list[TopLogprobs]] = {}
-    """By handle; pieces arrive in prompt order."""
+    prompt_logprobs: dict[int, PromptLogprobs] = {}
+    """By handle. Pieces arrive in prompt order; after a preemption some come again."""
     stats: EngineStats | None = None

@@ -1,0 +1,265 @@
+"""Tokens become text: turns the engine's steps into RequestOutputs, on the client's side.
+
+Owns every running request's detokenizers, stop matchers and collected outputs. Stop *strings* are found here, where
+the text is; the sequence is then reported finished at once and its handle listed for aborting in the engine.
+"""
+
+from collections.abc import Iterable
+from enum import Enum
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+from quire.core.outputs import CompletionOutput, Logprob, Logprobs, RequestMetrics, RequestOutput
+from quire.core.request import Request
+from quire.core.step import Finished, FinishReason, PromptLogprobs, StepOutput, TopLogprobs
+from quire.text.detokenizer import Detokenizer
+from quire.text.stop import StopMatcher
+
+if TYPE_CHECKING:
+    from quire.text.tokenizer import Tokenizer
+
+
+class OutputKind(Enum):
+    """What each RequestOutput holds: all so far, only what is new, or all and only at the end."""
+
+    CUMULATIVE = "cumulative"
+    DELTA = "delta"
+    FINAL = "final"
+
+
+class Update(msgspec.Struct, frozen=True):
+    """What one step meant for one request."""
+
+    handle: int
+    output: RequestOutput
+    ended: Request | None = None
+    """Named when the request is over."""
+    total: RequestOutput | None = None
+    """Then also all of it, whatever ``output`` holds."""
+
+
+class _Continuation:
+    """One sequence on the client's side: its text, as far as it may be shown, and what came with it."""
+
+    def __init__(self, request: Request, index: int, tokenizer: "Tokenizer", prompt_ids: list[int]) -> None:
+        params = request.params
+        self.index = index
+        self.params = params
+        self.token_ids: list[int] = []
+        self.pieces: list[str] = []
+        self.logprobs: list[Logprobs] | None = None if params.logprobs is None else []
+        self.cumulative_logprob = 0.0
+        self.finish_reason: str | None = None
+        self.stop_reason: int | str | None = None
+        self.detokenizer = (
+            Detokenizer(
+                tokenizer,
+                prompt_ids,
+                skip_special_tokens=params.skip_special_tokens,
+                spaces_between_special_tokens=params.spaces_between_special_tokens,
+            )
+            if params.detokenize
+            else None
+        )
+        self.matcher = StopMatcher(params.stop, params.include_stop_str_in_output) if params.stop else None
+        # where the next delta begins
+        self.sent_tokens = 0
+        self.sent_pieces = 0
+
+    def push(self, token: int, shown: bool) -> bool:
+        """Take one more token; ``shown`` is False for a stop token whose text is kept back. True: a stop string."""
+        self.token_ids.append(token)
+        if self.detokenizer is None or not shown:
+            return False
+        return self._emit(self.detokenizer.push((token,)))
+
+    def _emit(self, text: str) -> bool:
+        if self.matcher is None or len(self.token_ids) <= self.params.min_tokens:
+            if text:
+                self.pieces.append(text)
+            return False
+        text, found = self.matcher.push(text)
+        if text:
+            self.pieces.append(text)
+        if found is None:
+            return False
+        self.finish_reason, self.stop_reason = FinishReason.STOP.value, found
+        return True
+
+    def end(self, reason: FinishReason, stop_reason: int | None) -> None:
+        """Let out what was held back: incomplete characters, beginnings of stop strings."""
+        if self.detokenizer is not None and not self._emit(self.detokenizer.flush()) and self.matcher is not None:
+            rest = self.matcher.flush()
+            if rest:
+                self.pieces.append(rest)
+        if self.finish_reason is None:
+            self.finish_reason, self.stop_reason = reason.value, stop_reason
+
+    def output(self, kind: OutputKind) -> CompletionOutput:
+        first, piece = (self.sent_tokens, self.sent_pieces) if kind is OutputKind.DELTA else (0, 0)
+        self.sent_tokens, self.sent_pieces = len(self.token_ids), len(self.pieces)
+        return CompletionOutput(
+            index=self.index,
+            text="".join(self.pieces[piece:]),
+            token_ids=self.token_ids[first:],
+            cumulative_logprob=None if self.logprobs is None else self.cumulative_logprob,
+            logprobs=None if self.logprobs is None else self.logprobs[first:],
+            finish_reason=self.finish_reason,
+            stop_reason=self.stop_reason,
+        )
+
+
+class _Running:
+    """One request on the client's side."""
+
+    def __init__(self, request: Request, prompt: str | None, kind: OutputKind, tokenizer: "Tokenizer") -> None:
+        self.request = request
+        self.prompt = prompt
+        self.kind = kind
+        self.prompt_ids: list[int] = request.prompt.tolist()
+        self.continuations = [
+            _Continuation(request, i, tokenizer, self.prompt_ids) for i in range(request.params.n)
+        ]
+        self.prompt_logprobs: list[Logprobs | None] | None = (
+            None if request.params.prompt_logprobs is None else [None]
+        )
+        self.num_cached_tokens: int | None = None
+        self.metrics = RequestMetrics(arrival_s=request.arrival_s)
+
+    @property
+    def finished(self) -> bool:
+        return all(c.finish_reason is not None for c in self.continuations)
+
+    def output(self, kind: OutputKind, indices: Iterable[int]) -> RequestOutput:
+        finished = self.finished
+        return RequestOutput(
+            request_id=self.request.request_id,
+            prompt=self.prompt,
+            prompt_token_ids=self.prompt_ids,
+            prompt_logprobs=self.prompt_logprobs,
+            outputs=[self.continuations[i].output(kind) for i in indices],
+            finished=finished,
+            metrics=self.metrics,
+            num_cached_tokens=self.num_cached_tokens,
+        )
+
+
+class Assembler:
+    """Every running request of one client."""
+
+    def __init__(self, tokenizer: "Tokenizer", eos_token_ids: Iterable[int]) -> None:
+        self._tokenizer = tokenizer
+        self._eos = frozenset(eos_token_ids)
+        self._by_handle: dict[int, tuple[_Running, _Continuation]] = {}
+
+    def add(self, request: Request, prompt: str | None, kind: OutputKind) -> None:
+        running = _Running(request, prompt, kind, self._tokenizer)
+        for continuation in running.continuations:
+            self._by_handle[request.handle + continuation.index] = (running, continuation)
+
+    def __len__(self) -> int:
+        return len(self._by_handle)
+
+    def process(self, step: StepOutput) -> tuple[list[Update], list[int]]:
+        """What the step means for each request it touched, and the handles that a stop string ended."""
+        touched: dict[int, set[int]] = {}
+        cut: list[int] = []
+        for started in step.started:
+            self._start(started.handle, started.num_cached_tokens, started.scheduled_s)
+        for handle, pieces in step.prompt_logprobs.items():
+            self._extend_prompt_logprobs(handle, pieces)
+        ended = {finished.handle: finished for finished in step.finished}
+        last_row = {handle: row for row, handle in enumerate(step.handles.tolist())}
+        for row, (handle, token) in enumerate(zip(step.handles.tolist(), step.token_ids.tolist(), strict=True)):
+            if handle not in self._by_handle:
+                continue  # its abort is on the way to the engine
+            running, continuation = self._by_handle[handle]
+            if continuation.finish_reason is not None:
+                continue
+            if running.metrics.first_token_s is None:
+                running.metrics.first_token_s = step.time_s
+            running.metrics.last_token_s = step.time_s
+            touched.setdefault(running.request.handle, set()).add(continuation.index)
+            if continuation.logprobs is not None and row in step.logprobs:
+                self._add_logprobs(continuation, step.logprobs[row])
+            end = ended.get(handle) if last_row[handle] == row else None
+            hidden = end is not None and end.stop_token_id is not None
+            if continuation.push(token, shown=not hidden or continuation.params.include_stop_str_in_output):
+                cut.append(handle)
+        for finished in step.finished:
+            self._finish(finished, touched)
+        updates = [self._update(handle, indices, step.time_s) for handle, indices in touched.items()]
+        return [update for update in updates if update is not None], [h for h in cut if h not in ended]
+
+    def abort(self, request: Request, reason: FinishReason, time_s: float) -> tuple[Update | None, list[int]]:
+        """End a request from this side: its last output, or None if it ended before, and the handles to abort."""
+        handles = [request.handle + i for i in range(request.params.n)]
+        known = [handle for handle in handles if handle in self._by_handle]
+        if not known:
+            return None, []
+        touched: dict[int, set[int]] = {}
+        live = [handle for handle in known if self._by_handle[handle][1].finish_reason is None]
+        for handle in live:
+            self._finish(Finished(handle, reason), touched)
+        return self._update(request.handle, touched.get(request.handle, set()), time_s), live
+
+    def requests(self) -> list[Request]:
+        """Every request that has not ended."""
+        return list({running.request.handle: running.request for running, _ in self._by_handle.values()}.values())
+
+    def _start(self, handle: int, num_cached_tokens: int, scheduled_s: float) -> None:
+        if handle in self._by_handle:
+            running, _ = self._by_handle[handle]
+            if running.metrics.scheduled_s is None:
+                running.metrics.scheduled_s = scheduled_s
+                running.num_cached_tokens = num_cached_tokens
+
+    def _finish(self, finished: Finished, touched: dict[int, set[int]]) -> None:
+        if finished.handle not in self._by_handle:
+            return
+        running, continuation = self._by_handle[finished.handle]
+        if continuation.finish_reason is not None:
+            return  # a stop string ended it, and this is the engine's answer to our abort
+        touched.setdefault(running.request.handle, set()).add(continuation.index)
+        stop_id = finished.stop_token_id
+        # An end-of-sequence id is the model's own way to stop and no reason to name, unless it was asked for.
+        named = stop_id if stop_id not in self._eos or stop_id in continuation.params.stop_token_ids else None
+        continuation.end(finished.reason, named)
+        if finished.reason is FinishReason.ERROR:
+            continuation.stop_reason = finished.error
+
+    def _update(self, handle: int, indices: set[int], time_s: float) -> Update | None:
+        running, _ = self._by_handle[handle]
+        everything = range(running.request.params.n)
+        chosen = sorted(indices) if running.kind is OutputKind.DELTA else everything
+        if not running.finished:
+            return None if running.kind is OutputKind.FINAL else Update(handle, running.output(running.kind, chosen))
+        running.metrics.finished_s = time_s
+        for i in everything:
+            del self._by_handle[handle + i]
+        output = running.output(running.kind, chosen)
+        return Update(handle, output, running.request, running.output(OutputKind.CUMULATIVE, everything))
+
+    def _add_logprobs(self, continuation: _Continuation, top: TopLogprobs) -> None:
+        assert continuation.logprobs is not None
+        continuation.logprobs.append(self._logprobs(top))
+        continuation.cumulative_logprob += float(top.logprobs[0])
+
+    def _extend_prompt_logprobs(self, handle: int, piece: PromptLogprobs) -> None:
+        if handle in self._by_handle:
+            running, continuation = self._by_handle[handle]
+            if running.prompt_logprobs is not None and continuation.index == 0:
+                known = len(running.prompt_logprobs) - piece.first
+                running.prompt_logprobs.extend(self._logprobs(top) for top in piece.entries[known:])
+
+    def _logprobs(self, top: TopLogprobs) -> Logprobs:
+        ids: list[int] = top.token_ids.tolist()
+        values: list[float] = top.logprobs.astype(np.float64).tolist()
+        text = self._tokenizer.token_text
+        found = {ids[0]: Logprob(values[0], top.rank, text(ids[0]))}
+        for rank, (token, value) in enumerate(zip(ids[1:], values[1:], strict=True), start=1):
+            if token not in found:
+                found[token] = Logprob(value, rank, text(token))
+        return found

@@ -1,0 +1,349 @@
+"""The asynchronous face of an engine in its own process: submit a prompt, iterate over what comes.
+
+Lives in the HTTP process (or any asyncio program); never imports torch. Owns the journal of running requests.
+"""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from quire.checkpoint.resolve import resolve
+from quire.core.config import EngineConfig
+from quire.core.errors import EngineDead, GenerationFailed, Overloaded
+from quire.core.messages import Abort, Add, Check, Done, EngineInfo, FromEngine, Reset, Step
+from quire.core.outputs import RequestOutput
+from quire.core.request import Request
+from quire.core.sampling_params import SamplingParams
+from quire.core.step import EngineStats, FinishReason, StepOutput
+from quire.engine.assembler import Assembler, OutputKind
+from quire.engine.client import EngineClient, EngineProcess
+from quire.engine.intake import Intake
+from quire.text.chat import ChatTemplate
+from quire.text.model_text import ModelText
+from quire.text.tokenizer import Tokenizer
+
+log = logging.getLogger("quire")
+T = TypeVar("T")
+
+_TEXT_THREADS = 2
+_INLINE_TEXT_CHARS = 4096
+"""Shorter prompts are tokenized on the loop: it takes less time than handing them to a thread."""
+
+
+class Observer(Protocol):
+    """Someone who counts: called on the loop, must be quick."""
+
+    def on_step(self, step: StepOutput) -> None: ...
+
+    def on_request_finished(self, output: RequestOutput, request: Request) -> None: ...
+
+
+class RequestStream:
+    """What comes of one request, as an async iterator. A slow reader finds what it missed merged into one output."""
+
+    def __init__(self, request: Request, kind: OutputKind, abort: Callable[[Request], None]) -> None:
+        self.request = request
+        self.prompt_token_ids: list[int] = request.prompt.tolist()
+        self._kind = kind
+        self._abort = abort
+        self._waiting: deque[RequestOutput] = deque()
+        self._arrived = asyncio.Event()
+        self._error: Exception | None = None
+        self._ended = False
+
+    def __aiter__(self) -> "RequestStream":
+        return self
+
+    async def __anext__(self) -> RequestOutput:
+        while not self._waiting:
+            if self._error is not None:
+                raise self._error
+            if self._ended:
+                raise StopAsyncIteration
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._waiting.popleft()
+
+    def abort(self) -> None:
+        """Stop generating and free everything the request holds in the engine. Harmless when it has ended."""
+        if not self._ended:
+            self._abort(self.request)
+
+    def put(self, output: RequestOutput) -> None:
+        """Called by the owner when something came."""
+        if self._waiting:
+            newest = self._waiting.pop()
+            output = merge(newest, output) if self._kind is OutputKind.DELTA else output
+        self._waiting.append(output)
+        self._ended = self._ended or output.finished
+        self._arrived.set()
+
+    def fail(self, error: Exception) -> None:
+        """Called by the owner when nothing more will come."""
+        self._error, self._ended = error, True
+        self._arrived.set()
+
+
+def merge(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:
+    """Two deltas of one request as one."""
+    merged = {completion.index: completion for completion in earlier.outputs}
+    for new in later.outputs:
+        old = merged.get(new.index)
+        merged[new.index] = (
+            new
+            if old is None
+            else msgspec.structs.replace(
+                new,
+                text=old.text + new.text,
+                token_ids=[*old.token_ids, *new.token_ids],
+                logprobs=None if new.logprobs is None else [*(old.logprobs or []), *new.logprobs],
+            )
+        )
+    return msgspec.structs.replace(later, outputs=[merged[index] for index in sorted(merged)])
+
+
+class AsyncLLM:
+    """A running engine. ``await AsyncLLM.start(...)``; then ``submit`` or ``generate``; at last ``close``.
+
+    ``default_params``: sampling defaults that come with the model. ``failure``: why the engine is down, or None.
+    """
+
+    @classmethod
+    async def start(cls, model: str | None = None, *, config: EngineConfig | None = None, **settings: Any) -> "AsyncLLM":
+        """Start an engine by a model's name and settings as for LLM, or by a whole configuration."""
+        config = config or EngineConfig.of(**({"model": model} if model else {}), **settings)
+        path = resolve(
+            config.model.model,
+            revision=config.model.revision,
+            download_dir=config.model.download_dir,
+            hf_token=config.model.hf_token,
+        )
+        return await cls.attach(config, path, EngineProcess(config.located(path)))
+
+    @classmethod
+    async def attach(cls, config: EngineConfig, path: Path, process: EngineProcess) -> "AsyncLLM":
+        """Take over an engine process that is starting on the checkpoint at ``path``."""
+        llm = cls(config, ModelText.load(path, config.model), process)
+        try:
+            llm._meet(await llm._client.ready())
+        except BaseException:
+            await llm.close()
+            raise
+        return llm
+
+    def __init__(self, config: EngineConfig, text: ModelText, process: EngineProcess) -> None:
+        self.config = config
+        self.tokenizer: Tokenizer = text.tokenizer
+        self.chat_template: ChatTemplate | None = text.chat_template
+        self.default_params: dict[str, Any] = text.default_params
+        self.stats = EngineStats()
+        self.failure: str | None = None
+        self._eos_token_ids = text.eos_token_ids
+        self._assembler = Assembler(text.tokenizer, text.eos_token_ids)
+        self._streams: dict[int, RequestStream] = {}
+        self._observers: list[Observer] = []
+        self._calls: dict[int, asyncio.Future[Done]] = {}
+        self._last_call = 0
+        self._num_waiting_tokens: dict[int, int] = {}  # prompt lengths of requests that have not started
+        self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="quire-text")
+        self._client = EngineClient(process, self._receive, self._die)
+
+    def _meet(self, info: EngineInfo) -> None:
+        self.info = info
+        self._intake = Intake(
+            info,
+            self.tokenizer,
+            self._eos_token_ids,
+            max_logprobs=self.config.model.max_logprobs,
+            seed=self.config.model.seed,
+        )
+
+    async def submit(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        *,
+        request_id: str = "",
+        kind: OutputKind = OutputKind.DELTA,
+        add_special_tokens: bool = True,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> RequestStream:
+        """Validate a prompt and start generating.
+
+        Raises InvalidRequest, PromptTooLong, Overloaded or EngineDead before anything runs.
+        """
+        if self.failure is not None:
+            raise EngineDead(self.failure)
+        if isinstance(prompt, str):
+            text: str | None = prompt
+            if len(prompt) <= _INLINE_TEXT_CHARS:
+                ids: Sequence[int] = self.tokenizer.encode(prompt, add_special_tokens)
+            else:
+                ids = await self.run_blocking(self.tokenizer.encode, prompt, add_special_tokens)
+        else:
+            text, ids = None, prompt
+        request = self._intake.request(
+            ids, params, request_id=request_id or uuid.uuid4().hex, priority=priority, cache_salt=cache_salt
+        )
+        self._admit(request)
+        stream = RequestStream(request, kind, self._abort)
+        self._client.send(Add(request))
+        self._assembler.add(request, text, kind)
+        self._streams[request.handle] = stream
+        self._num_waiting_tokens[request.handle] = len(request.prompt)
+        return stream
+
+    async def generate(
+        self,
+        prompt: str | Sequence[int],
+        sampling_params: SamplingParams | None = None,
+        request_id: str = "",
+        *,
+        kind: OutputKind = OutputKind.CUMULATIVE,
+        **options: Any,
+    ) -> AsyncIterator[RequestOutput]:
+        """Iterate over a prompt's RequestOutputs; leaving the loop early aborts the request."""
+        params = sampling_params or SamplingParams(**self.default_params)
+        stream = await self.submit(prompt, params, request_id=request_id, kind=kind, **options)
+        try:
+            async for output in stream:
+                yield output
+        finally:
+            stream.abort()
+
+    def watch(self, observer: Observer) -> None:
+        """Tell ``observer`` of every step and of every request's end."""
+        self._observers.append(observer)
+
+    async def reset_prefix_cache(self) -> None:
+        """Forget every cached prefix that no running request holds."""
+        await self._call(Reset)
+
+    async def check(self) -> Done:
+        """Have the engine verify its KV accounting; the answer's ``error`` is empty when all is well."""
+        return await self._call(Check)
+
+    async def run_blocking(self, function: Callable[..., T], *args: Any) -> T:
+        """Run text work on a small pool of threads, off the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    @property
+    def num_unfinished(self) -> int:
+        return len(self._streams)
+
+    def abort_all(self) -> None:
+        """End every running request with finish_reason abort."""
+        for stream in list(self._streams.values()):
+            self._abort(stream.request)
+
+    async def close(self) -> None:
+        """End the engine and its process."""
+        self._fail_all("The engine was closed.")
+        await self._client.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _admit(self, request: Request) -> None:
+        limits = self.config.scheduler
+        waiting, tokens = len(self._num_waiting_tokens), sum(self._num_waiting_tokens.values())
+        if waiting + 1 > limits.max_num_queued_reqs:
+            raise Overloaded(
+                f"{waiting} requests are waiting, as many as may (--max-num-queued-reqs): try again later.",
+                retry_after_s=self._patience(),
+            )
+        if waiting and tokens + len(request.prompt) > limits.max_num_queued_tokens:
+            raise Overloaded(
+                f"{tokens} prompt tokens are waiting; with this prompt's {len(request.prompt)} there would be more "
+                f"than the {limits.max_num_queued_tokens} that may (--max-num-queued-tokens): try again later.",
+                retry_after_s=self._patience(),
+            )
+
+    def _patience(self) -> float:
+        """Seconds after which there may be room: a second for each full batch that is waiting, at most a minute."""
+        return float(min(60, 1 + len(self._num_waiting_tokens) // max(1, self.info.max_num_seqs)))
+
+    def _receive(self, message: FromEngine) -> None:
+        match message:
+            case Step(output):
+                self._take(output)
+            case Done(call):
+                waiter = self._calls.pop(call, None)
+                if waiter is not None and not waiter.done():
+                    waiter.set_result(message)
+            case _:
+                log.error("unexpected message from the engine: %s", type(message).__name__)
+
+    def _take(self, step: StepOutput) -> None:
+        if step.stats is not None:
+            self.stats = step.stats
+        for started in step.started:
+            self._num_waiting_tokens.pop(started.handle, None)
+        updates, cut = self._assembler.process(step)
+        if cut:
+            self._client.send(Abort(cut))
+        for observer in self._observers:
+            observer.on_step(step)
+        for update in updates:
+            self._deliver(update.handle, update.output)
+            if update.ended is not None and update.total is not None:
+                self._forget(update.handle)
+                for observer in self._observers:
+                    observer.on_request_finished(update.total, update.ended)
+
+    def _deliver(self, handle: int, output: RequestOutput) -> None:
+        stream = self._streams.get(handle)
+        if stream is None:
+            return
+        failed = next((c for c in output.outputs if c.finish_reason == FinishReason.ERROR), None)
+        if failed is not None and output.finished:
+            stream.fail(GenerationFailed(f"The request failed: {failed.stop_reason}."))
+        else:
+            stream.put(output)
+
+    def _abort(self, request: Request) -> None:
+        update, handles = self._assembler.abort(request, FinishReason.ABORT, time.monotonic())
+        if handles and self.failure is None:
+            self._client.send(Abort(handles))
+        if update is not None:
+            self._deliver(update.handle, update.output)
+            self._forget(update.handle)
+            if update.total is not None:
+                for observer in self._observers:
+                    observer.on_request_finished(update.total, request)
+
+    def _forget(self, handle: int) -> None:
+        self._streams.pop(handle, None)
+        self._num_waiting_tokens.pop(handle, None)
+
+    def _die(self, reason: str) -> None:
+        log.error("%s", reason)
+        self.failure = reason
+        self._fail_all(reason)
+
+    def _fail_all(self, reason: str) -> None:
+        for stream in list(self._streams.values()):
+            stream.fail(EngineDead(reason))
+            self._assembler.abort(stream.request, FinishReason.ERROR, time.monotonic())
+        self._streams.clear()
+        self._num_waiting_tokens.clear()
+        for waiter in self._calls.values():
+            if not waiter.done():
+                waiter.set_exception(EngineDead(reason))
+        self._calls.clear()
+
+    async def _call(self, message: Callable[[int], Reset | Check]) -> Done:
+        if self.failure is not None:
+            raise EngineDead(self.failure)
+        self._last_call += 1
+        waiter: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
+        self._calls[self._last_call] = waiter
+        self._client.send(message(self._last_call))
+        return await waiter

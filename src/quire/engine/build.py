@@ -1,0 +1,104 @@
+"""Puts an engine together: checkpoint, model, KV storage, sampler, scheduler."""
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from quire.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quire.core.config import EngineConfig
+from quire.core.messages import EngineInfo
+from quire.decoding.sampler import Sampler
+from quire.engine.engine import Engine
+from quire.engine.executor.inline import InlineExecutor
+from quire.engine.resolve import MachineFacts, ModelShape, Resolved, resolve, resolve_dtype
+from quire.engine.worker.model_runner import ModelRunner
+from quire.kernels import platform
+from quire.model.attention.paged import PagedAttention
+from quire.model.families.decoder import CausalLM
+from quire.model.kv import KVStorage
+from quire.model.load import load_model
+from quire.scheduling.scheduler import Scheduler
+
+log = logging.getLogger("quire.engine")
+
+
+def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
+    """Read the checkpoint that ``config.model.model`` is the path of, and make an engine ready to step.
+
+    Raises ConfigError, CorruptCheckpoint or UnsupportedModel.
+    """
+    began = time.monotonic()
+    checkpoint = open_checkpoint(Path(config.model.model))
+    machine = _machine(config)
+    shape = _shape(checkpoint)
+    config = resolve_dtype(config, shape, machine)
+    torch.set_num_threads(config.machine.num_threads or machine.num_cores)
+    device = torch.device(machine.device)
+    model = load_model(checkpoint, dtype=_dtype(config.model.dtype), device=device, load_format=config.model.load_format)
+    assert config.cache.block_size is not None
+    kv_dtype = _dtype(config.cache.kv_cache_dtype)
+    block_bytes = KVStorage.bytes_per_block(model.kv_specs, config.cache.block_size, kv_dtype)
+    resolved = resolve(config, shape, _machine(config), block_bytes)
+    config = resolved.config
+    engine = _assemble(resolved, model, kv_dtype, device)
+    info = _info(resolved, model)
+    for note in resolved.notes:
+        log.info("%s", note)
+    log.info("engine ready in %.2f s: %s on %s", time.monotonic() - began, config.model.dtype, machine.device)
+    return engine, info
+
+
+def _assemble(resolved: Resolved, model: CausalLM, kv_dtype: torch.dtype, device: torch.device) -> Engine:
+    config = resolved.config
+    scheduler_config, cache = config.scheduler, config.cache
+    assert config.model.max_model_len and cache.block_size
+    assert scheduler_config.max_num_seqs and scheduler_config.max_num_batched_tokens
+    scheduler = Scheduler(
+        num_blocks=resolved.num_blocks,
+        block_size=cache.block_size,
+        max_num_seqs=scheduler_config.max_num_seqs,
+        max_num_batched_tokens=scheduler_config.max_num_batched_tokens,
+        max_model_len=config.model.max_model_len,
+        policy=scheduler_config.scheduling_policy,
+        enable_prefix_caching=cache.enable_prefix_caching,
+        enable_chunked_prefill=scheduler_config.enable_chunked_prefill,
+        long_prefill_token_threshold=scheduler_config.long_prefill_token_threshold,
+    )
+    runner = ModelRunner(
+        model,
+        KVStorage(model.kv_specs, resolved.num_blocks, cache.block_size, kv_dtype, device),
+        PagedAttention(cache.block_size, device),
+        Sampler(scheduler_config.max_num_seqs, model.vocab_size, device),
+        max_num_seqs=scheduler_config.max_num_seqs,
+        max_model_len=config.model.max_model_len,
+        block_size=cache.block_size,
+        device=device,
+    )
+    return Engine(scheduler, InlineExecutor(runner))
+
+
+def _info(resolved: Resolved, model: CausalLM) -> EngineInfo:
+    config = resolved.config
+    assert config.model.max_model_len and config.cache.block_size
+    assert config.scheduler.max_num_seqs and config.scheduler.max_num_batched_tokens
+    cache = config.cache
+    facts = {name: str(getattr(cache, name)) for name in cache.__struct_fields__}
+    return EngineInfo(
+        model=config.model.model,
+        max_model_len=config.model.max_model_len,
+        max_num_seqs=config.scheduler.max_num_seqs,
+        max_num_batched_tokens=config.scheduler.max_num_batched_tokens,
+        vocab_size=model.vocab_size,
+        block_size=config.cache.block_size,
+        num_blocks=resolved.num_blocks,
+        dtype=config.model.dtype,
+        cache_config=facts | {"num_gpu_blocks": str(resolved.num_blocks), "cache_dtype": cache.kv_cache_dtype},
+        notes=resolved.notes,
+    )
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype

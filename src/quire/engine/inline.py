@@ -1,0 +1,37 @@
+"""An engine in the caller's own process: no socket, no second process, no crossing at all."""
+
+from quire.core.config import EngineConfig
+from quire.core.messages import EngineInfo, FromEngine, Step, ToEngine
+from quire.core.step import StepOutput
+from quire.engine.build import build_engine
+
+
+class InlineClient:
+    """Runs the engine whenever its owner asks for the next step. Belongs to one thread."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._engine, self.info = build_engine(config)
+        self._steps: list[StepOutput] = []
+
+    info: EngineInfo
+
+    def send(self, message: ToEngine) -> FromEngine | None:
+        """Hand over a message; a call's answer comes back at once, steps with the next ``step``."""
+        answer = self._engine.handle(message)
+        if isinstance(answer, Step):
+            self._steps.append(answer.output)
+            return None
+        return answer
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._steps) or self._engine.has_work
+
+    def step(self) -> list[StepOutput]:
+        """Everything known since the last call, after running one step if there is work."""
+        steps, self._steps = self._steps, []
+        if self._engine.has_work:
+            output = self._engine.step()
+            if output is not None:
+                steps.append(output)
+        return steps

@@ -1,0 +1,147 @@
+"""The door: a prompt and its settings become a Request that this engine can run, or a typed error.
+
+Everything that depends on the model is checked here, in the client's process, so that nothing malformed ever reaches
+the engine.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from quire.core.errors import InvalidRequest, PromptTooLong
+from quire.core.messages import EngineInfo
+from quire.core.request import Request
+from quire.core.sampling_params import SamplingParams
+from quire.text.bad_words import bad_word_ids
+
+if TYPE_CHECKING:
+    from quire.text.tokenizer import Tokenizer
+
+
+class Intake:
+    """Makes Requests for one engine. Owned by a client; holds its counter of handles.
+
+    ``seed``: with a number, the nth unseeded request always draws the same seed; with None, seeds are fresh.
+    """
+
+    def __init__(
+        self,
+        info: EngineInfo,
+        tokenizer: "Tokenizer",
+        eos_token_ids: Sequence[int],
+        *,
+        max_logprobs: int,
+        seed: int | None,
+    ) -> None:
+        self.info = info
+        self.tokenizer = tokenizer
+        self.eos_token_ids = tuple(eos_token_ids)
+        self._max_logprobs = max_logprobs
+        self._seed = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0].item()
+        self._next_handle = 1
+
+    def request(
+        self,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        *,
+        request_id: str,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> Request:
+        """Check token ids and settings against the model; raises InvalidRequest or PromptTooLong."""
+        tokens = self._prompt(prompt, params)
+        self._check_ids(params)
+        self._check_logprobs(params)
+        room = self.info.max_model_len - len(tokens)
+        if params.max_tokens is not None and params.max_tokens > self.info.max_model_len:
+            raise PromptTooLong(
+                f"max_tokens is {params.max_tokens}, more than the model's whole context of "
+                f"{self.info.max_model_len} tokens: ask for at most {room} after this prompt.",
+                param="$.max_tokens",
+            )
+        if params.min_tokens > room:
+            raise PromptTooLong(
+                f"min_tokens is {params.min_tokens}, but the prompt of {len(tokens)} tokens leaves room for {room} "
+                f"in the model's context of {self.info.max_model_len} tokens.",
+                param="$.min_tokens",
+            )
+        handle = self._next_handle
+        self._next_handle += params.n
+        eos = () if params.ignore_eos else self.eos_token_ids
+        return Request(
+            handle=handle,
+            request_id=request_id,
+            prompt=tokens,
+            params=params,
+            max_total_tokens=len(tokens) + min(room, params.max_tokens if params.max_tokens is not None else room),
+            stop_token_ids=tuple(dict.fromkeys(eos + params.stop_token_ids)),
+            bad_word_ids=bad_word_ids(self.tokenizer, params.bad_words) if params.bad_words else (),
+            seed=params.seed % 2**64 if params.seed is not None else self._fresh_seed(handle),
+            priority=priority,
+            cache_salt=cache_salt,
+            arrival_s=time.monotonic(),
+        )
+
+    def _prompt(self, prompt: Sequence[int], params: SamplingParams) -> np.ndarray:
+        if len(prompt) == 0:
+            raise InvalidRequest("The prompt is empty: it must hold at least one token.", param="$.prompt")
+        try:
+            tokens = np.asarray(prompt, dtype=np.int64)
+        except (OverflowError, ValueError, TypeError):
+            raise InvalidRequest("The prompt's token ids must be integers.", param="$.prompt") from None
+        outside = (tokens < 0) | (tokens >= self.info.vocab_size)
+        if outside.any():
+            at = int(outside.argmax())
+            raise InvalidRequest(
+                f"Token id {tokens[at]} at position {at} of the prompt is outside the vocabulary: ids go from 0 to "
+                f"{self.info.vocab_size - 1}.",
+                param="$.prompt",
+            )
+        keep = params.truncate_prompt_tokens
+        if keep == -1:
+            keep = max(1, self.info.max_model_len - (params.max_tokens or 1))
+        if keep is not None:
+            tokens = tokens[-keep:]
+        if len(tokens) >= self.info.max_model_len:
+            raise PromptTooLong(
+                f"The prompt has {len(tokens)} tokens, but the model's context is {self.info.max_model_len} tokens, of "
+                f"which at least one is for the answer: shorten the prompt to {self.info.max_model_len - 1} tokens.",
+                param="$.prompt",
+            )
+        return tokens.astype(np.int32)
+
+    def _check_ids(self, params: SamplingParams) -> None:
+        named = {
+            "stop_token_ids": params.stop_token_ids,
+            "allowed_token_ids": params.allowed_token_ids or (),
+            "logit_bias": params.logit_bias or (),
+        }
+        for name, ids in named.items():
+            for token in ids:
+                if token >= self.info.vocab_size:
+                    raise InvalidRequest(
+                        f"{name} holds token id {token}, outside the vocabulary: ids go from 0 to "
+                        f"{self.info.vocab_size - 1}.",
+                        param=f"$.{name}",
+                    )
+
+    def _check_logprobs(self, params: SamplingParams) -> None:
+        for name in ("logprobs", "prompt_logprobs"):
+            asked: int | None = getattr(params, name)
+            if asked is None:
+                continue
+            count = self.info.vocab_size if asked == -1 else asked
+            if count > self._max_logprobs:
+                raise InvalidRequest(
+                    f"{name} is {asked}: this server returns at most {self._max_logprobs} log probabilities a token "
+                    "(--max-logprobs).",
+                    param=f"$.{name}",
+                )
+
+    def _fresh_seed(self, handle: int) -> int:
+        digest = hashlib.blake2b(handle.to_bytes(8, "little"), key=self._seed.to_bytes(8, "little"), digest_size=8)
+        return int.from_bytes(digest.digest(), "little")

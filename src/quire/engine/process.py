@@ -1,0 +1,84 @@
+"""The engine's own process: reads its birth from standard input, answers on its socket until told to end.
+
+    python -m quire.engine.process < Birth
+
+The loop takes in every message that has arrived, then runs one step; without work it sleeps on the socket. It ends when
+told to, or when its parent is gone.
+"""
+
+import logging
+import os
+import signal
+import sys
+
+import msgspec
+import zmq
+
+from quire.core.codec import Decoder, encode
+from quire.core.errors import QuireError
+from quire.core.messages import Died, FromEngine, Shutdown, Step, ToEngine
+from quire.engine.build import build_engine
+from quire.engine.client import Birth
+from quire.engine.engine import Engine
+
+_IDLE_POLL_MS = 1000
+
+log = logging.getLogger("quire.engine")
+
+
+def main() -> int:
+    """Run one engine; returns the process's exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which tells us what it wants
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    birth: Birth = Decoder[Birth](Birth).decode(sys.stdin.buffer.read())
+    parent = os.getppid()
+    context = zmq.Context(io_threads=1)
+    socket = context.socket(zmq.PAIR)
+    socket.setsockopt(zmq.LINGER, 1000)
+    socket.setsockopt(zmq.SNDHWM, 0)
+    socket.setsockopt(zmq.RCVHWM, 0)
+    socket.connect(birth.address)
+    try:
+        engine, info = build_engine(birth.config)
+        socket.send(encode(info))
+        _serve(engine, socket, parent)
+    except QuireError as error:
+        socket.send(encode(Died(error.message, type(error).__name__)))
+        return 1
+    except Exception as error:
+        log.exception("the engine cannot go on")
+        socket.send(encode(Died(f"The engine failed: {type(error).__name__}: {error}")))
+        return 1
+    finally:
+        socket.close()
+        context.term()
+    return 0
+
+
+def _serve(engine: Engine, socket: zmq.Socket[bytes], parent: int) -> None:
+    decoder: Decoder[ToEngine] = Decoder(ToEngine)
+
+    def answer(message: FromEngine | None) -> None:
+        if message is not None:
+            socket.send(encode(message))
+
+    while True:
+        busy = engine.has_work
+        if not busy and not socket.poll(_IDLE_POLL_MS) and os.getppid() != parent:
+            return
+        while socket.poll(0):
+            try:
+                message = decoder.decode(socket.recv())
+            except msgspec.DecodeError as error:
+                log.error("dropped a message that cannot be read: %s", error)
+                continue
+            if isinstance(message, Shutdown):
+                return
+            answer(engine.handle(message))
+        if engine.has_work:
+            output = engine.step()
+            answer(Step(output) if output is not None else None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""Turns every ``auto`` of a configuration into a value, once, and says why.
+
+A pure function of the configuration, the model's shape and the machine: no files, no tensors.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from quire.core.config import EngineConfig
+from quire.core.errors import ConfigError
+
+_GIB = 2**30
+_CPU_SHARE = 0.25
+"""Of the memory that is free: other programs live on this machine too."""
+_CPU_BATCHED_TOKENS = 512
+"""A quarter of a second of prompt on two cores for a 135M model: what a decoding neighbour may have to wait."""
+_CPU_SEQS = 128
+_CPU_BLOCK = 32
+
+
+class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
+    """What sizes depend on."""
+
+    max_position_embeddings: int
+    stored_dtype: str
+    """float32, float16 or bfloat16; GGUF's quantized types count as bfloat16."""
+
+
+class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the machine has."""
+
+    device: Literal["cpu", "cuda"]
+    num_cores: int
+    available_memory_bytes: int
+    has_fast_bfloat16: bool
+
+
+class Resolved(msgspec.Struct, frozen=True, kw_only=True):
+    """A configuration without autos, the number of KV blocks, and what was decided for the user."""
+
+    config: EngineConfig
+    num_blocks: int
+    notes: list[str]
+
+
+def resolve_dtype(config: EngineConfig, shape: ModelShape, machine: MachineFacts) -> EngineConfig:
+    """Choose the type of weights and activations: needed before the size of a KV block can be known."""
+    if config.model.dtype != "auto":
+        dtype: Any = config.model.dtype
+    elif shape.stored_dtype == "float32":
+        dtype = "float32"
+    else:
+        dtype = "bfloat16" if machine.device == "cuda" or machine.has_fast_bfloat16 else "float32"
+    kv_dtype: Any = dtype if config.cache.kv_cache_dtype == "auto" else config.cache.kv_cache_dtype
+    return msgspec.structs.replace(
+        config,
+        model=msgspec.structs.replace(config.model, dtype=dtype),
+        cache=msgspec.structs.replace(
+            config.cache, kv_cache_dtype=kv_dtype, block_size=config.cache.block_size or _CPU_BLOCK
+        ),
+    )
+
+
+def resolve(config: EngineConfig, shape: ModelShape, machine: MachineFacts, block_bytes: int) -> Resolved:
+    """Fill in every remaining auto. ``block_bytes``: KV of one block over all layers.
+
+    Raises ConfigError when what was asked for cannot work here, naming the setting and the limit.
+    """
+    _refuse_what_is_missing(config)
+    notes: list[str] = []
+    assert config.cache.block_size is not None
+    block_size = config.cache.block_size
+    context = _context(config, shape, notes)
+    max_num_seqs = config.scheduler.max_num_seqs or _CPU_SEQS
+    wanted = max_num_seqs * -(-context // block_size)
+    num_blocks = _num_blocks(config, machine, block_bytes, wanted, notes)
+    if num_blocks * block_size < context:
+        fits = num_blocks * block_size
+        if config.model.max_model_len is not None or fits < 2:
+            raise ConfigError(
+                f"max_model_len is {context}, but the KV cache holds only {fits} tokens "
+                f"({num_blocks} blocks of {block_size}): lower --max-model-len to {fits}, or raise "
+                f"--kv-cache-memory-bytes to at least {block_bytes * -(-context // block_size)}."
+            )
+        notes.append(f"max_model_len is {fits}, not the model's {context}: that is what the KV cache can hold")
+        context = fits
+    batched = config.scheduler.max_num_batched_tokens or max(_CPU_BATCHED_TOKENS, max_num_seqs)
+    if not config.scheduler.enable_chunked_prefill:
+        batched = max(batched, context)
+    return Resolved(
+        config=msgspec.structs.replace(
+            config,
+            model=msgspec.structs.replace(config.model, max_model_len=context),
+            scheduler=msgspec.structs.replace(
+                config.scheduler, max_num_seqs=max_num_seqs, max_num_batched_tokens=batched
+            ),
+            machine=msgspec.structs.replace(
+                config.machine,
+                device=machine.device,
+                num_threads=config.machine.num_threads or machine.num_cores,
+            ),
+        ),
+        num_blocks=num_blocks,
+        notes=notes,
+    )
+
+
+def _refuse_what_is_missing(config: EngineConfig) -> None:
+    parallel = config.parallel
+    for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+        size = getattr(parallel, name)
+        if size > 1:
+            raise ConfigError(f"{name} is {size}: this version of Quire runs a model on one device; use 1.")
+    if parallel.enable_expert_parallel:
+        raise ConfigError("enable_expert_parallel is set: this version of Quire runs a model on one device.")
+    if config.cache.kv_cache_dtype == "float16" and config.model.dtype != "float16":
+        raise ConfigError("kv_cache_dtype is float16: it must be auto, float32, bfloat16 or the model's dtype.")
+
+
+def _context(config: EngineConfig, shape: ModelShape, notes: list[str]) -> int:
+    asked = config.model.max_model_len
+    if asked is None:
+        return shape.max_position_embeddings
+    if asked > shape.max_position_embeddings:
+        raise ConfigError(
+            f"max_model_len is {asked}, but the model's positions end at {shape.max_position_embeddings}: lower "
+            "--max-model-len."
+        )
+    return asked
+
+
+def _num_blocks(
+    config: EngineConfig, machine: MachineFacts, block_bytes: int, wanted: int, notes: list[str]
+) -> int:
+    cache = config.cache
+    if cache.num_gpu_blocks_override is not None:
+        return cache.num_gpu_blocks_override
+    free = machine.available_memory_bytes
+    if cache.kv_cache_memory_bytes is not None:
+        if cache.kv_cache_memory_bytes > free:
+            raise ConfigError(
+                f"kv_cache_memory_bytes is {cache.kv_cache_memory_bytes}, but only {free} bytes of memory are free: "
+                "lower --kv-cache-memory-bytes."
+            )
+        budget, why = cache.kv_cache_memory_bytes, "as asked"
+    else:
+        share = cache.gpu_memory_utilization or _CPU_SHARE
+        budget, why = int(free * share), f"{share:.0%} of the {free / _GIB:.1f} GiB that are free"
+    num_blocks = min(budget // block_bytes, wanted)
+    if num_blocks < 1:
+        raise ConfigError(
+            f"The KV cache may take {budget} bytes, but one block of {cache.block_size} tokens needs {block_bytes}: "
+            "raise --kv-cache-memory-bytes or --gpu-memory-utilization."
+        )
+    if num_blocks < wanted:
+        notes.append(f"KV cache: {num_blocks * block_bytes / _GIB:.2f} GiB, {why}")
+    else:
+        notes.append(f"KV cache: up to {num_blocks * block_bytes / _GIB:.2f} GiB, all that can ever be used")
+    return num_blocks

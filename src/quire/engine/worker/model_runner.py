@@ -1,0 +1,121 @@
+"""A SchedulerOutput becomes tensors, the model runs, tokens are chosen.
+
+Owns, by slot, what a device must know of running sequences: their tokens and their block tables. Nothing here loops
+over sequences in a steady step; objects appear only when a sequence is admitted or asked for prompt log probabilities.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quire.core.step import Admission, ModelOutput, PromptLogprobs, SchedulerOutput, TopLogprobs
+from quire.decoding.logprobs import prompt_logprobs
+from quire.decoding.sampler import Sampler
+from quire.model.attention.backend import AttentionBackend
+from quire.model.context import ForwardContext
+from quire.model.families.decoder import CausalLM
+from quire.model.kv import KVStorage
+
+_PROMPT_ROWS = 64
+"""Prompt positions whose logits are held at once: [64, V] float32 is 50 MB at a vocabulary of 200 thousand."""
+
+
+class ModelRunner:
+    """One model on one device, with its KV storage and sampler."""
+
+    def __init__(
+        self,
+        model: CausalLM,
+        kv: KVStorage,
+        attention: AttentionBackend,
+        sampler: Sampler,
+        *,
+        max_num_seqs: int,
+        max_model_len: int,
+        block_size: int,
+        device: torch.device,
+    ) -> None:
+        self._model = model
+        self._kv = kv
+        self._attention = attention
+        self._sampler = sampler
+        self._device = device
+        self._block_size = block_size
+        self._tokens = np.zeros((max_num_seqs, max_model_len), np.int32)
+        self._block_tables = np.zeros((max_num_seqs, -(-max_model_len // block_size)), np.int32)
+        self._scored: dict[int, tuple[int, int]] = {}  # slot -> (prompt length, k) of prompts to be scored
+
+    @torch.inference_mode()
+    def execute(self, decision: SchedulerOutput) -> ModelOutput:
+        """Apply the decision's changes, compute its tokens, sample where it says so."""
+        self._apply(decision)
+        slots, starts, counts = decision.slots, decision.starts, decision.counts
+        rows, positions = _spread(starts, counts)
+        tokens = torch.from_numpy(self._tokens[slots[rows], positions].astype(np.int64)).to(self._device)
+        num_blocks = -(-int((starts + counts).max()) // self._block_size)
+        plan = self._attention.plan(starts, counts, self._block_tables[slots, :num_blocks])
+        context = ForwardContext(torch.from_numpy(positions).to(self._device), plan, self._kv)
+        hidden = self._model(tokens, context)
+        first_rows = np.cumsum(counts) - counts
+        scores = self._score_prompts(decision, hidden, first_rows) if self._scored else {}
+        sampled_rows = (first_rows + counts - 1)[decision.samples]
+        if not len(sampled_rows):
+            return ModelOutput(token_ids=np.empty(0, np.int32), prompt_logprobs=scores)
+        logits = self._model.logits(hidden[torch.from_numpy(sampled_rows).to(self._device)])
+        next_positions = (starts + counts)[decision.samples]
+        sampled_slots = slots[decision.samples]
+        sampled = self._sampler.sample(logits, sampled_slots, next_positions)
+        # A sequence at its full length has no place for one more token, and will not need it.
+        fits = next_positions < self._tokens.shape[1]
+        self._tokens[sampled_slots[fits], next_positions[fits]] = sampled.token_ids[fits]
+        return ModelOutput(token_ids=sampled.token_ids, logprobs=sampled.logprobs, prompt_logprobs=scores)
+
+    def _apply(self, decision: SchedulerOutput) -> None:
+        if len(decision.released):
+            self._sampler.release(decision.released)
+            for slot in decision.released.tolist():
+                self._scored.pop(slot, None)
+        for admission in decision.admitted:
+            self._admit(admission)
+        updates = decision.block_updates
+        if len(updates):
+            self._block_tables[updates[:, 0], updates[:, 1]] = updates[:, 2]
+        if len(decision.block_copies):
+            self._kv.copy(decision.block_copies)
+
+    def _admit(self, admission: Admission) -> None:
+        self._tokens[admission.slot, : len(admission.tokens)] = admission.tokens
+        self._sampler.admit(admission)
+        k = admission.params.prompt_logprobs
+        if k is not None and len(admission.tokens) == admission.prompt_len:
+            self._scored[admission.slot] = (admission.prompt_len, k)
+
+    def _score_prompts(
+        self, decision: SchedulerOutput, hidden: Tensor, first_rows: np.ndarray
+    ) -> dict[int, PromptLogprobs]:
+        """Log probabilities of prompt tokens start + 1 .. start + count, for the sequences that asked."""
+        scores: dict[int, PromptLogprobs] = {}
+        for row, slot in enumerate(decision.slots.tolist()):
+            if slot not in self._scored:
+                continue
+            prompt_len, k = self._scored[slot]
+            start = int(decision.starts[row])
+            end = min(start + int(decision.counts[row]), prompt_len - 1)
+            pieces: list[TopLogprobs] = []
+            for at in range(start, end, _PROMPT_ROWS):
+                stop = min(at + _PROMPT_ROWS, end)
+                first = int(first_rows[row]) - start
+                logits = self._model.logits(hidden[first + at : first + stop])
+                pieces += prompt_logprobs(logits, self._tokens[slot, at + 1 : stop + 1], k)
+            if pieces:
+                scores[slot] = PromptLogprobs(start + 1, pieces)
+        return scores
+
+
+def _spread(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row and position (int64) of each of the step's tokens."""
+    if (counts == 1).all():
+        return np.arange(len(starts)), starts.astype(np.int64)
+    rows = np.repeat(np.arange(len(starts)), counts)
+    offsets = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rows, starts[rows].astype(np.int64) + offsets

@@ -1,0 +1,218 @@
+"""The offline face: ``LLM(model).generate(prompts)``, in one process, with no server.
+
+The same names and outputs as vLLM's ``LLM``, so that a script changes one import.
+"""
+
+import itertools
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from quire.checkpoint.resolve import resolve
+from quire.core.config import DEFAULT_MODEL, EngineConfig
+from quire.core.errors import GenerationFailed, InvalidRequest
+from quire.core.messages import Abort, Add, Check, Done, EngineInfo, Reset
+from quire.core.outputs import RequestOutput
+from quire.core.sampling_params import SamplingParams
+from quire.core.step import FinishReason
+from quire.engine.assembler import Assembler, OutputKind
+from quire.engine.inline import InlineClient
+from quire.engine.intake import Intake
+from quire.text.model_text import ModelText
+from quire.text.tokenizer import Tokenizer
+
+Prompt = str | Sequence[int] | Mapping[str, Any]
+"""Text, token ids, or {"prompt": ...} / {"prompt_token_ids": ...} with an optional "cache_salt"."""
+Message = dict[str, Any]
+
+
+class LLM:
+    """A model to generate with. Settings are the fields of core.config, by name: ``LLM(model, max_model_len=4096)``.
+
+    Belongs to one thread. Raises ModelUnavailable, CorruptCheckpoint, UnsupportedModel or ConfigError.
+    """
+
+    def __init__(self, model: str = DEFAULT_MODEL, **settings: Any) -> None:
+        config = EngineConfig.of(model=model, **({"seed": 0} | settings))
+        path = resolve(
+            model,
+            revision=config.model.revision,
+            download_dir=config.model.download_dir,
+            hf_token=config.model.hf_token,
+        )
+        text = ModelText.load(path, config.model)
+        self._tokenizer = text.tokenizer
+        self._chat_template = text.chat_template
+        self._default_params = text.default_params
+        self._client = InlineClient(config.located(path))
+        self._assembler = Assembler(text.tokenizer, text.eos_token_ids)
+        self._intake = Intake(
+            self._client.info,
+            text.tokenizer,
+            text.eos_token_ids,
+            max_logprobs=config.model.max_logprobs,
+            seed=config.model.seed,
+        )
+
+    @property
+    def info(self) -> EngineInfo:
+        """What was decided about context, memory and batch size."""
+        return self._client.info
+
+    def get_tokenizer(self) -> Tokenizer:
+        return self._tokenizer
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What ``generate`` uses when it is given no params: the model's own defaults."""
+        return SamplingParams(**self._default_params)
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        priority: Sequence[int] | None = None,
+    ) -> list[RequestOutput]:
+        """Continue each prompt; outputs come in the order of the prompts.
+
+        ``sampling_params``: one for all, or one for each prompt. Raises InvalidRequest before anything runs if any
+        prompt or its params cannot be used.
+        """
+        each = [prompts] if _is_one(prompts) else list(prompts)  # type: ignore[arg-type]
+        params = self._params(sampling_params, len(each))
+        if priority is not None and len(priority) != len(each):
+            raise InvalidRequest(
+                f"priority has {len(priority)} entries for {len(each)} prompts: give one for each.", param="$.priority"
+            )
+        adds = [
+            self._add(prompt, one, priority[i] if priority is not None else 0)
+            for i, (prompt, one) in enumerate(zip(each, params, strict=True))
+        ]
+        return self._run(adds, use_tqdm)
+
+    def chat(
+        self,
+        messages: Sequence[Message] | Sequence[Sequence[Message]],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: list[dict[str, Any]] | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Answer one conversation or several; each is a list of {"role", "content"}."""
+        if self._chat_template is None:
+            raise InvalidRequest("This model has no chat template: use generate, or give LLM(chat_template=...).")
+        conversations: Any = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        prompts: list[Prompt] = [
+            self._tokenizer.encode(
+                self._chat_template.render(
+                    list(conversation),
+                    tools=tools,
+                    add_generation_prompt=add_generation_prompt and not continue_final_message,
+                    continue_final_message=continue_final_message,
+                    **(chat_template_kwargs or {}),
+                ),
+                add_special_tokens=False,
+            )
+            for conversation in conversations
+        ]
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+
+    def reset_prefix_cache(self) -> None:
+        """Forget every cached prefix."""
+        self._client.send(Reset(0))
+
+    def check(self) -> Done:
+        """Verify the KV accounting; the answer's ``error`` is empty when all is well."""
+        answer = self._client.send(Check(0))
+        assert isinstance(answer, Done)
+        return answer
+
+    def _params(
+        self, given: SamplingParams | Sequence[SamplingParams] | None, count: int
+    ) -> Iterator[SamplingParams]:
+        if given is None or isinstance(given, SamplingParams):
+            return itertools.repeat(given or self.get_default_sampling_params(), count)
+        if len(given) != count:
+            raise InvalidRequest(
+                f"There are {count} prompts and {len(given)} sampling_params: give one for all, or one for each.",
+                param="$.sampling_params",
+            )
+        return iter(given)
+
+    def _add(self, prompt: Prompt, params: SamplingParams, priority: int) -> tuple[Add, str | None]:
+        text, ids, salt = self._read(prompt)
+        request = self._intake.request(
+            ids, params, request_id=uuid.uuid4().hex, priority=priority, cache_salt=salt
+        )
+        return Add(request), text
+
+    def _read(self, prompt: Prompt) -> tuple[str | None, Sequence[int], str]:
+        """A prompt as (text, token ids, cache salt)."""
+        salt = ""
+        if isinstance(prompt, Mapping):
+            unknown = set(prompt) - {"prompt", "prompt_token_ids", "cache_salt"}
+            if unknown or not {"prompt", "prompt_token_ids"} & set(prompt):
+                raise InvalidRequest(
+                    'A prompt given as a dict has "prompt" or "prompt_token_ids", and may have "cache_salt"; this one '
+                    f"has {sorted(prompt)}.",
+                    param="$.prompt",
+                )
+            salt = prompt.get("cache_salt") or ""
+            if prompt.get("prompt_token_ids") is not None:
+                return prompt.get("prompt"), prompt["prompt_token_ids"], salt
+            prompt = prompt["prompt"]
+        if isinstance(prompt, str):
+            return prompt, self._tokenizer.encode(prompt), salt
+        return None, prompt, salt  # type: ignore[return-value]
+
+    def _run(self, adds: list[tuple[Add, str | None]], use_tqdm: bool) -> list[RequestOutput]:
+        for add, text in adds:
+            self._assembler.add(add.request, text, OutputKind.FINAL)
+            self._client.send(add)
+        done: dict[int, RequestOutput] = {}
+        bar = _progress(len(adds)) if use_tqdm else None
+        try:
+            while len(done) < len(adds):
+                for step in self._client.step():
+                    updates, cut = self._assembler.process(step)
+                    if cut:
+                        self._client.send(Abort(cut))
+                    for update in updates:
+                        done[update.handle] = update.output
+                    if bar is not None:
+                        bar.update(len(updates))
+            while self._client.has_work:  # let go of what stop strings ended
+                self._client.step()
+        finally:
+            if bar is not None:
+                bar.close()
+            self._abandon(adds, done)
+        outputs = [done[add.request.handle] for add, _ in adds]
+        for output in outputs:
+            for completion in output.outputs:
+                if completion.finish_reason == FinishReason.ERROR:
+                    raise GenerationFailed(f"Request {output.request_id} failed: {completion.stop_reason}.")
+        return outputs
+
+    def _abandon(self, adds: list[tuple[Add, str | None]], done: dict[int, RequestOutput]) -> None:
+        """After an interruption: free what still runs, so that the next call starts clean."""
+        for add, _ in adds:
+            if add.request.handle not in done:
+                _, handles = self._assembler.abort(add.request, FinishReason.ABORT, 0.0)
+                if handles:
+                    self._client.send(Abort(handles))
+
+
+def _is_one(prompts: Any) -> bool:
+    """One prompt, rather than several."""
+    return isinstance(prompts, str | Mapping) or (len(prompts) > 0 and isinstance(prompts[0], int))
+
+
+def _progress(total: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc="prompts", unit="prompt", dynamic_ncols=True)

@@ -1,0 +1,51 @@
+"""All that a client's side needs of a model: its words, not its weights."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from quire.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quire.core.config import ModelConfig
+from quire.text.chat import ChatTemplate, load_template
+from quire.text.tokenizer import Tokenizer
+
+_SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty")
+
+
+class ModelText(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokenizer, chat template, sampling defaults and end-of-sequence ids of one model."""
+
+    tokenizer: Tokenizer
+    chat_template: ChatTemplate | None
+    default_params: dict[str, Any]
+    eos_token_ids: tuple[int, ...]
+
+    @classmethod
+    def load(cls, path: Path, config: ModelConfig) -> "ModelText":
+        """Read what is needed from the checkpoint at ``path``; ``config`` may name another tokenizer or template."""
+        checkpoint = open_checkpoint(path)
+        words = open_checkpoint(Path(config.tokenizer)) if config.tokenizer else checkpoint
+        tokenizer = Tokenizer.from_checkpoint(words)
+        source = load_template(config.chat_template) if config.chat_template else words.chat_template
+        return cls(
+            tokenizer=tokenizer,
+            chat_template=_template(source, tokenizer) if source else None,
+            default_params=_defaults(checkpoint) if config.generation_config == "auto" else {},
+            eos_token_ids=checkpoint.eos_token_ids,
+        )
+
+
+def _template(source: str, tokenizer: Tokenizer) -> ChatTemplate:
+    def text(token: int | None) -> str:
+        return tokenizer.id_to_token(token) or "" if token is not None else ""
+
+    return ChatTemplate(source, bos_token=text(tokenizer.bos_token_id), eos_token=text(tokenizer.eos_token_id))
+
+
+def _defaults(checkpoint: Checkpoint) -> dict[str, Any]:
+    found = checkpoint.generation_config
+    defaults = {name: found[name] for name in _SAMPLING_DEFAULTS if found.get(name) is not None}
+    if found.get("do_sample") is False:
+        defaults = {name: value for name, value in defaults.items() if name == "repetition_penalty"}
+    return defaults
