@@ -30,7 +30,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     revision: Annotated[str | None, Meta(description="branch, tag or commit on the hub")] = None
     dtype: Annotated[Dtype, Meta(description="type of weights and activations")] = "auto"
     max_model_len: Annotated[
-        int | None, Meta(description="longest context in tokens, 4k or 1M allowed; auto fits model and memory")
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="longest context in tokens, 4k or 1M allowed; auto fits model and memory"),
     ] = None
     seed: Annotated[int | None, Meta(description="makes unseeded requests repeatable, in their order of arrival")] = (
         None
@@ -52,15 +53,17 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The KV cache."""
 
-    block_size: Annotated[int | None, Meta(ge=1, le=256, description="tokens in a KV block")] = None
+    block_size: Annotated[Annotated[int, Meta(ge=1, le=256)] | None, Meta(description="tokens in a KV block")] = None
     gpu_memory_utilization: Annotated[
-        float | None, Meta(gt=0, le=1, description="share of the device's memory to use; on a CPU, of what is free")
+        Annotated[float, Meta(gt=0, le=1)] | None,
+        Meta(description="share of the device's memory to use; on a CPU, of what is free"),
     ] = None
     kv_cache_memory_bytes: Annotated[
-        int | None, Meta(ge=1, description="size of the KV cache, 4G or 512M allowed; wins over the share")
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="size of the KV cache, 4G or 512M allowed; wins over the share"),
     ] = None
     num_gpu_blocks_override: Annotated[
-        int | None, Meta(ge=1, description="exact number of KV blocks; wins over both")
+        Annotated[int, Meta(ge=1)] | None, Meta(description="exact number of KV blocks; wins over both")
     ] = None
     kv_cache_dtype: Annotated[Dtype, Meta(description="type of keys and values; auto: the model's")] = "auto"
     enable_prefix_caching: Annotated[bool, Meta(description="share the KV of equal prompt beginnings")] = True
@@ -70,9 +73,11 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Who runs when."""
 
     max_num_batched_tokens: Annotated[
-        int | None, Meta(ge=1, description="tokens computed in one step, over all sequences")
+        Annotated[int, Meta(ge=1)] | None, Meta(description="tokens computed in one step, over all sequences")
     ] = None
-    max_num_seqs: Annotated[int | None, Meta(ge=1, le=65536, description="sequences running at once")] = None
+    max_num_seqs: Annotated[
+        Annotated[int, Meta(ge=1, le=65536)] | None, Meta(description="sequences running at once")
+    ] = None
     enable_chunked_prefill: Annotated[
         bool, Meta(description="let a long prompt share steps with others; off: a prompt is computed in one step")
     ] = True
@@ -104,7 +109,8 @@ class MachineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="where the model runs")] = "auto"
     num_threads: Annotated[
-        int | None, Meta(ge=1, le=1024, description="compute threads; auto: the cores this process may use")
+        Annotated[int, Meta(ge=1, le=1024)] | None,
+        Meta(description="compute threads; auto: the cores this process may use"),
     ] = None
 
 
