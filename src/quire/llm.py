@@ -14,7 +14,7 @@ from quire.core.errors import GenerationFailed, InvalidRequest
 from quire.core.messages import Abort, Add, Check, Done, EngineInfo, Reset
 from quire.core.outputs import RequestOutput
 from quire.core.sampling_params import SamplingParams
-from quire.core.step import FinishReason
+from quire.core.step import EngineStats, FinishReason
 from quire.engine.assembler import Assembler, OutputKind
 from quire.engine.inline import InlineClient
 from quire.engine.intake import Intake
@@ -58,6 +58,11 @@ class LLM:
     def info(self) -> EngineInfo:
         """What was decided about context, memory and batch size."""
         return self._client.info
+
+    @property
+    def stats(self) -> EngineStats:
+        """Gauges of this moment and counters since the start."""
+        return self._client.stats
 
     def get_tokenizer(self) -> Tokenizer:
         return self._tokenizer

@@ -154,6 +154,7 @@ class AsyncLLM:
         self._last_call = 0
         self._num_waiting_tokens: dict[int, int] = {}  # prompt lengths of requests that have not started
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="quire-text")
+        self._process = process
         self._client = EngineClient(process, self._receive, self._die)
 
     def _meet(self, info: EngineInfo) -> None:
@@ -235,6 +236,11 @@ class AsyncLLM:
     async def run_blocking(self, function: Callable[..., T], *args: Any) -> T:
         """Run text work on a small pool of threads, off the loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+
+    @property
+    def engine_pid(self) -> int:
+        """The engine's process."""
+        return self._process.popen.pid
 
     @property
     def num_unfinished(self) -> int:

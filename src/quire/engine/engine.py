@@ -63,6 +63,11 @@ class Engine:
             return self._fail(decision, error)
         return self.scheduler.update(decision, result, self._clock())
 
+    def rest(self) -> None:
+        """Called when there has been nothing to do for a while: nothing may be held now, and all must add up."""
+        self.scheduler.check()
+        assert self.scheduler.num_held_blocks == 0, f"{self.scheduler.num_held_blocks} KV blocks leaked"
+
     def _fail(self, decision: SchedulerOutput, error: Exception) -> StepOutput:
         """The step's own requests fail; those that wait, and the engine, go on."""
         log.exception("a step of %d sequences failed", len(decision.slots))

@@ -2,7 +2,7 @@
 
 from quire.core.config import EngineConfig
 from quire.core.messages import EngineInfo, FromEngine, Step, ToEngine
-from quire.core.step import StepOutput
+from quire.core.step import EngineStats, StepOutput
 from quire.engine.build import build_engine
 
 
@@ -22,6 +22,10 @@ class InlineClient:
             self._steps.append(answer.output)
             return None
         return answer
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._engine.scheduler.stats()
 
     @property
     def has_work(self) -> bool:

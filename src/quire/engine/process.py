@@ -62,10 +62,15 @@ def _serve(engine: Engine, socket: zmq.Socket[bytes], parent: int) -> None:
         if message is not None:
             socket.send(encode(message))
 
+    rested = True
     while True:
-        busy = engine.has_work
-        if not busy and not socket.poll(_IDLE_POLL_MS) and os.getppid() != parent:
-            return
+        if not engine.has_work and not socket.poll(_IDLE_POLL_MS):
+            if os.getppid() != parent:
+                return
+            if not rested:
+                engine.rest()
+                rested = True
+            continue
         while socket.poll(0):
             try:
                 message = decoder.decode(socket.recv())
@@ -76,6 +81,7 @@ def _serve(engine: Engine, socket: zmq.Socket[bytes], parent: int) -> None:
                 return
             answer(engine.handle(message))
         if engine.has_work:
+            rested = False
             output = engine.step()
             answer(Step(output) if output is not None else None)
 

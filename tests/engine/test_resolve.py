@@ -1,0 +1,72 @@
+"""Every auto becomes a value; what cannot work is refused with the setting's name."""
+
+import pytest
+
+from quire.core.config import EngineConfig
+from quire.core.errors import ConfigError
+from quire.engine.resolve import MachineFacts, ModelShape, Resolved, resolve, resolve_dtype
+
+SHAPE = ModelShape(max_position_embeddings=8192, stored_dtype="bfloat16")
+MACHINE = MachineFacts(device="cpu", num_cores=2, available_memory_bytes=16 * 2**30, has_fast_bfloat16=True)
+BLOCK_BYTES = 2**20
+
+
+def resolved(**settings: object) -> Resolved:
+    config = resolve_dtype(EngineConfig.of(**settings), SHAPE, MACHINE)
+    return resolve(config, SHAPE, MACHINE, BLOCK_BYTES)
+
+
+def test_nothing_is_left_open() -> None:
+    config = resolved().config
+    assert config.model.dtype == "bfloat16"
+    assert config.model.max_model_len == 8192
+    assert config.cache.block_size and config.machine.num_threads == 2
+    assert config.scheduler.max_num_seqs and config.scheduler.max_num_batched_tokens
+
+
+@pytest.mark.parametrize(
+    ("stored", "fast", "dtype"),
+    [("bfloat16", False, "float32"), ("float16", True, "bfloat16"), ("float32", True, "float32")],
+)
+def test_dtype(stored: str, fast: bool, dtype: str) -> None:
+    shape = ModelShape(max_position_embeddings=10, stored_dtype=stored)
+    machine = MachineFacts(device="cpu", num_cores=1, available_memory_bytes=1, has_fast_bfloat16=fast)
+    config = resolve_dtype(EngineConfig(), shape, machine)
+    assert (config.model.dtype, config.cache.kv_cache_dtype) == (dtype, dtype)
+
+
+def test_kv_takes_a_share_of_what_is_free() -> None:
+    assert resolved().num_blocks == 4 * 1024
+    assert resolved(gpu_memory_utilization=0.5).num_blocks == 8 * 1024
+    assert resolved(kv_cache_memory_bytes=2**30).num_blocks == 1024
+    assert resolved(num_gpu_blocks_override=300).num_blocks == 300
+
+
+def test_kv_takes_no_more_than_can_be_used() -> None:
+    result = resolved(max_num_seqs=2, max_model_len=320, block_size=32)
+    assert result.num_blocks == 20
+
+
+def test_context_is_fitted_to_memory_and_said() -> None:
+    result = resolved(kv_cache_memory_bytes=100 * BLOCK_BYTES, block_size=32)
+    assert result.config.model.max_model_len == 3200
+    assert any("3200" in note for note in result.notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"max_model_len": 8193}, "8192"),
+        ({"max_model_len": 8192, "kv_cache_memory_bytes": 100 * BLOCK_BYTES}, "--kv-cache-memory-bytes"),
+        ({"kv_cache_memory_bytes": 17 * 2**30}, "are free"),
+        ({"kv_cache_memory_bytes": 1}, "one block"),
+        ({"tensor_parallel_size": 2}, "tensor_parallel_size"),
+        ({"enable_expert_parallel": True}, "enable_expert_parallel"),
+        ({"no_such_setting": 1}, "no_such_setting"),
+        ({"max_num_seq": 1}, "max_num_seqs"),
+        ({"max_num_seqs": 0}, "max_num_seqs"),
+    ],
+)
+def test_what_cannot_work(settings: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        resolved(**settings)

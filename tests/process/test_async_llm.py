@@ -1,0 +1,131 @@
+"""The engine in its own process, through AsyncLLM: answers, aborts, deaths."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from quire import LLM, AsyncLLM, SamplingParams
+from quire.core.errors import CorruptCheckpoint, EngineDead, InvalidRequest, Overloaded, PromptTooLong
+from quire.engine.assembler import OutputKind
+
+PROMPTS = [list(range(2 + i, 20 + 3 * i)) for i in range(8)]
+PARAMS = SamplingParams(temperature=0.8, seed=3, max_tokens=10, ignore_eos=True)
+LONG = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
+
+
+@asynccontextmanager
+async def started(path: Path, **settings: object) -> AsyncIterator[AsyncLLM]:
+    llm = await AsyncLLM.start(str(path), **({"max_model_len": 512, "num_gpu_blocks_override": 200} | settings))
+    try:
+        yield llm
+    finally:
+        await llm.close()
+
+
+async def settled(llm: AsyncLLM) -> None:
+    """Nothing is held and all adds up, at the latest a moment after the last abort was sent."""
+    done = await llm.check()
+    assert done.error == ""
+    assert done.num_held_blocks == 0
+
+
+def test_same_tokens_as_inline(tiny_checkpoint: Callable[[str], Path]) -> None:
+    path = tiny_checkpoint("llama")
+    inline = LLM(str(path), max_model_len=512, num_gpu_blocks_override=200).generate(PROMPTS, PARAMS, use_tqdm=False)
+
+    async def main() -> list[tuple[str, list[int]]]:
+        async with started(path) as llm:
+
+            async def one(prompt: list[int], kind: OutputKind) -> tuple[str, list[int]]:
+                text, ids = "", []
+                async for output in llm.generate(prompt, PARAMS, kind=kind):
+                    completion = output.outputs[0]
+                    if kind is OutputKind.DELTA:
+                        text, ids = text + completion.text, [*ids, *completion.token_ids]
+                    else:
+                        text, ids = completion.text, list(completion.token_ids)
+                return text, ids
+
+            kinds = list(OutputKind)
+            results = await asyncio.gather(*(one(p, kinds[i % len(kinds)]) for i, p in enumerate(PROMPTS)))
+            await settled(llm)
+            return results
+
+    expected = [(o.outputs[0].text, list(o.outputs[0].token_ids)) for o in inline]
+    assert asyncio.run(main()) == expected
+
+
+def test_abort_at_any_moment_frees_everything(tiny_checkpoint: Callable[[str], Path]) -> None:
+    async def main() -> None:
+        async with started(tiny_checkpoint("llama")) as llm:
+            for steps in range(5):
+                streams = [await llm.submit(prompt, LONG) for prompt in PROMPTS]
+                for stream in streams:
+                    for _ in range(steps):
+                        await anext(stream)
+                    stream.abort()
+                    stream.abort()
+                    outputs = [output async for output in stream]
+                    assert outputs[-1].outputs[0].finish_reason == "abort"
+                await settled(llm)
+            assert llm.num_unfinished == 0
+
+    asyncio.run(main())
+
+
+def test_bad_requests_are_refused_at_the_door(tiny_checkpoint: Callable[[str], Path]) -> None:
+    async def main() -> None:
+        async with started(tiny_checkpoint("llama"), max_num_queued_reqs=1) as llm:
+            vocab = llm.info.vocab_size
+            with pytest.raises(InvalidRequest, match="empty"):
+                await llm.submit([], PARAMS)
+            with pytest.raises(InvalidRequest, match=f"{vocab} at position 1"):
+                await llm.submit([5, vocab], PARAMS)
+            with pytest.raises(PromptTooLong, match="512"):
+                await llm.submit([5] * 512, PARAMS)
+            with pytest.raises(InvalidRequest, match="logit_bias"):
+                await llm.submit([5], SamplingParams(logit_bias={vocab: 1.0}))
+            with pytest.raises(InvalidRequest, match="max-logprobs"):
+                await llm.submit([5], SamplingParams(logprobs=21))
+            with pytest.raises(Overloaded) as refused:
+                for _ in range(3):
+                    await llm.submit([5], LONG)
+            assert refused.value.retry_after_s
+            llm.abort_all()
+            await settled(llm)
+
+    asyncio.run(main())
+
+
+def test_a_killed_engine_fails_its_requests(tiny_checkpoint: Callable[[str], Path]) -> None:
+    async def main() -> None:
+        async with started(tiny_checkpoint("llama")) as llm:
+            stream = await llm.submit(PROMPTS[0], LONG)
+            await anext(stream)
+            os.kill(llm.engine_pid, signal.SIGKILL)
+            with pytest.raises(EngineDead):
+                async for _ in stream:
+                    pass
+            assert llm.failure is not None
+            with pytest.raises(EngineDead):
+                await llm.submit(PROMPTS[0], LONG)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_an_engine_that_cannot_start_says_why(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    source = tiny_checkpoint("llama")
+    for file in source.iterdir():
+        data = file.read_bytes()
+        (tmp_path / file.name).write_bytes(data[: len(data) // 2] if file.suffix == ".safetensors" else data)
+
+    async def main() -> None:
+        with pytest.raises(CorruptCheckpoint, match=r"model\.safetensors"):
+            await AsyncLLM.start(str(tmp_path))
+
+    asyncio.run(asyncio.wait_for(main(), 60))
