@@ -1,0 +1,43 @@
+"""What a quantization method is: it reads a linear's stored form, and multiplies by it.
+
+A method knows its own tensor names and layouts and nothing of models, ranks or devices: ``Side`` tells it which
+features are cut, a part's ``units`` into how many indivisible pieces, and the cursor does the cutting.
+"""
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Protocol
+
+from torch import Tensor
+
+from quire.model.weights.cursor import Part
+
+
+class Side(Enum):
+    """Which features of a linear the ranks share out."""
+
+    OUT = "out"
+    """Each rank computes some of the output features, from all input features."""
+    IN = "in"
+    """Each rank multiplies some of the input features; the ranks' outputs are to be summed."""
+    NONE = "none"
+    """Every rank holds all of it."""
+
+
+class Weight(Protocol):
+    """The loaded form of one linear: one rank's part, several fused projections side by side."""
+
+    def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [T, in] -> [T, out], in x's dtype. Batch invariant."""
+        ...
+
+
+class Method(Protocol):
+    """A way linears are stored in a checkpoint."""
+
+    def load(self, parts: Sequence[Part], side: Side) -> Weight:
+        """Read the parts of one linear, which share their input, fused in their order along the output.
+
+        With ``Side.IN`` there is one part. Raises CorruptCheckpoint.
+        """
+        ...

@@ -1,0 +1,35 @@
+"""Unquantized weights: one tensor [out, in]. Also how GGUF's blocks are held, once expanded by their source."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from quire.kernels.ops.linear import linear
+from quire.model.quantization.method import Side
+from quire.model.weights.cursor import Part, pull_fused
+
+_CUTS = {Side.OUT: 0, Side.IN: 1, Side.NONE: None}
+
+
+@dataclass(frozen=True)
+class PlainWeight:
+    """A weight as its numbers."""
+
+    weight: Tensor
+    """[out, in]."""
+
+    def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x [T, in] -> [T, out]; x, weight and bias are of one dtype."""
+        return linear(x, self.weight, bias)
+
+
+class Plain:
+    """Reads ``NAME.weight`` in the cursor's dtype."""
+
+    def load(self, parts: Sequence[Part], side: Side) -> PlainWeight:
+        """See Method.load."""
+        assert len(parts) == 1 or side is not Side.IN
+        return PlainWeight(
+            pull_fused(parts, "weight", lambda part: (part.out_features, part.in_features), cut=_CUTS[side])
+        )

@@ -1,0 +1,124 @@
+"""A place in a checkpoint, from which a layer pulls exactly the numbers it will hold.
+
+A layer is given a cursor, names its tensors as the checkpoint names them, gives their full shapes and says how they
+are cut; the cursor reads only that part of the mapped file. So name, shape and cut of a weight stand on one line, in
+the layer; there is no second table to keep in step with it.
+
+Law: a family that loads a checkpoint leaves ``unread()`` empty; nothing in a checkpoint is silently ignored.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from quire.model.weights.shard import Group, span
+from quire.model.weights.source import Shape, TensorSource, Window
+
+if TYPE_CHECKING:
+    from quire.model.quantization.method import Method
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """A path into a source, and how what is pulled there is to be held.
+
+    ``dtype`` and ``device`` are what floating-point tensors become; ``method`` reads the linears below here. All
+    cursors made from one share the record of what was read.
+    """
+
+    source: TensorSource
+    dtype: torch.dtype
+    device: torch.device
+    method: "Method"
+    group: Group = field(default_factory=Group)
+    path: str = ""
+    _read: set[str] = field(default_factory=set, repr=False)
+
+    def __truediv__(self, name: str | int) -> "Cursor":
+        """The cursor one step down: ``cursor / "layers" / 3``."""
+        return replace(self, path=self._full(str(name)))
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the checkpoint has this tensor. Made-up weights say no: what is optional is for config to say."""
+        return self._full(name) in self.source.names()
+
+    def shape(self, shape: Shape, *, cut: int | None = None, units: int | None = None) -> Shape:
+        """This rank's share of a tensor of full ``shape``, cut as ``pull`` would."""
+        return tuple(part.stop - part.start for part in self._window(shape, cut, units))
+
+    def pull(
+        self,
+        name: str,
+        shape: Shape,
+        *,
+        cut: int | None = None,
+        units: int | None = None,
+        dtype: torch.dtype | None = None,
+        out: Tensor | None = None,
+    ) -> Tensor:
+        """Read tensor ``name``, of full ``shape``, whole or cut along dimension ``cut`` in ``units`` equal units.
+
+        Floating-point tensors come in ``dtype``, by default the cursor's; others as they are stored. With ``out``,
+        a tensor of the part's shape, they are read into it, in its dtype. Raises CorruptCheckpoint for a tensor that
+        is missing, of another shape, unreadable or not finite, naming file and tensor.
+        """
+        full = self._full(name)
+        tensor = self.source.tensor(full, shape)
+        self._read.add(full)
+        window = self._window(shape, cut, units)
+        if out is None:
+            sizes = [part.stop - part.start for part in window]
+            wanted = (dtype or self.dtype) if tensor.dtype.is_floating_point else tensor.dtype
+            out = torch.empty(sizes, dtype=wanted, device=self.device)
+        tensor.read(window, out)
+        return out
+
+    def skip(self, name: str) -> None:
+        """Declare that this tensor, if the checkpoint has it, is known and not needed (a tied head, a buffer)."""
+        self._read.add(self._full(name))
+
+    def unread(self) -> set[str]:
+        """Full names of the tensors that nobody pulled or skipped."""
+        return set(self.source.names()) - self._read
+
+    def _full(self, name: str) -> str:
+        return f"{self.path}.{name}" if self.path else name
+
+    def _window(self, shape: Shape, cut: int | None, units: int | None) -> Window:
+        whole = [slice(0, extent) for extent in shape]
+        if cut is not None:
+            whole[cut] = span(shape[cut], units or shape[cut], self.group)
+        return tuple(whole)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One projection among those that a linear fuses: where it lies, its full sizes, and how it may be cut.
+
+    ``units`` is the number of indivisible units its cut features come in (heads, for q, k and v); None: each alone.
+    """
+
+    at: Cursor
+    out_features: int
+    in_features: int
+    units: int | None = None
+
+
+def pull_fused(parts: Sequence[Part], name: str, shape_of: Callable[[Part], Shape], *, cut: int | None) -> Tensor:
+    """Read tensor ``name`` of every part, one below the other (dimension 0), into one tensor of the cursor's dtype.
+
+    ``shape_of`` gives the tensor's full shape for a part. Nothing is held twice: each part is read into its place.
+    """
+    first = parts[0].at
+    shares = [part.at.shape(shape_of(part), cut=cut, units=part.units) for part in parts]
+    rows = sum(share[0] for share in shares)
+    fused = torch.empty((rows, *shares[0][1:]), dtype=first.dtype, device=first.device)
+    begin = 0
+    for part, share in zip(parts, shares, strict=True):
+        place = fused[begin : begin + share[0]]
+        part.at.pull(name, shape_of(part), cut=cut, units=part.units, out=place)
+        begin += share[0]
+    return fused
