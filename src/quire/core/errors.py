@@ -84,11 +84,26 @@ class MethodNotAllowed(QuireError):
 
 
 class RequestTooLarge(QuireError):
-    """The body or the headers are over the server's limit."""
+    """The body is over the server's limit."""
 
     status = 413
     kind = "invalid_request_error"
     code = "request_too_large"
+
+
+class HeadersTooLarge(RequestTooLarge):
+    """The request line and headers are over the server's limit."""
+
+    status = 431
+    code = "headers_too_large"
+
+
+class RequestTimeout(QuireError):
+    """The client took too long to send its request."""
+
+    status = 408
+    kind = "invalid_request_error"
+    code = "request_timeout"
 
 
 class UnsupportedMediaType(QuireError):

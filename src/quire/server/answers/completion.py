@@ -1,0 +1,137 @@
+"""Completions of one or many prompts, whole or as a stream's chunks.
+
+Choice ``prompt index * n + continuation index``. With echo, a choice begins with its prompt; with ``max_tokens: 0`` it
+is the prompt alone, scored.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET
+
+from quire.core.outputs import CompletionOutput, Logprobs, RequestOutput
+from quire.server.answers.logprobs import LogprobShaper, finite
+from quire.server.generation import Generation
+from quire.server.schema.common import Usage
+from quire.server.schema.completion import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+    Prompt,
+)
+from quire.server.streaming import Frames
+
+if TYPE_CHECKING:
+    from quire.text.tokenizer import Tokenizer
+
+
+class CompletionAnswer:
+    """Shapes one answer. ``heading`` is what every object of it says: id, created, model, fingerprint."""
+
+    def __init__(
+        self, body: CompletionRequest, heading: dict[str, Any], tokenizer: "Tokenizer", prompts: Sequence[Prompt]
+    ) -> None:
+        self._body = body
+        self._heading = heading
+        self._tokenizer = tokenizer
+        self._prompts = prompts
+        self._scores_only = body.max_tokens == 0
+        self._logprobs = LogprobShaper(tokenizer, body.return_tokens_as_token_ids)
+
+    def whole(self, outputs: list[RequestOutput]) -> Completion:
+        choices = [
+            self._choice(p, output, choice, self._echoed(p, output))
+            for p, output in enumerate(outputs)
+            for choice in output.outputs
+        ]
+        usage = Usage.of(outputs)
+        if self._scores_only:
+            usage = Usage.count(usage.prompt_tokens, 0, usage.prompt_tokens_details.cached_tokens)
+        return Completion(
+            id=self._heading["id"],
+            created=self._heading["created"],
+            model=self._heading["model"],
+            system_fingerprint=self._heading["fingerprint"],
+            choices=choices,
+            usage=usage,
+        )
+
+    async def chunks(self, generation: Generation) -> AsyncIterator[bytes]:
+        """The stream's events, one bytes object for each step of the engine."""
+        options = self._body.stream_options
+        frames = Frames(object="text_completion", has_usage=options.include_usage, **self._heading)
+        num_prompt_tokens = sum(len(stream.prompt_token_ids) for stream in generation.streams)
+        offsets: dict[int, int] = {}  # by choice, where its next token's text begins
+        cached: dict[int, int] = {}  # by prompt
+        num_tokens = 0
+        async for p, output in generation.events():
+            cached[p] = output.num_cached_tokens or 0
+            if not self._scores_only:
+                num_tokens += sum(len(choice.token_ids) for choice in output.outputs)
+            usage = (
+                Usage.count(num_prompt_tokens, num_tokens, sum(cached.values()))
+                if options.continuous_usage_stats
+                else None
+            )
+            events: list[bytes] = []
+            for choice in output.outputs:
+                index = p * self._body.n + choice.index
+                is_first = index not in offsets
+                shaped = self._choice(p, output, choice, self._echoed(p, output) if is_first else "", offsets)
+                if is_first or shaped.finish_reason or shaped.text or shaped.logprobs or shaped.token_ids:
+                    events.append(frames.chunk([shaped], usage))
+            yield b"".join(events)
+        if options.include_usage:
+            yield frames.chunk([], Usage.count(num_prompt_tokens, num_tokens, sum(cached.values())))
+
+    def _choice(
+        self,
+        prompt_index: int,
+        output: RequestOutput,
+        choice: CompletionOutput,
+        echoed: str,
+        offsets: dict[int, int] | None = None,
+    ) -> CompletionChoice:
+        """``offsets`` is kept between a stream's chunks: a choice that is not in it begins here."""
+        offsets = {} if offsets is None else offsets
+        index = prompt_index * self._body.n + choice.index
+        is_first = index not in offsets
+        logprobs = self._logprobs_of(output, choice, is_first, offsets.get(index, 0))
+        if logprobs is None or not logprobs.tokens:
+            offsets.setdefault(index, 0)
+        else:
+            offsets[index] = logprobs.text_offset[-1] + len(logprobs.tokens[-1])
+        wants_ids = self._body.return_token_ids
+        has_prompt_logprobs = self._body.prompt_logprobs is not None and output.prompt_logprobs is not None
+        return CompletionChoice(
+            index=index,
+            text=echoed if self._scores_only else echoed + choice.text,
+            logprobs=logprobs,
+            finish_reason="length" if self._scores_only and choice.finish_reason else choice.finish_reason,
+            stop_reason=None if self._scores_only else choice.stop_reason,
+            token_ids=([] if self._scores_only else list(choice.token_ids)) if wants_ids else UNSET,
+            prompt_token_ids=output.prompt_token_ids if wants_ids and is_first else UNSET,
+            prompt_logprobs=finite(output.prompt_logprobs or []) if has_prompt_logprobs else UNSET,
+        )
+
+    def _echoed(self, prompt_index: int, output: RequestOutput) -> str:
+        """The prompt's text, as much of it as the model saw."""
+        if not self._body.echo:
+            return ""
+        prompt = self._prompts[prompt_index]
+        if isinstance(prompt, str) and self._body.truncate_prompt_tokens is None:
+            return prompt
+        return self._tokenizer.decode(output.prompt_token_ids, False)
+
+    def _logprobs_of(
+        self, output: RequestOutput, choice: CompletionOutput, is_first: bool, offset: int
+    ) -> CompletionLogprobs | None:
+        if self._body.logprobs is None:
+            return None
+        ids: list[int] = [] if self._scores_only else list(choice.token_ids)
+        entries: list[Logprobs | None] = [] if self._scores_only else [*(choice.logprobs or [])]
+        if self._body.echo and is_first:
+            ids = output.prompt_token_ids + ids
+            entries = [*(output.prompt_logprobs or []), *entries]
+        return self._logprobs.completion(ids, entries, offset)

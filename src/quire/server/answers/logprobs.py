@@ -1,0 +1,82 @@
+"""Log probabilities in the two shapes that OpenAI's API knows."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from quire.core.outputs import Logprob, Logprobs
+from quire.server.schema.chat import ChatLogprobs, ChosenLogprob, TokenLogprob
+from quire.server.schema.completion import CompletionLogprobs
+
+LOWEST = -9999.0
+"""Stands for minus infinity, which JSON cannot say."""
+
+if TYPE_CHECKING:
+    from quire.text.tokenizer import Tokenizer
+
+
+class LogprobShaper:
+    """Names tokens for one answer. ``as_ids``: as ``token_id:123`` instead of by their text."""
+
+    def __init__(self, tokenizer: "Tokenizer", as_ids: bool) -> None:
+        self._tokenizer = tokenizer
+        self._as_ids = as_ids
+
+    def chat(self, token_ids: Sequence[int], entries: Sequence[Logprobs] | None, num_top: int) -> ChatLogprobs | None:
+        """For a chat answer: each token and the ``num_top`` likeliest in its place."""
+        if entries is None:
+            return None
+        return ChatLogprobs([self._chosen(t, found, num_top) for t, found in zip(token_ids, entries, strict=True)])
+
+    def completion(
+        self, token_ids: Sequence[int], entries: Sequence[Logprobs | None], text_offset: int
+    ) -> CompletionLogprobs:
+        """For a completion: parallel lists; the first token of a prompt has no probability."""
+        shaped = CompletionLogprobs([], [], [], [])
+        for token_id, found in zip(token_ids, entries, strict=True):
+            name = self._name(token_id, found.get(token_id) if found else None)
+            shaped.tokens.append(name)
+            shaped.text_offset.append(text_offset)
+            text_offset += len(name)
+            if found is None:
+                shaped.token_logprobs.append(None)
+                shaped.top_logprobs.append(None)
+                continue
+            shaped.token_logprobs.append(_value(found[token_id]))
+            top: dict[str, float] = {name: _value(found[token_id])}
+            for other, entry in found.items():
+                top.setdefault(self._name(other, entry), _value(entry))
+            shaped.top_logprobs.append(top)
+        return shaped
+
+    def _chosen(self, token_id: int, found: Logprobs, num_top: int) -> ChosenLogprob:
+        token = self._token(token_id, found[token_id])
+        likeliest = sorted(
+            ((entry.rank, other, entry) for other, entry in found.items() if (entry.rank or 0) <= num_top),
+            key=lambda ranked: ranked[0] or 0,
+        )
+        top = [self._token(other, entry) for _, other, entry in likeliest] if num_top else []
+        return ChosenLogprob(token.token, token.logprob, token.bytes, top)
+
+    def _token(self, token_id: int, entry: Logprob) -> TokenLogprob:
+        return TokenLogprob(self._name(token_id, entry), _value(entry), list(self._tokenizer.token_bytes(token_id)))
+
+    def _name(self, token_id: int, entry: Logprob | None) -> str:
+        if self._as_ids:
+            return f"token_id:{token_id}"
+        if entry is not None and entry.decoded_token is not None:
+            return entry.decoded_token
+        return self._tokenizer.token_text(token_id)
+
+
+def finite(entries: list[Logprobs | None]) -> list[Logprobs | None]:
+    """The same with minus infinity as LOWEST, for ``prompt_logprobs``."""
+    return [
+        None
+        if found is None
+        else {t: Logprob(_value(entry), entry.rank, entry.decoded_token) for t, entry in found.items()}
+        for found in entries
+    ]
+
+
+def _value(entry: Logprob) -> float:
+    return max(entry.logprob, LOWEST)

@@ -1,0 +1,128 @@
+"""Bytes become a validated request: content type, JSON, refused fields, types; every fault with its JSON path.
+
+msgspec parses (it takes no NaN, no lone surrogates, no invalid UTF-8), pydantic checks types strictly.
+"""
+
+import asyncio
+import logging
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import msgspec
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.requests import Request
+
+from quire.core.errors import InvalidRequest, RequestTimeout, UnsupportedMediaType
+from quire.server.schema.refused import Refusals, refuse
+from quire.server.service import service_of
+
+log = logging.getLogger("quire.server")
+
+_SHOWN_CHARS = 80
+_SHOWN_FAULTS = 5
+
+
+class Refusing(Protocol):
+    refused: ClassVar[Refusals]
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+async def read_json(request: Request, model: type[M]) -> M:
+    """The request's body as ``model``.
+
+    Raises UnsupportedMediaType, RequestTimeout, RequestTooLarge, InvalidRequest or Unsupported; ClientDisconnect when
+    nobody is there any more.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not kind.endswith("+json"):
+        shown = f"is {kind!r}" if kind else "is missing"
+        raise UnsupportedMediaType(
+            f"The Content-Type header {shown}: send JSON with Content-Type: application/json (curl: -H)."
+        )
+    timeout_s = service_of(request).config.header_timeout_s
+    try:
+        async with asyncio.timeout(timeout_s):
+            body = await request.body()
+    except TimeoutError:
+        raise RequestTimeout(f"The request's body did not arrive within {timeout_s:g} s: send it faster.") from None
+    return validate(parse(body), model)
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """A JSON object; raises InvalidRequest on anything else."""
+    if not body:
+        raise InvalidRequest("The body is empty: send a JSON object.", param="$")
+    try:
+        data = msgspec.json.decode(body)
+    except RecursionError:
+        raise InvalidRequest("The body is nested too deeply: flatten it.", param="$") from None
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"The body is not UTF-8: {error.reason} near byte {error.start}.", param="$") from None
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.", param="$") from None
+    if not isinstance(data, dict):
+        raise InvalidRequest(f"The body is {_show(data)}: it must be a JSON object.", param="$")
+    return data
+
+
+def validate(data: dict[str, Any], model: type[M]) -> M:
+    """The parsed object as ``model``; null fields count as absent, unknown hints are ignored with a debug line."""
+    refusals: Refusals = getattr(model, "refused", {})
+    refuse(data, refusals)
+    present = {name: _without_nulls(value) for name, value in data.items() if value is not None}
+    unknown = present.keys() - model.model_fields.keys()
+    if unknown and log.isEnabledFor(logging.DEBUG):
+        log.debug("ignored fields: %s", ", ".join(sorted(f"{name:.40}" for name in unknown)))
+    try:
+        return model.model_validate(present)
+    except ValidationError as error:
+        raise _invalid(error.errors(include_url=False), present) from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """Drop nulls one level down, as in ``stream_options``; lists, such as messages, keep theirs."""
+    return {name: inner for name, inner in value.items() if inner is not None} if isinstance(value, dict) else value
+
+
+def _invalid(faults: list[ErrorDetails], data: dict[str, Any]) -> InvalidRequest:
+    # A union reports each alternative; the one that went deepest into the value is the one that was meant.
+    deepest: dict[Any, tuple[str, str]] = {}
+    depths: dict[Any, int] = {}
+    for fault in faults:
+        field = fault["loc"][0] if fault["loc"] else "$"
+        path, depth = _path(fault, data)
+        if depth > depths.get(field, -1):
+            depths[field] = depth
+            deepest[field] = (path, _sentence(path, fault))
+    shown = list(deepest.values())[:_SHOWN_FAULTS]
+    more = len(deepest) - len(shown)
+    message = " ".join(sentence for _, sentence in shown) + (f" ({more} more faults)" if more else "")
+    return InvalidRequest(message, param=shown[0][0])
+
+
+def _sentence(path: str, fault: ErrorDetails) -> str:
+    if fault["type"] == "missing":
+        return f"{path} is missing: it is required."
+    rule = fault["msg"].removeprefix("Input ").removeprefix("should ")
+    return f"{path} is {_show(fault['input'])}: it should {rule}."
+
+
+def _path(fault: ErrorDetails, data: Any) -> tuple[str, int]:
+    """The fault's JSON path and how deep it is; what pydantic adds for the alternatives of a union is left out."""
+    path, depth = "$", 0
+    for step in fault["loc"]:
+        if isinstance(data, list) and isinstance(step, int):
+            path, data = f"{path}[{step}]", data[step] if step < len(data) else None
+        elif isinstance(data, dict) and isinstance(step, str) and (step in data or fault["type"] == "missing"):
+            path, data = f"{path}.{step:.40}", data.get(step)
+        else:
+            continue
+        depth += 1
+    return path, depth
+
+
+def _show(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."

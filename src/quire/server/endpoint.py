@@ -1,0 +1,27 @@
+"""One route as the application serves it and as the published schema describes it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    path: str
+    handler: Handler
+    summary: str
+    methods: tuple[str, ...] = ("GET",)
+    body: type[BaseModel] | None = None
+    answer: Any = None
+    """The msgspec type of a 200's JSON; None where it is text."""
+    chunk: Any = None
+    """The type of a stream's events, where there can be one."""
+    errors: tuple[int, ...] = ()
+    """Beyond those that every route can answer with."""
+    is_open: bool = False
+    """Answered without a key."""

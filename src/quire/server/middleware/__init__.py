@@ -1,0 +1,1 @@
+"""What happens around every request; plain ASGI, outermost first: envelope, hosts, limits, auth."""

@@ -1,0 +1,65 @@
+"""The OpenAPI document, generated from the endpoints and their schemas; every status a route can answer is in it."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from pydantic.json_schema import models_json_schema
+
+from quire.server.endpoint import Endpoint
+from quire.server.schema.common import ErrorBody
+from quire.version import __version__
+
+_REF = "#/components/schemas/"
+_ANY_ROUTE = (400, 401, 403, 405, 431, 500, 503)
+_WITH_BODY = (408, 413, 415)
+
+
+def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+    """An OpenAPI 3.1 document as plain data."""
+    bodies = [endpoint.body for endpoint in endpoints if endpoint.body is not None]
+    _, defined = models_json_schema([(body, "validation") for body in bodies], ref_template=_REF + "{model}")
+    answers = [kind for e in endpoints for kind in (e.answer, e.chunk) if kind is not None] + [ErrorBody]
+    shapes, components = msgspec.json.schema_components(answers, ref_template=_REF + "{name}")
+    by_answer = {str(kind): shape for kind, shape in zip(answers, shapes, strict=True)}
+    paths: dict[str, dict[str, Any]] = {}
+    for endpoint in endpoints:
+        path = endpoint.path.replace(":path}", "}")
+        paths[path] = {method.lower(): _operation(endpoint, method, by_answer) for method in endpoint.methods}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Quire", "version": __version__},
+        "paths": paths,
+        "components": {
+            "schemas": defined.get("$defs", {}) | components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}],
+    }
+
+
+def _operation(endpoint: Endpoint, method: str, by_answer: dict[str, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = {}
+    if endpoint.answer is not None:
+        content["application/json"] = {"schema": by_answer[str(endpoint.answer)]}
+    if endpoint.chunk is not None:
+        content["text/event-stream"] = {"schema": by_answer[str(endpoint.chunk)]}
+    if not content:
+        content["text/html" if endpoint.path == "/docs" else "text/plain"] = {"schema": {"type": "string"}}
+    failure = {"application/json": {"schema": by_answer[str(ErrorBody)]}}
+    statuses = {*_ANY_ROUTE, *endpoint.errors, *(_WITH_BODY if endpoint.body else ())}
+    operation: dict[str, Any] = {
+        "summary": endpoint.summary,
+        "operationId": f"{method.lower()}_{endpoint.handler.__name__}_{endpoint.path.strip('/').replace('/', '_')}",
+        "responses": {"200": {"description": "OK", "content": content}}
+        | {str(s): {"description": HTTPStatus(s).phrase, "content": failure} for s in sorted(statuses)},
+    }
+    if endpoint.is_open:
+        operation["security"] = []
+    if endpoint.body is not None:
+        schema = {"$ref": _REF + endpoint.body.__name__}
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if "{id" in endpoint.path:
+        operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
+    return operation

@@ -1,0 +1,68 @@
+"""``POST /tokenize`` and ``/detokenize``."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quire.core.errors import InvalidRequest
+from quire.server.body import read_json
+from quire.server.endpoint import Endpoint
+from quire.server.rendering import render
+from quire.server.responses import json_response
+from quire.server.schema.messages import messages_of
+from quire.server.schema.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
+from quire.server.service import service_of
+
+
+async def tokenize(request: Request) -> Response:
+    service = service_of(request)
+    body = await read_json(request, TokenizeRequest)
+    service.model(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise InvalidRequest("Exactly one of prompt and messages must be given.", param="$.prompt")
+    llm = service.llm
+    if body.prompt is not None:
+        text, adds_special = body.prompt, body.add_special_tokens is not False
+    else:
+        text, adds_special = await render(llm, messages_of(body.messages), body), bool(body.add_special_tokens)
+    tokens = await llm.run_blocking(llm.tokenizer.encode, text, adds_special)
+    names = [llm.tokenizer.id_to_token(token) or "" for token in tokens] if body.return_token_strs else None
+    return json_response(
+        TokenizeResponse(count=len(tokens), max_model_len=llm.info.max_model_len, tokens=list(tokens), token_strs=names)
+    )
+
+
+async def detokenize(request: Request) -> Response:
+    service = service_of(request)
+    body = await read_json(request, DetokenizeRequest)
+    service.model(body.model)
+    llm = service.llm
+    for i, token in enumerate(body.tokens):
+        if token >= llm.info.vocab_size:
+            raise InvalidRequest(
+                f"$.tokens[{i}] is {token}, outside the vocabulary: ids go from 0 to {llm.info.vocab_size - 1}.",
+                param=f"$.tokens[{i}]",
+            )
+    text = await llm.run_blocking(llm.tokenizer.decode, body.tokens, False)
+    return json_response(DetokenizeResponse(text))
+
+
+ENDPOINTS = (
+    Endpoint(
+        path="/tokenize",
+        methods=("POST",),
+        handler=tokenize,
+        summary="The tokens of a prompt or a conversation",
+        body=TokenizeRequest,
+        answer=TokenizeResponse,
+        errors=(404,),
+    ),
+    Endpoint(
+        path="/detokenize",
+        methods=("POST",),
+        handler=detokenize,
+        summary="The text of tokens",
+        body=DetokenizeRequest,
+        answer=DetokenizeResponse,
+        errors=(404,),
+    ),
+)

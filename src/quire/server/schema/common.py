@@ -1,0 +1,64 @@
+"""Shapes that several API families answer with.
+
+Answers are msgspec structs (0.4 us to encode a chunk); what a client sends is a pydantic model (fine-grained errors).
+Fields beyond OpenAI's API are left out of an answer until asked for (UNSET).
+"""
+
+from typing import Annotated, Any
+
+import msgspec
+from pydantic import BaseModel, ConfigDict, Field
+
+from quire.core.outputs import RequestOutput
+
+
+class Error(msgspec.Struct, frozen=True):
+    message: str
+    type: str
+    param: str | None = None
+    """JSON path of the value at fault."""
+    code: str | None = None
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    error: Error
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int = 0
+    """Prompt tokens whose KV came from the prefix cache."""
+
+
+class Usage(msgspec.Struct, frozen=True):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+    @classmethod
+    def count(cls, prompt: int, completion: int, cached: int) -> "Usage":
+        return cls(prompt, completion, prompt + completion, PromptTokensDetails(cached))
+
+    @classmethod
+    def of(cls, outputs: list[RequestOutput]) -> "Usage":
+        """The sum over complete outputs, one for each prompt."""
+        return cls.count(
+            sum(len(output.prompt_token_ids) for output in outputs),
+            sum(len(choice.token_ids) for output in outputs for choice in output.outputs),
+            sum(output.num_cached_tokens or 0 for output in outputs),
+        )
+
+
+class RequestModel(BaseModel):
+    """What a client sends: types are exact (no strings for numbers), and a null counts as absent."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")
+
+
+class StreamOptions(RequestModel):
+    include_usage: bool = Field(default=False, description="end with a chunk that holds the usage")
+    continuous_usage_stats: bool = Field(default=False, description="usage so far on every chunk")
+
+
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+JsonObject = dict[str, Any]

@@ -1,0 +1,60 @@
+"""The fields that every way of asking for text has in common.
+
+Names, defaults and ranges follow OpenAI's API and vLLM's extensions of it. Ranges are written here for the published
+schema; SamplingParams checks them again, with everything that depends on several fields.
+"""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from quire.core.sampling_params import MAX_LOGIT_BIAS, MAX_N, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
+from quire.server.schema.common import JsonObject, RequestModel, StreamOptions, TokenId
+from quire.server.schema.refused import REFUSED_ANYWHERE, Refusals
+
+_StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
+_Penalty = Annotated[float | None, Field(ge=-2, le=2)]
+
+
+class GenerationRequest(RequestModel):
+    refused: ClassVar[Refusals] = REFUSED_ANYWHERE
+
+    model: str | None = Field(default=None, description="a served model's name; absent means the first")
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+
+    n: int = Field(default=1, ge=1, le=MAX_N)
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, lt=2**31, description="0 or -1: the whole vocabulary")
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    presence_penalty: _Penalty = None
+    frequency_penalty: _Penalty = None
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stop: _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    stop_token_ids: list[TokenId] | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
+    min_tokens: int | None = Field(default=None, ge=0, lt=2**31)
+    logit_bias: Annotated[dict[str, float], Field(max_length=MAX_LOGIT_BIAS)] | None = None
+    allowed_token_ids: list[TokenId] | None = None
+    bad_words: list[str] | None = None
+    prompt_logprobs: int | None = Field(default=None, ge=-1, lt=2**31)
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=2**31)
+    add_special_tokens: bool | None = None
+
+    echo: bool = False
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31, description="lower runs first, under the priority policy")
+    cache_salt: str = Field(default="", max_length=1024, description="share cached prefixes only within equal salts")
+    request_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._:-]{1,128}$")
+
+    user: str | None = None
+    metadata: JsonObject | None = None
+    store: bool | None = None
+    service_tier: str | None = None

@@ -1,0 +1,126 @@
+"""A conversation: checked by hand, so that every error names its place, and made ready for a chat template.
+
+Text parts become one string, ``developer`` becomes ``system``, a tool call's arguments become an object: what templates
+expect. Everything else of a message is passed through to the template.
+"""
+
+from typing import Any
+
+import msgspec
+
+from quire.core.errors import InvalidRequest, Unsupported
+
+Message = dict[str, Any]
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+_PART_SCHEMA = {
+    "type": "object",
+    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "required": ["type", "text"],
+}
+_CONTENT_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART_SCHEMA}]}
+MESSAGES_SCHEMA = {
+    "type": "array",
+    "minItems": 1,
+    "items": {
+        "type": "object",
+        "properties": {
+            "role": {"enum": list(ROLES)},
+            "content": _CONTENT_SCHEMA,
+            "name": {"type": "string"},
+            "tool_call_id": {"type": "string"},
+            "tool_calls": {"type": "array", "items": {"type": "object"}},
+        },
+        "required": ["role", "content"],
+    },
+}
+
+
+def messages_of(value: Any) -> list[Message]:
+    """The conversation for a chat template; raises InvalidRequest or Unsupported with the path of what is wrong."""
+    if not isinstance(value, list) or not value:
+        raise _bad("$.messages", value, "must be a list of at least one message")
+    return [_message(message, f"$.messages[{i}]") for i, message in enumerate(value)]
+
+
+def _message(value: Any, path: str) -> Message:
+    if not isinstance(value, dict):
+        raise _bad(path, value, "must be an object with role and content")
+    role = value.get("role")
+    if role not in ROLES:
+        raise _bad(f"{path}.role", role, f"must be one of {', '.join(ROLES)}")
+    message = {name: field for name, field in value.items() if field is not None}
+    message["role"] = "system" if role == "developer" else role
+    if message.get("audio") or message.get("function_call"):
+        name = "audio" if message.get("audio") else "function_call"
+        raise Unsupported(f"{path}.{name} is not supported: leave it out.", param=f"{path}.{name}")
+    calls = message.pop("tool_calls", None)
+    if calls:
+        message["tool_calls"] = _tool_calls(calls, f"{path}.tool_calls")
+    elif value.get("content") is None:
+        raise _bad(f"{path}.content", None, "must be a string or a list of text parts")
+    message["content"] = _content(value.get("content"), f"{path}.content")
+    for name in ("name", "tool_call_id"):
+        if name in message and not isinstance(message[name], str):
+            raise _bad(f"{path}.{name}", message[name], "must be a string")
+    return message
+
+
+def _content(value: Any, path: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise _bad(path, value, "must be a string or a list of text parts")
+    return "\n".join(_part(part, f"{path}[{i}]") for i, part in enumerate(value))
+
+
+def _part(value: Any, path: str) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, dict):
+        raise _bad(path, value, 'must be a text part, {"type": "text", "text": ...}')
+    kind = value.get("type")
+    if kind not in ("text", "input_text", "output_text"):
+        raise Unsupported(
+            f"{path}.type is {kind!r:.80}: the model reads text only, in parts of type text.", param=f"{path}.type"
+        )
+    if not isinstance(value.get("text"), str):
+        raise _bad(f"{path}.text", value.get("text"), "must be a string")
+    text: str = value["text"]
+    return text
+
+
+def _tool_calls(value: Any, path: str) -> list[dict[str, Any]]:
+    _expect(value, list, path, "must be a list")
+    calls = []
+    for i, call in enumerate(value):
+        _expect(call, dict, f"{path}[{i}]", "must be an object")
+        function = _expect(call.get("function"), dict, f"{path}[{i}].function", "must be an object")
+        _expect(function.get("name"), str, f"{path}[{i}].function.name", "must be a string")
+        arguments = _arguments(function.get("arguments"), f"{path}[{i}].function.arguments")
+        calls.append({**call, "type": "function", "function": {**function, "arguments": arguments}})
+    return calls
+
+
+def _arguments(value: Any, path: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value or "{}")
+        except (ValueError, RecursionError):
+            raise _bad(path, value, "must be a JSON object as text") from None
+    found: dict[str, Any] = _expect(value if value is not None else {}, dict, path, "must be a JSON object as text")
+    return found
+
+
+def _expect(value: Any, wanted: type, path: str, why: str) -> Any:
+    if not isinstance(value, wanted):
+        raise _bad(path, value, why)
+    return value
+
+
+def _bad(path: str, value: object, why: str) -> InvalidRequest:
+    shown = repr(value)
+    return InvalidRequest(f"{path} is {shown[:80]}{'...' if len(shown) > 80 else ''}: it {why}.", param=path)

@@ -1,0 +1,90 @@
+"""Fields that would change the answer and that this server cannot honour: named in a 400, never ignored.
+
+A hint (a field that only asks for speed or bookkeeping) may be ignored; these may not. Each has the test that tells a
+harmless value, such as ``tools: []``, from one that matters.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from quire.core.errors import Unsupported
+
+Refusals = Mapping[str, Callable[[Any], bool]]
+"""Field -> whether a value of it is harmless."""
+
+
+def _never(value: object) -> bool:
+    return False
+
+
+def _empty(value: object) -> bool:
+    return value in ([], {}, "", False)
+
+
+def _one_of(*harmless: object) -> Callable[[Any], bool]:
+    return lambda value: value in harmless
+
+
+def _typed_text(value: object) -> bool:
+    return isinstance(value, dict) and value.get("type") == "text"
+
+
+REFUSED_ANYWHERE: Refusals = {
+    # structured output
+    "response_format": _typed_text,
+    "structured_outputs": _empty,
+    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object"), _empty),
+    **dict.fromkeys(("regex", "ebnf", "json_schema", "grammar"), _empty),
+    # other ways to choose tokens
+    "use_beam_search": _one_of(False),
+    "logprob_token_ids": _empty,
+    "logits_processors": _empty,
+    "thinking_token_budget": _one_of(-1),
+    "repetition_detection": _never,
+    "watermarking": _one_of(False),
+    "stop_regex": _empty,
+    "truncation_side": _one_of("left"),
+    "vllm_xargs": _empty,
+    # other inputs and outputs
+    "prompt_embeds": _empty,
+    "kv_transfer_params": _empty,
+    "ec_transfer_params": _empty,
+    "return_prompt_text": _one_of(False),
+    "return_token_offsets": _one_of(False),
+    "return_weight_versions": _one_of(False),
+    # conversations held by the server
+    "thread": _never,
+    "previous_response_id": _never,
+    "conversation": _never,
+}
+
+REFUSED_IN_CHAT: Refusals = {
+    **REFUSED_ANYWHERE,
+    "tools": _empty,
+    "tool_choice": _one_of("none", "auto"),
+    "functions": _empty,
+    "function_call": _one_of("none", "auto"),
+    "audio": _never,
+    "modalities": _one_of([], ["text"]),
+    "web_search_options": _never,
+    "chat_template": _never,
+}
+
+REFUSED_IN_COMPLETIONS: Refusals = {**REFUSED_ANYWHERE, "suffix": _empty}
+
+_WHY = {
+    "chat_template": "a request may not bring its own chat template; start the server with --chat-template",
+}
+
+
+def refuse(data: Mapping[str, Any], refusals: Refusals) -> None:
+    """Raise Unsupported for the first field of ``data`` that may not be ignored."""
+    for name in data.keys() & refusals.keys():
+        if data[name] is not None and not refusals[name](data[name]):
+            why = _WHY.get(name, "this server does not support it and ignoring it would change the answer")
+            raise Unsupported(f"{name} is not accepted: {why}. Leave the field out.", param=f"$.{name}")
+    if isinstance(best_of := data.get("best_of"), int) and best_of > (data.get("n") or 1):
+        raise Unsupported(
+            f"best_of is {best_of}: it must not be more than n, since this server returns every continuation it makes.",
+            param="$.best_of",
+        )

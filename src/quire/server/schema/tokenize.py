@@ -1,0 +1,45 @@
+"""``/tokenize`` and ``/detokenize``."""
+
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+from pydantic import Field, WithJsonSchema
+
+from quire.server.schema.common import JsonObject, RequestModel, TokenId
+from quire.server.schema.messages import MESSAGES_SCHEMA
+from quire.server.schema.refused import REFUSED_IN_CHAT, Refusals
+
+
+class TokenizeRequest(RequestModel):
+    """A prompt, or a conversation."""
+
+    refused: ClassVar[Refusals] = {name: REFUSED_IN_CHAT[name] for name in ("tools", "chat_template")}
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[Any, WithJsonSchema(MESSAGES_SCHEMA)] = None
+    add_special_tokens: bool | None = Field(default=None, description="default: true for a prompt, false for messages")
+    return_token_strs: bool = False
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool = False
+    documents: list[JsonObject] | None = None
+    chat_template_kwargs: JsonObject = Field(default_factory=dict)
+    reasoning_effort: str | None = None
+
+
+class TokenizeResponse(msgspec.Struct, frozen=True, kw_only=True):
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizeRequest(RequestModel):
+    refused: ClassVar[Refusals] = {}
+
+    model: str | None = None
+    tokens: list[TokenId]
+
+
+class DetokenizeResponse(msgspec.Struct, frozen=True):
+    prompt: str

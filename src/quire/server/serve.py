@@ -1,0 +1,197 @@
+"""The HTTP server's life: bind, serve, drain.
+
+On the first SIGTERM or SIGINT the server says it is not ready and takes no new requests; what runs may end within
+``shutdown_timeout_s`` and is then aborted with finish_reason abort. A second signal ends at once.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import uvicorn
+
+from quire.core.config import ServeConfig, ServerConfig
+from quire.core.errors import ConfigError
+from quire.engine.async_llm import AsyncLLM
+from quire.engine.client import EngineProcess
+from quire.server.app import create_app
+from quire.server.middleware.hosts import is_loopback
+from quire.server.protocol import timed
+from quire.server.service import Service
+
+log = logging.getLogger("quire.server")
+T = TypeVar("T")
+
+_KEY_VARIABLES = ("QUIRE_API_KEY", "VLLM_API_KEY")
+_KEEP_ALIVE_S = 30
+_LAST_WORDS_S = 5
+"""Time that aborted requests have to send their ends."""
+
+
+def run(config: ServeConfig, path: Path, process: EngineProcess) -> int:
+    """Serve the model at ``path``, whose engine is starting in ``process``, until told to stop; the exit code."""
+
+    async def main() -> int:
+        server = with_keys(config.server, os.environ)
+        listener = bind(server)  # before the model is loaded: a taken port is known at once
+        llm = await AsyncLLM.attach(config.engine, path, process)
+        try:
+            return await serve(
+                llm, server, config.engine.model.served_model_name or [config.engine.model.model], listener
+            )
+        finally:
+            await llm.close()
+
+    return _run(main())
+
+
+def with_keys(config: ServerConfig, environ: Mapping[str, str]) -> ServerConfig:
+    """The settings with the keys of the environment; raises ConfigError if anyone could then reach the server."""
+    found = [environ[name] for name in _KEY_VARIABLES if environ.get(name)]
+    config = msgspec.structs.replace(config, api_key=list(dict.fromkeys([*config.api_key, *found])))
+    if not is_loopback(config.host) and not config.api_key and not config.insecure:
+        raise ConfigError(
+            f"--host {config.host} lets other machines in, and there is no key: set --api-key or QUIRE_API_KEY, or say "
+            "--insecure if that is what you want."
+        )
+    if bool(config.ssl_certfile) != bool(config.ssl_keyfile):
+        raise ConfigError("HTTPS needs both --ssl-certfile and --ssl-keyfile.")
+    for file in (config.ssl_certfile, config.ssl_keyfile):
+        if file and not Path(file).is_file():
+            raise ConfigError(f"{file} is no file: --ssl-certfile and --ssl-keyfile must name PEM files.")
+    return config
+
+
+def bind(config: ServerConfig) -> socket.socket:
+    """A socket on the configured address, which refuses connections until it is served; raises ConfigError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise ConfigError(f"--host {config.host} is no address of this machine: {error.strerror}.") from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise ConfigError(
+            f"Cannot listen on {config.host}:{config.port}: {error.strerror}. Choose another --port (0: a free one)."
+        ) from None
+    return listener
+
+
+async def serve(
+    llm: AsyncLLM,
+    config: ServerConfig,
+    served_names: Sequence[str],
+    listener: socket.socket,
+    *,
+    announce: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+) -> int:
+    """Serve until a signal, or until cancelled; 0 after a clean end. ``announce`` gets one line when it is ready."""
+    app = create_app(llm, config, served_names)
+    server = Server(app.state.service, _uvicorn_config(app, config), announce)
+    with server.signals():
+        await server.serve([listener])
+    return 0
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with our signals. Lives on the loop that serves."""
+
+    def __init__(self, service: Service, config: uvicorn.Config, announce: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._service = service
+        self._announce = announce
+        self._draining: asyncio.Task[None] | None = None
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # ours are set by signals()
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        """Hear SIGTERM and SIGINT, where the loop can (in the main thread)."""
+        loop = asyncio.get_running_loop()
+        heard: list[signal.Signals] = []
+        with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self.stop)
+                heard.append(number)
+        try:
+            yield
+        finally:
+            for number in heard:
+                loop.remove_signal_handler(number)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        assert sockets
+        host, port = sockets[0].getsockname()[:2]
+        scheme = "https" if self.config.is_ssl else "http"
+        shown = f"[{host}]" if ":" in host else host
+        self._announce(f"Quire serves {self._service.served_names[0]} at {scheme}://{shown}:{port}")
+
+    def stop(self) -> None:
+        """Drain; called again, end at once."""
+        if self._draining is None:
+            self._draining = asyncio.get_running_loop().create_task(self._drain())
+            return
+        self.force_exit = self.should_exit = True
+        self._service.abort_all()
+        for connection in list(self.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if transport is not None:
+                transport.abort()
+
+    async def _drain(self) -> None:
+        service, timeout_s = self._service, self._service.config.shutdown_timeout_s
+        service.is_draining = True
+        if service.running:
+            log.info("%d requests are running and have %g s to end", len(service.running), timeout_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(service.idle(), timeout_s)
+        if service.running:
+            log.warning("%d requests are aborted", len(service.running))
+            service.abort_all()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(service.idle(), _LAST_WORDS_S)
+        self.should_exit = True
+
+
+def _uvicorn_config(app: Any, config: ServerConfig) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=timed(config.header_timeout_s),
+        h11_max_incomplete_event_size=config.max_header_bytes,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        root_path=config.root_path,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_LAST_WORDS_S,
+        ssl_keyfile=config.ssl_keyfile,
+        ssl_certfile=config.ssl_certfile,
+    )
+
+
+def _run(main: Coroutine[Any, Any, T]) -> T:
+    """On uvloop, where there is one."""
+    if sys.platform == "win32":
+        return asyncio.run(main)
+    import uvloop
+
+    return uvloop.run(main)

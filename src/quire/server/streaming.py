@@ -1,0 +1,100 @@
+"""Server-sent events: the frames of a stream, and the response that sends them one step at a time.
+
+The constant beginning of an answer's chunks is encoded once; a token costs one small struct's encoding and a join.
+Law: a stream that has begun ends with ``data: [DONE]``, after an error event if something failed; a client that hangs
+up ends the generation at once, even before its first token.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from quire.core.errors import QuireError
+from quire.server.disconnect import while_connected
+from quire.server.responses import InternalError, encode, error_body
+from quire.server.schema.common import Usage
+
+log = logging.getLogger("quire.server")
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+class Frames:
+    """Encodes the chunks of one answer.
+
+    ``has_usage``: chunks without usage say ``"usage": null``, as OpenAI's do when a last chunk will tell it.
+    """
+
+    def __init__(self, *, id: str, object: str, created: int, model: str, fingerprint: str, has_usage: bool) -> None:
+        constant = {"id": id, "object": object, "created": created, "model": model, "system_fingerprint": fingerprint}
+        self._head = b"data: " + msgspec.json.encode(constant)[:-1] + b',"choices":'
+        self._tail = b',"usage":null}\n\n' if has_usage else b"}\n\n"
+
+    def chunk(self, choices: list[Any], usage: Usage | None = None, prompt_token_ids: list[int] | None = None) -> bytes:
+        """One event."""
+        tail = self._tail if usage is None else b',"usage":' + encode(usage) + b"}\n\n"
+        if prompt_token_ids is not None:
+            tail = b',"prompt_token_ids":' + encode(prompt_token_ids) + tail
+        return self._head + encode(choices) + tail
+
+
+class EventStream(Response):
+    """Sends ``events`` as they come; ``close`` is called when the stream is over, however it ended."""
+
+    def __init__(
+        self, events: AsyncIterator[bytes], close: Callable[[], None], *, keep_alive_s: float, request_id: str
+    ) -> None:
+        super().__init__(None, 200, STREAM_HEADERS, media_type="text/event-stream")
+        self.raw_headers = [header for header in self.raw_headers if header[0] != b"content-length"]
+        self._events = events
+        self._close = close
+        self._keep_alive_s = keep_alive_s
+        self._request_id = request_id
+        self._sent_at = 0.0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def beat() -> float:
+            """After a silence, a comment: proxies close connections that say nothing."""
+            silence = time.monotonic() - self._sent_at
+            if silence < self._keep_alive_s:
+                return self._keep_alive_s - silence
+            self._sent_at = time.monotonic()
+            await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+            return self._keep_alive_s
+
+        self._sent_at = time.monotonic()
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if self._keep_alive_s:
+                await while_connected(receive, self._send_events(send), beat, self._keep_alive_s)
+            else:
+                await while_connected(receive, self._send_events(send))
+        except ClientDisconnect:
+            log.debug("%s: the client hung up", self._request_id)
+        finally:
+            self._close()
+
+    async def _send_events(self, send: Send) -> None:
+        last = DONE
+        try:
+            async for event in self._events:
+                if event:
+                    self._sent_at = time.monotonic()
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+        except asyncio.CancelledError:
+            raise
+        except QuireError as error:
+            last = b"data: " + encode(error_body(error)) + b"\n\n" + DONE
+        except Exception:
+            log.exception("%s: a stream failed", self._request_id)
+            last = b"data: " + encode(error_body(InternalError(self._request_id))) + b"\n\n" + DONE
+        await send({"type": "http.response.body", "body": last, "more_body": False})
