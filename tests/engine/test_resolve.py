@@ -1,13 +1,15 @@
 """Every auto becomes a value; what cannot work is refused with the setting's name."""
 
 import pytest
+import torch
 
 from quire.core.config import EngineConfig
 from quire.core.errors import ConfigError
-from quire.engine.resolve import MachineFacts, ModelShape, Resolved, resolve, resolve_dtype
+from quire.engine.resolve import ModelShape, Resolved, resolve, resolve_dtype
+from quire.kernels.platform import Machine
 
 SHAPE = ModelShape(max_position_embeddings=8192, stored_dtype="bfloat16")
-MACHINE = MachineFacts(device="cpu", num_cores=2, available_memory_bytes=16 * 2**30, has_fast_bfloat16=True)
+MACHINE = Machine(torch.device("cpu"), num_cores=2, available_memory_bytes=16 * 2**30, has_bfloat16=True)
 BLOCK_BYTES = 2**20
 
 
@@ -30,7 +32,7 @@ def test_nothing_is_left_open() -> None:
 )
 def test_dtype(stored: str, fast: bool, dtype: str) -> None:
     shape = ModelShape(max_position_embeddings=10, stored_dtype=stored)
-    machine = MachineFacts(device="cpu", num_cores=1, available_memory_bytes=1, has_fast_bfloat16=fast)
+    machine = Machine(torch.device("cpu"), num_cores=1, available_memory_bytes=1, has_bfloat16=fast)
     config = resolve_dtype(EngineConfig(), shape, machine)
     assert (config.model.dtype, config.cache.kv_cache_dtype) == (dtype, dtype)
 

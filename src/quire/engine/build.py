@@ -12,7 +12,7 @@ from quire.core.messages import EngineInfo
 from quire.decoding.sampler import Sampler
 from quire.engine.engine import Engine
 from quire.engine.executor.inline import InlineExecutor
-from quire.engine.resolve import MachineFacts, ModelShape, Resolved, resolve, resolve_dtype
+from quire.engine.resolve import ModelShape, Resolved, resolve, resolve_dtype
 from quire.engine.worker.model_runner import ModelRunner
 from quire.kernels import platform
 from quire.model.attention.paged import PagedAttention
@@ -31,22 +31,29 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     """
     began = time.monotonic()
     checkpoint = open_checkpoint(Path(config.model.model))
-    machine = _machine(config)
-    shape = _shape(checkpoint)
+    machine = platform.inspect(config.machine.device)
+    shape = ModelShape.of(checkpoint.config)
     config = resolve_dtype(config, shape, machine)
     torch.set_num_threads(config.machine.num_threads or machine.num_cores)
-    device = torch.device(machine.device)
-    model = load_model(checkpoint, dtype=_dtype(config.model.dtype), device=device, load_format=config.model.load_format)
+    platform.keep_freed_memory()
+    model = load_model(
+        checkpoint,
+        dtype=_dtype(config.model.dtype),
+        device=machine.device,
+        load_format=config.model.load_format,
+        max_model_len=config.model.max_model_len,
+    )
     assert config.cache.block_size is not None
     kv_dtype = _dtype(config.cache.kv_cache_dtype)
     block_bytes = KVStorage.bytes_per_block(model.kv_specs, config.cache.block_size, kv_dtype)
-    resolved = resolve(config, shape, _machine(config), block_bytes)
+    # What is free is asked again, now that the weights have taken theirs.
+    resolved = resolve(config, shape, platform.inspect(config.machine.device), block_bytes)
     config = resolved.config
-    engine = _assemble(resolved, model, kv_dtype, device)
+    engine = _assemble(resolved, model, kv_dtype, machine.device)
     info = _info(resolved, model)
     for note in resolved.notes:
         log.info("%s", note)
-    log.info("engine ready in %.2f s: %s on %s", time.monotonic() - began, config.model.dtype, machine.device)
+    log.info("engine ready in %.2f s: %s on %s", time.monotonic() - began, config.model.dtype, config.machine.device)
     return engine, info
 
 

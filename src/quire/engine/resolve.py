@@ -3,12 +3,14 @@
 A pure function of the configuration, the model's shape and the machine: no files, no tensors.
 """
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import msgspec
 
 from quire.core.config import EngineConfig
-from quire.core.errors import ConfigError
+from quire.core.errors import ConfigError, CorruptCheckpoint
+from quire.kernels.platform import Machine
 
 _GIB = 2**30
 _CPU_SHARE = 0.25
@@ -26,14 +28,18 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     stored_dtype: str
     """float32, float16 or bfloat16; GGUF's quantized types count as bfloat16."""
 
-
-class MachineFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the machine has."""
-
-    device: Literal["cpu", "cuda"]
-    num_cores: int
-    available_memory_bytes: int
-    has_fast_bfloat16: bool
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "ModelShape":
+        """From a Hugging Face config; of a multimodal one, the text half."""
+        text: Mapping[str, Any] = config.get("text_config") or config
+        positions = text.get("max_position_embeddings")
+        if isinstance(positions, bool) or not isinstance(positions, int) or positions < 2:
+            raise CorruptCheckpoint(
+                f"The model's config says max_position_embeddings is {positions!r}: it must be an integer of at "
+                "least 2, the longest context in tokens."
+            )
+        stored = text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype")
+        return cls(max_position_embeddings=positions, stored_dtype=str(stored or "bfloat16"))
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,14 +50,14 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
 
 
-def resolve_dtype(config: EngineConfig, shape: ModelShape, machine: MachineFacts) -> EngineConfig:
+def resolve_dtype(config: EngineConfig, shape: ModelShape, machine: Machine) -> EngineConfig:
     """Choose the type of weights and activations: needed before the size of a KV block can be known."""
     if config.model.dtype != "auto":
         dtype: Any = config.model.dtype
     elif shape.stored_dtype == "float32":
         dtype = "float32"
     else:
-        dtype = "bfloat16" if machine.device == "cuda" or machine.has_fast_bfloat16 else "float32"
+        dtype = "bfloat16" if machine.has_bfloat16 else "float32"
     kv_dtype: Any = dtype if config.cache.kv_cache_dtype == "auto" else config.cache.kv_cache_dtype
     return msgspec.structs.replace(
         config,
@@ -62,7 +68,7 @@ def resolve_dtype(config: EngineConfig, shape: ModelShape, machine: MachineFacts
     )
 
 
-def resolve(config: EngineConfig, shape: ModelShape, machine: MachineFacts, block_bytes: int) -> Resolved:
+def resolve(config: EngineConfig, shape: ModelShape, machine: Machine, block_bytes: int) -> Resolved:
     """Fill in every remaining auto. ``block_bytes``: KV of one block over all layers.
 
     Raises ConfigError when what was asked for cannot work here, naming the setting and the limit.
@@ -97,7 +103,7 @@ def resolve(config: EngineConfig, shape: ModelShape, machine: MachineFacts, bloc
             ),
             machine=msgspec.structs.replace(
                 config.machine,
-                device=machine.device,
+                device=machine.device.type,
                 num_threads=config.machine.num_threads or machine.num_cores,
             ),
         ),
@@ -131,7 +137,7 @@ def _context(config: EngineConfig, shape: ModelShape, notes: list[str]) -> int:
 
 
 def _num_blocks(
-    config: EngineConfig, machine: MachineFacts, block_bytes: int, wanted: int, notes: list[str]
+    config: EngineConfig, machine: Machine, block_bytes: int, wanted: int, notes: list[str]
 ) -> int:
     cache = config.cache
     if cache.num_gpu_blocks_override is not None:
