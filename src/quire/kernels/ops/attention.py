@@ -146,7 +146,8 @@ class _Cache:
 
     def num_segments(self, positions: np.ndarray) -> np.ndarray:
         """How many segments hold keys that ``positions`` see."""
-        return positions // self.segment_tokens - self.first_segment(positions) + 1
+        segments: np.ndarray = positions // self.segment_tokens - self.first_segment(positions) + 1
+        return segments
 
     def attend(self, q: Tensor, positions: np.ndarray, tables: Tensor) -> Tensor:
         """[n, K, R, D] queries of n sequences at ``positions`` ([n, R], or [n, 1] if a sequence's rows share theirs).

@@ -1,0 +1,59 @@
+"""What an attention backend is: it plans once for a step, then runs once for each layer."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from torch import Tensor
+
+from quire.model.kv import KVSpec
+
+if TYPE_CHECKING:
+    from quire.model.context import ForwardContext
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Where a step's tokens go and what they may see. Rows are sequences, in the step's order."""
+
+    backend: "AttentionBackend"
+    """Who made it, and will run each layer by it."""
+    slot_mapping: Tensor
+    """[T] int64, on the device: block * B + offset for each token's own key and value."""
+    block_tables: Tensor
+    """[S, nb] int32, on the device."""
+    query_starts: Tensor
+    """[S + 1] int32, on the host: the tokens of sequence i are query_starts[i] : query_starts[i + 1]."""
+    context_lens: Tensor
+    """[S] int32, on the host: tokens of each sequence after this step."""
+
+
+class AttentionBackend(Protocol):
+    """One way to run attention here. Lives on a worker, as long as its model."""
+
+    def supports(self, spec: KVSpec) -> str | None:
+        """Why this layer cannot run here, or None if it can."""
+        ...
+
+    def plan(self, starts: np.ndarray, counts: np.ndarray, block_tables: np.ndarray) -> AttentionPlan:
+        """Prepare a step in which sequence i computes tokens starts[i] : starts[i] + counts[i].
+
+        starts, counts [S] int32, counts >= 1; block_tables [S, nb] int32, wide enough for the longest sequence,
+        entries past a sequence's last block any valid id.
+        """
+        ...
+
+    def run(
+        self,
+        layer: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        ctx: "ForwardContext",
+        *,
+        scale: float,
+        sliding_window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """Store k and v [T, K, D] in the layer's pages, then attend q [T, H, D]. Returns [T, H, D] in q's dtype."""
+        ...

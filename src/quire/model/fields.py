@@ -1,0 +1,89 @@
+"""Reads a model's config dict field by field, so that what is missing or of the wrong type is named.
+
+The dict is a Hugging Face ``config.json`` (or what a GGUF's metadata was turned into): made by strangers, so nothing in
+it is trusted to be there or to be what it should.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from quire.core.errors import CorruptCheckpoint
+
+T = TypeVar("T")
+
+_REQUIRED: Any = object()
+
+
+class Fields:
+    """A view of a config, or of a dict inside it. Null counts as missing. Raises CorruptCheckpoint, naming the key."""
+
+    def __init__(self, values: Mapping[str, Any], path: str = "config.json $") -> None:
+        self.values = values
+        self._path = path
+
+    def __contains__(self, key: str) -> bool:
+        return self.values.get(key) is not None
+
+    def integer(self, key: str, default: int | None = _REQUIRED, *, least: int = 1) -> Any:
+        """An integer of at least ``least``; Any, since it is None where the default is."""
+        return self._checked(
+            key, default, lambda value: _is_integer(value) and value >= least, f"an integer of at least {least}"
+        )
+
+    def number(self, key: str, default: float | None = _REQUIRED) -> Any:
+        """A positive finite number; Any, since it is None where the default is."""
+        value = self._checked(key, default, _is_positive, "a positive number")
+        return value if value is None else float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """True or false."""
+        return bool(self._checked(key, default, lambda value: isinstance(value, bool), "true or false"))
+
+    def text(self, key: str, default: str | None = _REQUIRED) -> Any:
+        """A string; Any, since it is None where the default is."""
+        return self._checked(key, default, lambda value: isinstance(value, str), "a string")
+
+    def texts(self, key: str, length: int) -> Sequence[str] | None:
+        """A list of ``length`` strings or more, cut to that; None if missing."""
+        value = self._checked(
+            key,
+            None,
+            lambda value: (
+                isinstance(value, list) and len(value) >= length and all(isinstance(item, str) for item in value)
+            ),
+            f"a list of {length} strings",
+        )
+        return value if value is None else list(value[:length])
+
+    def inner(self, key: str) -> "Fields | None":
+        """The dict under ``key``; None if missing."""
+        value = self._checked(key, None, lambda value: isinstance(value, Mapping), "an object")
+        return value if value is None else Fields(value, f"{self._path}.{key}")
+
+    def over(self, defaults: Mapping[str, Any]) -> "Fields":
+        """These fields, with ``defaults`` for those that are missing."""
+        stated = {key: value for key, value in self.values.items() if value is not None}
+        return Fields({**defaults, **stated}, self._path)
+
+    def wrong(self, key: str, expected: str) -> CorruptCheckpoint:
+        """The error for a field that is not as expected."""
+        return CorruptCheckpoint(
+            f"{self._path}.{key} is {self.values.get(key)!r}, but must be {expected}: the model's configuration is "
+            "damaged, or not of the architecture it names."
+        )
+
+    def _checked(self, key: str, default: Any, is_good: Any, expected: str) -> Any:
+        value = self.values.get(key)
+        if value is None and default is not _REQUIRED:
+            return default
+        if value is None or not is_good(value):
+            raise self.wrong(key, expected)
+        return value
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")

@@ -1,0 +1,67 @@
+"""The tensors that hold keys and values. Accounting, who owns which block, is the scheduler's and never meets them.
+
+Law: what was never written is zero, and nothing stored is NaN or infinite; so a masked value, times zero, is zero.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class KVSpec:
+    """What one layer stores for a token, and how far back it looks."""
+
+    num_kv_heads: int
+    """This rank's share."""
+    head_dim: int
+    sliding_window: int | None = None
+    """Tokens a query sees, itself included; None: all."""
+
+    def bytes_per_token(self, dtype: torch.dtype) -> int:
+        """Of key and value together."""
+        return 2 * self.num_kv_heads * self.head_dim * dtype.itemsize
+
+
+class KVStorage:
+    """Key and value pages of all layers, each [N, K, B, D]. Lives on a worker; block b is the same b in every layer."""
+
+    def __init__(
+        self, specs: Sequence[KVSpec], num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.num_blocks = num_blocks
+        self.block_size = block_size
+        shapes = [(num_blocks, spec.num_kv_heads, block_size, spec.head_dim) for spec in specs]
+        self.layers: list[tuple[Tensor, Tensor]] = [
+            (_zeros(shape, dtype, device), _zeros(shape, dtype, device)) for shape in shapes
+        ]
+
+    @staticmethod
+    def bytes_per_block(specs: Sequence[KVSpec], block_size: int, dtype: torch.dtype) -> int:
+        """What one more block costs, over all layers."""
+        return block_size * sum(spec.bytes_per_token(dtype) for spec in specs)
+
+    def copy(self, copies: np.ndarray) -> None:
+        """Copy the first tokens of blocks: [n, 3] (from block, to block, number of tokens).
+
+        All sources are read before a target is written. Tokens past the number come along; nobody sees them.
+        """
+        if not len(copies):
+            return
+        source, target = (torch.from_numpy(copies[:, i].astype(np.int64)) for i in (0, 1))
+        longest = int(copies[:, 2].max())
+        for pair in self.layers:
+            for pages in pair:
+                pages[target.to(pages.device), :, :longest] = pages[source.to(pages.device), :, :longest]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that, on a CPU, take no memory until they are written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # numpy asks the system for zero pages; torch writes them, and so makes them resident.
+    num_bytes = int(np.prod(shape)) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(dtype).view(shape)

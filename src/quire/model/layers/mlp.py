@@ -1,0 +1,37 @@
+"""The dense feed-forward block."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from quire.core.errors import UnsupportedModel
+from quire.kernels.ops.activation import gelu_tanh_and_mul, silu_and_mul
+from quire.model.layers.linear import Projection, split_in, split_out
+from quire.model.weights.cursor import Cursor
+
+
+class GatedMLP:
+    """down(activation(gate(x)) * up(x)); hidden features are cut among ranks."""
+
+    def __init__(
+        self, w: Cursor, hidden_size: int, intermediate_size: int, activation: str, *, bias: bool = False
+    ) -> None:
+        wide = Projection(intermediate_size)
+        self._gate_up = split_out(w, hidden_size, {"gate_proj": wide, "up_proj": wide}, bias=bias)
+        self._down = split_in(w / "down_proj", intermediate_size, hidden_size, bias=bias)
+        self._activate = _activation(activation)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[T, E] -> [T, E]."""
+        return self._down(self._activate(self._gate_up(x)))
+
+
+def _activation(name: str) -> Callable[[Tensor], Tensor]:
+    match name:
+        case "silu" | "swish":
+            return silu_and_mul
+        case "gelu_pytorch_tanh" | "gelu_tanh" | "gelu_new":
+            return gelu_tanh_and_mul
+    raise UnsupportedModel(
+        f"The model's activation is {name!r}; implemented are silu and gelu_pytorch_tanh.", param="$.hidden_act"
+    )
