@@ -20,7 +20,7 @@ Event = tuple[int, RequestOutput]
 
 class Generation:
     def __init__(self, on_close: Callable[["Generation"], None]) -> None:
-        self.streams: list["RequestStream"] = []
+        self.streams: list[RequestStream] = []
         self._on_close = on_close
 
     async def finals(self) -> list[RequestOutput]:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import uvicorn
+from starlette.applications import Starlette
 
 from quire.core.config import ServeConfig, ServerConfig
 from quire.core.errors import ConfigError
@@ -99,8 +100,7 @@ async def serve(
     announce: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
 ) -> int:
     """Serve until a signal, or until cancelled; 0 after a clean end. ``announce`` gets one line when it is ready."""
-    app = create_app(llm, config, served_names)
-    server = Server(app.state.service, _uvicorn_config(app, config), announce)
+    server = Server(create_app(llm, config, served_names), config, announce)
     with server.signals():
         await server.serve([listener])
     return 0
@@ -109,9 +109,9 @@ async def serve(
 class Server(uvicorn.Server):
     """uvicorn's server with our signals. Lives on the loop that serves."""
 
-    def __init__(self, service: Service, config: uvicorn.Config, announce: Callable[[str], None]) -> None:
-        super().__init__(config)
-        self._service = service
+    def __init__(self, app: Starlette, config: ServerConfig, announce: Callable[[str], None]) -> None:
+        super().__init__(_uvicorn_config(app, config))
+        self._service: Service = app.state.service
         self._announce = announce
         self._draining: asyncio.Task[None] | None = None
 
@@ -169,7 +169,7 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def _uvicorn_config(app: Any, config: ServerConfig) -> uvicorn.Config:
+def _uvicorn_config(app: Starlette, config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=timed(config.header_timeout_s),

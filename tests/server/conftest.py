@@ -1,0 +1,319 @@
+"""A fake engine over a byte tokenizer, and clients of the application in front of it.
+
+The fake writes the alphabet: continuation i's token t is the letter (i + t) mod 26. It answers at once, or, when
+``gate`` is closed, one token for each ``release()``.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from quire.core.config import EngineConfig, ServerConfig
+from quire.core.errors import InvalidRequest, PromptTooLong
+from quire.core.messages import EngineInfo
+from quire.core.outputs import CompletionOutput, Logprob, Logprobs, RequestMetrics, RequestOutput
+from quire.core.request import Request
+from quire.core.sampling_params import SamplingParams
+from quire.core.step import EngineStats, Finished, FinishReason, Started, StepOutput
+from quire.engine.assembler import OutputKind
+from quire.server.app import create_app
+
+VOCAB = 260
+BOS = 257
+MAX_MODEL_LEN = 64
+
+
+class ByteTokenizer:
+    vocab_size = VOCAB
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [BOS] * add_special_tokens + list(text.encode())
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return "".join("" if i > 255 and skip_special_tokens else self.token_text(i) for i in ids)
+
+    def token_text(self, token: int) -> str:
+        return chr(token) if token < 256 else f"<{token}>"
+
+    def token_bytes(self, token: int) -> bytes:
+        return bytes([token]) if token < 256 else f"<{token}>".encode()
+
+    def id_to_token(self, token: int) -> str:
+        return self.token_text(token)
+
+
+class Template:
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        tools: Any = None,
+        documents: Any = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **extra: Any,
+    ) -> str:
+        if any(m["content"] == "refuse me" for m in messages):
+            raise InvalidRequest("The template refuses.", param="$.messages")
+        text = "".join(f"{m['role'][0]}:{m['content']}|" for m in messages)
+        return text + ("a:" if add_generation_prompt else "") + "".join(f"{k}={v}" for k, v in extra.items())
+
+
+class FakeStream:
+    def __init__(self, llm: "FakeLLM", request: Request, kind: OutputKind) -> None:
+        self.llm, self.request, self.kind = llm, request, kind
+        self.prompt_token_ids: list[int] = request.prompt.tolist()
+        self.choices = [CompletionOutput(index=i, text="", token_ids=[]) for i in range(request.params.n)]
+        self.metrics = RequestMetrics(arrival_s=time.monotonic())
+        self.queue: asyncio.Queue[RequestOutput | Exception] = asyncio.Queue()
+        self.ended = False
+        self.task = asyncio.ensure_future(self.produce())
+
+    def __aiter__(self) -> "FakeStream":
+        return self
+
+    async def __anext__(self) -> RequestOutput:
+        if self.ended and self.queue.empty():
+            raise StopAsyncIteration
+        output = await self.queue.get()
+        if isinstance(output, Exception):
+            raise output
+        return output
+
+    def abort(self) -> None:
+        if not self.ended:
+            self.llm.aborted.append(self.request.request_id)
+            self.task.cancel()
+            self.finish(FinishReason.ABORT)
+
+    def output(self, new: int) -> RequestOutput:
+        choices = [
+            CompletionOutput(
+                index=c.index,
+                text=c.text[-new:] if new else "",
+                token_ids=c.token_ids[-new:] if new else [],
+                logprobs=None if c.logprobs is None else (c.logprobs[-new:] if new else []),
+                finish_reason=c.finish_reason,
+                stop_reason=c.stop_reason,
+            )
+            for c in self.choices
+        ]
+        wants_prompt = self.request.params.prompt_logprobs
+        return RequestOutput(
+            request_id=self.request.request_id,
+            prompt=None,
+            prompt_token_ids=self.prompt_token_ids,
+            prompt_logprobs=None
+            if wants_prompt is None
+            else [None, *(self.llm.logprobs_of(t, wants_prompt) for t in self.prompt_token_ids[1:])],
+            outputs=choices,
+            finished=self.ended,
+            metrics=self.metrics,
+            num_cached_tokens=self.llm.num_cached_tokens,
+        )
+
+    def finish(self, reason: FinishReason) -> None:
+        self.ended = True
+        self.metrics.finished_s = time.monotonic()
+        for choice in self.choices:
+            choice.finish_reason = reason.value
+        self.queue.put_nowait(self.output(0 if self.kind is OutputKind.DELTA else MAX_MODEL_LEN))
+        self.llm.forget(self, reason)
+
+    async def produce(self) -> None:
+        self.metrics.scheduled_s = time.monotonic()
+        params = self.request.params
+        self.llm.step(started=[Started(self.request.handle + c.index, 0, 0.0) for c in self.choices])
+        for position in range(self.request.max_total_tokens - len(self.prompt_token_ids)):
+            await self.llm.turn()
+            if self.llm.breaks is not None:
+                self.ended = True
+                self.llm.streams.discard(self)
+                self.queue.put_nowait(self.llm.breaks)
+                return
+            for choice in self.choices:
+                token = ord("a") + (choice.index + position) % 26
+                choice.token_ids = [*choice.token_ids, token]
+                choice.text += chr(token)
+                if params.logprobs is not None:
+                    choice.logprobs = [*(choice.logprobs or []), self.llm.logprobs_of(token, params.logprobs)]
+            now = time.monotonic()
+            self.metrics.first_token_s = self.metrics.first_token_s or now
+            self.metrics.last_token_s = now
+            self.llm.step(handles=[self.request.handle + c.index for c in self.choices], time_s=now)
+            if self.kind is OutputKind.DELTA:
+                self.queue.put_nowait(self.output(1))
+        self.finish(FinishReason.LENGTH)
+
+
+class FakeLLM:
+    def __init__(self) -> None:
+        self.config = EngineConfig()
+        self.info = EngineInfo(
+            model="org/fake",
+            max_model_len=MAX_MODEL_LEN,
+            max_num_seqs=8,
+            max_num_batched_tokens=64,
+            vocab_size=VOCAB,
+            block_size=16,
+            num_blocks=32,
+            dtype="float32",
+            cache_config={"block_size": "16"},
+        )
+        self.tokenizer = ByteTokenizer()
+        self.chat_template: Template | None = Template()
+        self.default_params: dict[str, Any] = {"temperature": 0.5}
+        self.stats = EngineStats()
+        self.failure: str | None = None
+        self.num_cached_tokens = 0
+        self.refuses: Exception | None = None
+        """Raised by submit."""
+        self.breaks: Exception | None = None
+        """Raised by streams at their next token."""
+        self.streams: set[FakeStream] = set()
+        self.requests: list[Request] = []
+        self.aborted: list[str] = []
+        self.submitted = asyncio.Event()
+        self.aborted_one = asyncio.Event()
+        self.observers: list[Any] = []
+        self._gate: asyncio.Semaphore | None = None
+        self._handle = 1
+
+    async def submit(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams,
+        *,
+        request_id: str,
+        kind: OutputKind = OutputKind.DELTA,
+        add_special_tokens: bool = True,
+        priority: int = 0,
+        cache_salt: str = "",
+    ) -> FakeStream:
+        if self.refuses is not None:
+            raise self.refuses
+        ids = self.tokenizer.encode(prompt, add_special_tokens) if isinstance(prompt, str) else list(prompt)
+        if not ids:
+            raise InvalidRequest("The prompt is empty.", param="$.prompt")
+        if max(ids) >= VOCAB:
+            raise InvalidRequest("Outside the vocabulary.", param="$.prompt")
+        if len(ids) >= MAX_MODEL_LEN:
+            raise PromptTooLong(f"The prompt has {len(ids)} tokens.", param="$.prompt")
+        for name in ("logprobs", "prompt_logprobs"):
+            if (getattr(params, name) or 0) > self.config.model.max_logprobs:
+                raise InvalidRequest("Too many.", param=f"$.{name}")
+        room = MAX_MODEL_LEN - len(ids)
+        request = Request(
+            handle=self._handle,
+            request_id=request_id,
+            prompt=np.asarray(ids, np.int32),
+            params=params,
+            max_total_tokens=len(ids) + min(room, params.max_tokens or room),
+            priority=priority,
+            cache_salt=cache_salt,
+        )
+        self._handle += params.n
+        self.requests.append(request)
+        stream = FakeStream(self, request, kind)
+        self.streams.add(stream)
+        self.submitted.set()
+        return stream
+
+    def close_gate(self) -> None:
+        self._gate = asyncio.Semaphore(0)
+
+    def release(self, count: int = 1) -> None:
+        assert self._gate is not None
+        for _ in range(count):
+            self._gate.release()
+
+    async def turn(self) -> None:
+        await (self._gate.acquire() if self._gate is not None else asyncio.sleep(0))
+
+    def logprobs_of(self, token: int, count: int) -> Logprobs:
+        """The chosen token is always the second likeliest; the likeliest is the one after it."""
+        found = {token: Logprob(-1.5, 2, self.tokenizer.token_text(token))}
+        ranked = [token + 1, token, *(token + 1 + k for k in range(1, count))][:count]
+        for rank, other in enumerate(ranked, start=1):
+            found.setdefault(other, Logprob(-0.75 * rank, rank, self.tokenizer.token_text(other)))
+        return found
+
+    def watch(self, observer: Any) -> None:
+        self.observers.append(observer)
+
+    def step(self, handles: Sequence[int] = (), started: Sequence[Started] = (), time_s: float = 0.0) -> None:
+        self.stats = EngineStats(
+            num_running=len(self.streams),
+            num_prompt_tokens=sum(len(r.prompt) for r in self.requests),
+            prefix_queries=10,
+            prefix_hits=4,
+            kv_usage=0.25,
+            step_tokens=len(handles),
+        )
+        step = StepOutput(
+            handles=np.asarray(handles, np.int64),
+            token_ids=np.zeros(len(handles), np.int32),
+            time_s=time_s or time.monotonic(),
+            started=list(started),
+            stats=self.stats,
+        )
+        for observer in self.observers:
+            observer.on_step(step)
+
+    def forget(self, stream: FakeStream, reason: FinishReason) -> None:
+        self.streams.discard(stream)
+        finished = [Finished(stream.request.handle + c.index, reason) for c in stream.choices]
+        self.stats = EngineStats(num_running=len(self.streams), prefix_queries=10, prefix_hits=4)
+        total = stream.output(MAX_MODEL_LEN)
+        for observer in self.observers:
+            observer.on_step(
+                StepOutput(
+                    handles=np.empty(0, np.int64),
+                    token_ids=np.empty(0, np.int32),
+                    time_s=time.monotonic(),
+                    finished=finished,
+                )
+            )
+            observer.on_request_finished(total, stream.request)
+        if reason is FinishReason.ABORT:
+            self.aborted_one.set()
+
+    async def run_blocking(self, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def llm() -> FakeLLM:
+    return FakeLLM()
+
+
+@pytest.fixture
+def bring_up(llm: FakeLLM) -> Callable[..., httpx.AsyncClient]:
+    """``bring_up(**server settings)`` is a client of an application with those settings."""
+
+    def start(base_url: str = "http://localhost", **settings: Any) -> httpx.AsyncClient:
+        app = create_app(llm, ServerConfig(**settings), ["fake", "also-fake"])  # type: ignore[arg-type]
+        return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base_url)
+
+    return start
+
+
+@pytest.fixture
+async def client(bring_up: Callable[..., httpx.AsyncClient]) -> AsyncIterator[httpx.AsyncClient]:
+    async with bring_up() as client:
+        yield client
+
+
+@pytest.fixture
+def sampled(llm: FakeLLM) -> Callable[[], SamplingParams]:
+    """The settings of the last request that reached the engine."""
+    return lambda: llm.requests[-1].params

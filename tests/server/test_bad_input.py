@@ -1,0 +1,299 @@
+"""What a client can get wrong: a status in OpenAI's error shape, the path of the value, and an engine untouched."""
+
+import re
+
+import msgspec
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
+HI = [{"role": "user", "content": "hi"}]
+LEAK = re.compile(r"0x[0-9a-f]{6,}|/usr/|/tmp/|File \"|Traceback")
+
+
+def check(answer, status, param, code=None):
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    body = answer.json()
+    assert set(body) == {"error"}
+    error = body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["param"] == param, error
+    assert error["message"] and len(error["message"]) < 2000
+    assert not LEAK.search(answer.text)
+    if code is not None:
+        assert error["code"] == code
+
+
+EVERYWHERE = [
+    *((name, value) for name in ("n", "max_tokens", "min_tokens", "top_k") for value in (1.5, "5", True, 2**63, -2)),
+    ("n", 0),
+    ("n", 129),
+    ("max_tokens", -1),
+    ("top_k", -2),
+    *(
+        (name, value)
+        for name in ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty")
+        for value in ("0.5", True, [], -3)
+    ),
+    ("temperature", 2.1),
+    ("top_p", 0),
+    ("top_p", 1.1),
+    ("min_p", 1.1),
+    ("presence_penalty", 2.1),
+    ("repetition_penalty", 0),
+    ("seed", 2**63),
+    ("seed", "1"),
+    ("stop", 3),
+    ("stop", ""),
+    ("stop", [""]),
+    ("stop", ["a", 1]),
+    ("stop", ["a"] * 17),
+    ("stop", "x" * 1025),
+    ("stop_token_ids", [-1]),
+    ("stop_token_ids", ["1"]),
+    ("stop_token_ids", 1),
+    ("stop_token_ids", list(range(129))),
+    ("allowed_token_ids", []),
+    ("bad_words", [""]),
+    ("bad_words", ["x"] * 129),
+    ("logit_bias", {"x": 1}),
+    ("logit_bias", {"1": "x"}),
+    ("logit_bias", {"1": 101}),
+    ("logit_bias", {str(i): 1 for i in range(1025)}),
+    ("logit_bias", [1]),
+    ("prompt_logprobs", 21),
+    ("prompt_logprobs", -2),
+    ("truncate_prompt_tokens", 0),
+    ("truncate_prompt_tokens", -2),
+    ("stream", "yes"),
+    ("stream", 1),
+    ("stream_options", True),
+    ("stream_options", {"include_usage": "yes"}),
+    ("model", 3),
+    ("echo", "yes"),
+    ("cache_salt", "x" * 1025),
+    ("request_id", "a b"),
+    ("request_id", ""),
+    ("priority", "high"),
+    ("skip_special_tokens", 1),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), EVERYWHERE, ids=[f"{n}-{str(v)[:20]}" for n, v in EVERYWHERE])
+@pytest.mark.parametrize(("path", "base"), [(CHAT, {"messages": HI}), (COMPLETIONS, {"prompt": "x"})])
+async def test_values(client, llm, path, base, name, value):
+    answer = await client.post(path, json={**base, name: value})
+    param = answer.json()["error"]["param"]
+    assert re.fullmatch(rf"\$\.{name}([.\[].*)?", param or ""), answer.text
+    check(answer, 400, param, "invalid_value")
+    assert not llm.requests
+
+
+UNSUPPORTED = [
+    *((path, "response_format", {"type": "json_object"}) for path in (CHAT, COMPLETIONS)),
+    (CHAT, "response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
+    *((path, name, "x") for path in (CHAT, COMPLETIONS) for name in ("guided_regex", "guided_grammar", "regex")),
+    (CHAT, "guided_json", {"type": "object"}),
+    (CHAT, "structured_outputs", {"regex": "x"}),
+    (CHAT, "tools", [{"type": "function", "function": {"name": "f"}}]),
+    (CHAT, "tool_choice", "required"),
+    (CHAT, "tool_choice", {"type": "function", "function": {"name": "f"}}),
+    (CHAT, "functions", [{"name": "f"}]),
+    (CHAT, "audio", {"voice": "x"}),
+    (CHAT, "modalities", ["text", "audio"]),
+    (CHAT, "web_search_options", {}),
+    (CHAT, "chat_template", "{{ messages }}"),
+    (CHAT, "thread", {"type": "create"}),
+    (CHAT, "previous_response_id", "x"),
+    *((path, "use_beam_search", True) for path in (CHAT, COMPLETIONS)),
+    *((path, "best_of", 2) for path in (CHAT, COMPLETIONS)),
+    *((path, "logprob_token_ids", [1]) for path in (CHAT, COMPLETIONS)),
+    (COMPLETIONS, "suffix", "end"),
+    (COMPLETIONS, "prompt_embeds", "AAAA"),
+    (COMPLETIONS, "truncation_side", "right"),
+]
+
+
+@pytest.mark.parametrize(("path", "name", "value"), UNSUPPORTED, ids=[f"{p[4:8]}-{n}" for p, n, _ in UNSUPPORTED])
+async def test_fields_that_cannot_be_honoured_are_named(client, llm, path, name, value):
+    answer = await client.post(path, json={"messages": HI, "prompt": "x", name: value})
+    check(answer, 400, f"$.{name}", "unsupported_value")
+    assert not llm.requests
+
+
+CHAT_ONLY = [
+    ({}, "$.messages"),
+    ({"messages": None}, "$.messages"),
+    ({"messages": []}, "$.messages"),
+    ({"messages": "hi"}, "$.messages"),
+    ({"messages": {}}, "$.messages"),
+    ({"messages": [1]}, "$.messages[0]"),
+    ({"messages": [*HI, {"content": "x"}]}, "$.messages[1].role"),
+    ({"messages": [{"role": "wizard", "content": "x"}]}, "$.messages[0].role"),
+    ({"messages": [{"role": [], "content": "x"}]}, "$.messages[0].role"),
+    ({"messages": [{"role": "user"}]}, "$.messages[0].content"),
+    ({"messages": [{"role": "user", "content": 3}]}, "$.messages[0].content"),
+    ({"messages": [{"role": "user", "content": [3]}]}, "$.messages[0].content[0]"),
+    ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "$.messages[0].content[0].text"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "$.messages[0].content[0].type"),
+    ({"messages": [{"role": "user", "content": "x", "name": 3}]}, "$.messages[0].name"),
+    ({"messages": [{"role": "assistant", "tool_calls": 3}]}, "$.messages[0].tool_calls"),
+    ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "$.messages[0].tool_calls[0].function"),
+    (
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},
+        "$.messages[0].tool_calls[0].function.arguments",
+    ),
+    ({"messages": [{"role": "user", "content": "refuse me"}]}, "$.messages"),
+    ({"messages": [{"role": "user", "content": "x" * 99}]}, "$.messages"),
+    ({"messages": HI, "top_logprobs": 2}, "$.top_logprobs"),
+    ({"messages": HI, "logprobs": True, "top_logprobs": 21}, "$.top_logprobs"),
+    ({"messages": HI, "logprobs": True, "top_logprobs": -1}, "$.top_logprobs"),
+    ({"messages": HI, "logprobs": 5}, "$.logprobs"),
+    ({"messages": HI, "max_completion_tokens": 0}, "$.max_completion_tokens"),
+    ({"messages": HI, "max_tokens": 0}, "$.max_tokens"),
+    ({"messages": HI, "min_tokens": 5, "max_tokens": 4}, "$.min_tokens"),
+    ({"messages": HI, "stream": True, "prompt_logprobs": 1}, "$.prompt_logprobs"),
+    ({"messages": HI, "add_generation_prompt": True, "continue_final_message": True}, "$.continue_final_message"),
+    ({"messages": HI, "chat_template_kwargs": {"messages": []}}, "$.chat_template_kwargs.messages"),
+    ({"messages": HI, "chat_template_kwargs": 1}, "$.chat_template_kwargs"),
+    ({"messages": HI, "documents": "x"}, "$.documents"),
+]
+
+
+@pytest.mark.parametrize(("body", "param"), CHAT_ONLY, ids=[f"{i}-{p}" for i, (_, p) in enumerate(CHAT_ONLY)])
+async def test_conversations(client, llm, body, param):
+    check(await client.post(CHAT, json=body), 400, param)
+    assert not llm.requests
+
+
+COMPLETIONS_ONLY = [
+    ({}, "$.prompt"),
+    ({"prompt": None}, "$.prompt"),
+    ({"prompt": 3}, "$.prompt"),
+    ({"prompt": {}}, "$.prompt"),
+    ({"prompt": []}, "$.prompt"),
+    ({"prompt": [[]]}, "$.prompt[0]"),
+    ({"prompt": "", "add_special_tokens": False}, "$.prompt"),
+    ({"prompt": ["a", 1]}, "$.prompt[1]"),
+    ({"prompt": ["a", None]}, "$.prompt[1]"),
+    ({"prompt": [1, "a"]}, "$.prompt[1]"),
+    ({"prompt": [1, 2.0]}, "$.prompt[1]"),
+    ({"prompt": [1, True]}, "$.prompt[1]"),
+    ({"prompt": [True]}, "$.prompt[0]"),
+    ({"prompt": [-1]}, "$.prompt[0]"),
+    ({"prompt": [2**40]}, "$.prompt[0]"),
+    ({"prompt": [[1], "a"]}, "$.prompt[1]"),
+    ({"prompt": [[1], [2, "a"]]}, "$.prompt[1][1]"),
+    ({"prompt": [260]}, "$.prompt"),
+    ({"prompt": "x" * 99}, "$.prompt"),
+    ({"prompt": "x", "max_tokens": 0}, "$.max_tokens"),
+    ({"prompt": "x", "logprobs": 21}, "$.logprobs"),
+    ({"prompt": "x", "logprobs": True}, "$.logprobs"),
+    ({"prompt": "x", "logprobs": -2}, "$.logprobs"),
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"), COMPLETIONS_ONLY, ids=[f"{i}-{p}" for i, (_, p) in enumerate(COMPLETIONS_ONLY)]
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_prompts(client, llm, body, param, stream):
+    check(await client.post(COMPLETIONS, json={**body, "stream": stream}), 400, param)
+    assert not llm.streams
+
+
+MALFORMED = [
+    b"",
+    b"{",
+    b"null",
+    b"[]",
+    b'"x"',
+    b"{'a': 1}",
+    b'{"prompt": "x", "temperature": NaN}',
+    b'{"prompt": "x", "temperature": Infinity}',
+    b'{"prompt": "x", "temperature": 1e999}',
+    b'{"prompt": "\\ud800"}',
+    b'{"prompt": "\xff"}',
+    b"[" * 100_000,
+    b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}",
+    b"\x80\x04\x95.",
+]
+
+
+@pytest.mark.parametrize("content", MALFORMED, ids=range(len(MALFORMED)))
+async def test_bodies_that_are_not_json_objects(client, llm, content):
+    answer = await client.post(COMPLETIONS, content=content, headers={"content-type": "application/json"})
+    check(answer, 400, "$", "invalid_value")
+    assert not llm.requests
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data", None])
+async def test_content_types(client, kind):
+    answer = await client.post(COMPLETIONS, content=b"{}", headers={} if kind is None else {"content-type": kind})
+    check(answer, 415, None, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8", "Application/JSON"])
+async def test_json_content_types(client, kind):
+    answer = await client.post(COMPLETIONS, content=b'{"prompt": "x"}', headers={"content-type": kind})
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/tokenize", "/detokenize"])
+async def test_unknown_models(client, path):
+    body = {"messages": HI, "prompt": "x", "tokens": [1], "model": "gpt-9"}
+    check(await client.post(path, json=body), 404, "$.model", "model_not_found")
+
+
+async def test_unknown_model_cards(client):
+    check(await client.get("/v1/models/gpt-9"), 404, "$.model", "model_not_found")
+
+
+async def test_routes_and_methods(client):
+    check(await client.get("/nothing"), 404, None, "not_found")
+    check(await client.post("/v1/chat/completions/"), 404, None, "not_found")
+    answer = await client.get(CHAT)
+    check(answer, 405, None, "method_not_allowed")
+    assert answer.headers["allow"] == "POST"
+    assert "content-type" in answer.headers
+
+
+async def test_too_long_a_prompt_has_a_code_of_its_own(client):
+    answer = await client.post(COMPLETIONS, json={"prompt": "x" * 99})
+    check(answer, 400, "$.prompt", "context_length_exceeded")
+
+
+TOKENIZE = [
+    ("/tokenize", {}, "$.prompt"),
+    ("/tokenize", {"prompt": "x", "messages": HI}, "$.prompt"),
+    ("/tokenize", {"prompt": 3}, "$.prompt"),
+    ("/tokenize", {"messages": [{}]}, "$.messages[0].role"),
+    ("/tokenize", {"messages": HI, "chat_template": "x"}, "$.chat_template"),
+    ("/detokenize", {}, "$.tokens"),
+    ("/detokenize", {"tokens": [260]}, "$.tokens[0]"),
+    ("/detokenize", {"tokens": [1, -1]}, "$.tokens[1]"),
+    ("/detokenize", {"tokens": [1, "x"]}, "$.tokens[1]"),
+]
+
+
+@pytest.mark.parametrize(("path", "body", "param"), TOKENIZE)
+async def test_tokenize(client, path, body, param):
+    check(await client.post(path, json=body), 400, param)
+
+
+async def test_several_faults_are_all_told(client):
+    answer = await client.post(COMPLETIONS, json={"prompt": "x", "n": "1", "temperature": "2"})
+    assert "$.n is '1'" in answer.text and "$.temperature is '2'" in answer.text
+
+
+async def test_values_are_shown_shortened(client):
+    answer = await client.post(COMPLETIONS, json={"prompt": "x", "n": "9" * 10_000})
+    assert len(answer.text) < 400
+
+
+async def test_long_unknown_fields_cost_nothing(client):
+    body = msgspec.json.encode({"prompt": "x", "y" * 100_000: 1})
+    answer = await client.post(COMPLETIONS, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 200
