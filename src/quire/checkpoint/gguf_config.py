@@ -112,7 +112,7 @@ class _Facts:
         """A finite number above 0."""
         value = self.get(key)
         value = default if value is None else value
-        if type(value) not in (int, float) or not 0 < value < 1e38:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e38:
             raise self.corrupt(f"{self.arch}.{key} is {value!r:.100}, not a number above 0")
         return shortest(value)
 
@@ -186,9 +186,9 @@ def _scaling(facts: _Facts) -> Config | None:
         if facts.get(f"rope.scaling.yarn_{key}") is not None:
             scaling[key] = facts.real(f"rope.scaling.yarn_{key}")
     # llama.cpp multiplies yarn's own attention factor; Hugging Face's attention_factor takes its place.
-    key = next((k for k in ("attn_factor", "yarn_attn_factor") if facts.get(f"rope.scaling.{k}") is not None), None)
-    if key is not None:
-        scaling["attention_factor"] = facts.real(f"rope.scaling.{key}") * (0.1 * math.log(max(factor, 1.0)) + 1.0)
+    name = next((k for k in ("attn_factor", "yarn_attn_factor") if facts.get(f"rope.scaling.{k}") is not None), None)
+    if name is not None:
+        scaling["attention_factor"] = facts.real(f"rope.scaling.{name}") * (0.1 * math.log(max(factor, 1.0)) + 1.0)
     return scaling
 
 
