@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
-from quire.core.errors import QuireError, Unauthorized
+from quire.core.errors import QuireError, RequestTimeout, RequestTooLarge, Unauthorized
 from quire.server.schema.common import Error, ErrorBody
 
 encode = msgspec.json.Encoder().encode
@@ -40,4 +40,6 @@ def error_response(error: QuireError, headers: Mapping[str, str] | None = None) 
         extra["retry-after"] = str(max(1, round(error.retry_after_s)))
     if isinstance(error, Unauthorized):
         extra["www-authenticate"] = "Bearer"
+    if isinstance(error, RequestTooLarge | RequestTimeout):
+        extra["connection"] = "close"  # the rest of the request is not worth reading
     return json_response(error_body(error), error.status, extra)
