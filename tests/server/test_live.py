@@ -240,7 +240,8 @@ async def test_a_long_answer_outlives_the_time_for_asking(live, llm):
 
 @pytest.mark.parametrize("data", [b"\x00\x01\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n"])
 async def test_what_is_not_http(live, data):
-    assert (await (await live()).say(data)).startswith(b"HTTP/1.1 400")
+    heard = await (await live()).say(data)
+    assert heard.startswith(b"HTTP/1.1 400") and b'{"error":{"message":' in heard
 
 
 async def test_a_drain_lets_requests_end(live, llm):

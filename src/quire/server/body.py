@@ -74,7 +74,7 @@ def validate(data: dict[str, Any], model: type[M]) -> M:
     present = {name: _without_nulls(value) for name, value in data.items() if value is not None}
     unknown = present.keys() - model.model_fields.keys()
     if unknown and log.isEnabledFor(logging.DEBUG):
-        log.debug("ignored fields: %s", ", ".join(sorted(f"{name:.40}" for name in unknown)))
+        log.debug("ignored fields: %s", ", ".join(sorted(ascii(name[:40]) for name in unknown)))
     try:
         return model.model_validate(present)
     except ValidationError as error:

@@ -97,7 +97,7 @@ async def serve(
     served_names: Sequence[str],
     listener: socket.socket,
     *,
-    announce: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    announce: Callable[[str], None] = lambda line: print(line, flush=True),
 ) -> int:
     """Serve until a signal, or until cancelled; 0 after a clean end. ``announce`` gets one line when it is ready."""
     server = Server(create_app(llm, config, served_names), config, announce)

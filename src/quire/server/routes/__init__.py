@@ -1,0 +1,1 @@
+"""One file for each API family: its handlers, and the ENDPOINTS that describe them."""
