@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 SAME: dict[str, str] = {
-    "model": "-m --model-path",
+    "model": "-m --model-path -hf -hfr --hf-repo",
     "served_model_name": "--alias",
     "tokenizer": "--tokenizer-path",
     "max_model_len": "--context-length --max-seq-len --session-len",
@@ -216,6 +216,6 @@ NOT_YET: dict[str, str] = {
     "--enable-scale-out --grpc --grpc-port= --uds= --admin-api-key= --api-key-file=",
     "code of your own in the server; put a proxy in front": "--middleware=* --custom-module-dirs=*",
     "these TLS settings; put a proxy in front": "--ssl-ca-certs= --ssl-cert-reqs= --ssl-ciphers= --enable-ssl-refresh",
-    "names of this form; give a hub id, a folder, a .gguf file or pypi:NAME": "-hf= --hf-repo= -hff= --hf-file=",
+    "a flag for this; --model org/name:FILE.gguf names one file of a repository": "-hff= --hf-file=",
 }
 """What this version does not have -> flags that ask for it."""

@@ -17,11 +17,8 @@ from quire.cli.fields import ENGINE_SECTIONS, SECTIONS, Setting, settings
 from quire.core.config import EngineConfig, ServeConfig
 from quire.core.errors import ConfigError
 
-_ENVIRONMENT = {
-    "api_key": ("QUIRE_API_KEY", "VLLM_API_KEY"),
-    "log_level": ("QUIRE_LOG_LEVEL", "VLLM_LOGGING_LEVEL"),
-}
-"""Setting -> variables that give it, first wins."""
+_ENVIRONMENT = {"log_level": ("QUIRE_LOG_LEVEL", "VLLM_LOGGING_LEVEL")}
+"""Setting -> variables that give it, first wins. (Keys and tokens are read where they are used.)"""
 
 AddOptions = Callable[[argparse.ArgumentParser], None]
 
@@ -76,12 +73,13 @@ def read(
             from_file = parser.read(read_config_file(path, parser.kinds))
         except ConfigError as error:
             raise ConfigError(f"{path}: {error.message}") from None
-        if from_file.positionals:
-            raise ConfigError(f"{path}: {from_file.positionals[0]!r} is not a key and a value.")
+        if hasattr(from_file.options, "config"):
+            raise ConfigError(f"{path}: config: a file cannot name another one.")
     _take_model(command_line)
     given = parser.from_environment(environ) | from_file.settings | command_line.settings
     notes = dict.fromkeys(from_file.notes + command_line.notes)
-    return Reading(given, command_line.options, list(notes))
+    options = argparse.Namespace(**vars(from_file.options) | vars(command_line.options))
+    return Reading(given, options, list(notes))
 
 
 class FlagValues:
