@@ -4,18 +4,19 @@ The dict is a Hugging Face ``config.json`` (or what a GGUF's metadata was turned
 it is trusted to be there or to be what it should.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeGuard, overload
 
 from quire.core.errors import CorruptCheckpoint
-
-T = TypeVar("T")
 
 _REQUIRED: Any = object()
 
 
 class Fields:
-    """A view of a config, or of a dict inside it. Null counts as missing. Raises CorruptCheckpoint, naming the key."""
+    """A view of a config, or of a dict inside it; raises CorruptCheckpoint, naming the key.
+
+    Null counts as missing. A missing field is its default, or an error where no default is given.
+    """
 
     def __init__(self, values: Mapping[str, Any], path: str = "config.json $") -> None:
         self.values = values
@@ -24,14 +25,25 @@ class Fields:
     def __contains__(self, key: str) -> bool:
         return self.values.get(key) is not None
 
-    def integer(self, key: str, default: int | None = _REQUIRED, *, least: int = 1) -> Any:
-        """An integer of at least ``least``; Any, since it is None where the default is."""
-        return self._checked(
-            key, default, lambda value: _is_integer(value) and value >= least, f"an integer of at least {least}"
-        )
+    @overload
+    def integer(self, key: str, default: int = ..., *, least: int = 1) -> int: ...
+    @overload
+    def integer(self, key: str, default: None, *, least: int = 1) -> int | None: ...
+    def integer(self, key: str, default: int | None = _REQUIRED, *, least: int = 1) -> int | None:
+        """An integer of at least ``least``."""
 
-    def number(self, key: str, default: float | None = _REQUIRED) -> Any:
-        """A positive finite number; Any, since it is None where the default is."""
+        def is_good(value: object) -> bool:
+            return _is_integer(value) and least <= value
+
+        number: int | None = self._checked(key, default, is_good, f"an integer of at least {least}")
+        return number
+
+    @overload
+    def number(self, key: str, default: float = ...) -> float: ...
+    @overload
+    def number(self, key: str, default: None) -> float | None: ...
+    def number(self, key: str, default: float | None = _REQUIRED) -> float | None:
+        """A positive finite number."""
         value = self._checked(key, default, _is_positive, "a positive number")
         return value if value is None else float(value)
 
@@ -39,21 +51,23 @@ class Fields:
         """True or false."""
         return bool(self._checked(key, default, lambda value: isinstance(value, bool), "true or false"))
 
-    def text(self, key: str, default: str | None = _REQUIRED) -> Any:
-        """A string; Any, since it is None where the default is."""
-        return self._checked(key, default, lambda value: isinstance(value, str), "a string")
+    @overload
+    def text(self, key: str, default: str = ...) -> str: ...
+    @overload
+    def text(self, key: str, default: None) -> str | None: ...
+    def text(self, key: str, default: str | None = _REQUIRED) -> str | None:
+        """A string."""
+        value: str | None = self._checked(key, default, lambda value: isinstance(value, str), "a string")
+        return value
 
-    def texts(self, key: str, length: int) -> Sequence[str] | None:
+    def texts(self, key: str, length: int) -> list[str] | None:
         """A list of ``length`` strings or more, cut to that; None if missing."""
-        value = self._checked(
-            key,
-            None,
-            lambda value: (
-                isinstance(value, list) and len(value) >= length and all(isinstance(item, str) for item in value)
-            ),
-            f"a list of {length} strings",
-        )
-        return value if value is None else list(value[:length])
+
+        def is_good(value: object) -> bool:
+            return isinstance(value, list) and len(value) >= length and all(isinstance(item, str) for item in value)
+
+        value: list[str] | None = self._checked(key, None, is_good, f"a list of {length} strings")
+        return value if value is None else value[:length]
 
     def inner(self, key: str) -> "Fields | None":
         """The dict under ``key``; None if missing."""
@@ -72,7 +86,7 @@ class Fields:
             "damaged, or not of the architecture it names."
         )
 
-    def _checked(self, key: str, default: Any, is_good: Any, expected: str) -> Any:
+    def _checked(self, key: str, default: Any, is_good: Callable[[object], bool], expected: str) -> Any:
         value = self.values.get(key)
         if value is None and default is not _REQUIRED:
             return default
@@ -81,7 +95,7 @@ class Fields:
         return value
 
 
-def _is_integer(value: object) -> bool:
+def _is_integer(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
 
 

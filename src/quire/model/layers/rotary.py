@@ -33,8 +33,7 @@ class RopeConfig:
     @property
     def kind(self) -> str:
         """default, linear, dynamic, llama3, yarn, or what is not implemented."""
-        kind: str = self.scaling.text("rope_type", None) or self.scaling.text("type", "default")
-        return kind
+        return self.scaling.text("rope_type", None) or self.scaling.text("type", "default")
 
 
 def read_rope(config: Fields, *, default_theta: float = 10_000.0) -> RopeConfig:
@@ -131,7 +130,7 @@ def _yarn(config: RopeConfig, head_dim: int) -> tuple[Tensor, float]:
 
 
 def _yarn_sharpness(scaling: Fields, factor: float) -> float:
-    stated: float | None = scaling.number("attention_factor", None)
+    stated = scaling.number("attention_factor", None)
     if stated is not None:
         return stated
 
