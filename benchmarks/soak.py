@@ -33,7 +33,9 @@ class Tally:
 async def one_request(host: str, port: int, rng: random.Random, tally: Tally) -> None:
     """Ask once, over a connection of its own; read to the end, or hang up."""
     patience = rng.choice((0, 1, 3, 8)) if rng.random() < 0.3 else None
-    words = " ".join(rng.choice(("sea", "stone", "light", "river", "night", "song")) for _ in range(rng.randint(1, 120)))
+    words = " ".join(
+        rng.choice(("sea", "stone", "light", "river", "night", "song")) for _ in range(rng.randint(1, 120))
+    )
     body = json.dumps({
         "messages": [{"role": "user", "content": f"Tell me of {words}."}],
         "max_tokens": rng.randint(4, 48), "stream": True, "stream_options": {"include_usage": True},

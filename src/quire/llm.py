@@ -136,9 +136,7 @@ class LLM:
         assert isinstance(answer, Done)
         return answer
 
-    def _params(
-        self, given: SamplingParams | Sequence[SamplingParams] | None, count: int
-    ) -> Iterator[SamplingParams]:
+    def _params(self, given: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Iterator[SamplingParams]:
         if given is None or isinstance(given, SamplingParams):
             return itertools.repeat(given or self.get_default_sampling_params(), count)
         if len(given) != count:
@@ -150,9 +148,7 @@ class LLM:
 
     def _add(self, prompt: Prompt, params: SamplingParams, priority: int) -> tuple[Add, str | None]:
         text, ids, salt = self._read(prompt)
-        request = self._intake.request(
-            ids, params, request_id=uuid.uuid4().hex, priority=priority, cache_salt=salt
-        )
+        request = self._intake.request(ids, params, request_id=uuid.uuid4().hex, priority=priority, cache_salt=salt)
         return Add(request), text
 
     def _read(self, prompt: Prompt) -> tuple[str | None, Sequence[int], str]:

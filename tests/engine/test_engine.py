@@ -26,9 +26,7 @@ class CountingExecutor:
 
 
 def engine(executor: CountingExecutor) -> Engine:
-    scheduler = Scheduler(
-        num_blocks=32, block_size=4, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=64
-    )
+    scheduler = Scheduler(num_blocks=32, block_size=4, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=64)
     return Engine(scheduler, executor, clock=iter(range(10_000)).__next__)
 
 

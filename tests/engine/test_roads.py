@@ -60,8 +60,7 @@ def engine(path: Path, **settings: object) -> LLM:
 def alone(path: Path) -> list[Answer]:
     llm = engine(path, enable_prefix_caching=False)
     return [
-        answers(llm.generate([prompt], one, use_tqdm=False))[0]
-        for prompt, one in zip(PROMPTS, PARAMS, strict=True)
+        answers(llm.generate([prompt], one, use_tqdm=False))[0] for prompt, one in zip(PROMPTS, PARAMS, strict=True)
     ]
 
 

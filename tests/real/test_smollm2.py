@@ -41,8 +41,7 @@ def llm(smollm2: Path) -> LLM:
 @pytest.fixture(scope="module")
 def alone(llm: LLM) -> Exact:
     return [
-        exact(llm.chat(messages, params, use_tqdm=False))[0]
-        for messages, params in zip(MESSAGES, PARAMS, strict=True)
+        exact(llm.chat(messages, params, use_tqdm=False))[0] for messages, params in zip(MESSAGES, PARAMS, strict=True)
     ]
 
 

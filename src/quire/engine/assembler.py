@@ -119,12 +119,8 @@ class _Running:
         self.prompt = prompt
         self.kind = kind
         self.prompt_ids: list[int] = request.prompt.tolist()
-        self.continuations = [
-            _Continuation(request, i, tokenizer, self.prompt_ids) for i in range(request.params.n)
-        ]
-        self.prompt_logprobs: list[Logprobs | None] | None = (
-            None if request.params.prompt_logprobs is None else [None]
-        )
+        self.continuations = [_Continuation(request, i, tokenizer, self.prompt_ids) for i in range(request.params.n)]
+        self.prompt_logprobs: list[Logprobs | None] | None = None if request.params.prompt_logprobs is None else [None]
         self.num_cached_tokens: int | None = None
         self.metrics = RequestMetrics(arrival_s=request.arrival_s)
 

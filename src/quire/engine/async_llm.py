@@ -23,7 +23,7 @@ from quire.core.outputs import RequestOutput
 from quire.core.request import Request
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import EngineStats, FinishReason, StepOutput
-from quire.engine.assembler import Assembler, OutputKind
+from quire.engine.assembler import Assembler, OutputKind, Update
 from quire.engine.client import EngineClient, EngineProcess
 from quire.engine.intake import Intake
 from quire.text.chat import ChatTemplate
@@ -117,7 +117,9 @@ class AsyncLLM:
     """
 
     @classmethod
-    async def start(cls, model: str | None = None, *, config: EngineConfig | None = None, **settings: Any) -> "AsyncLLM":
+    async def start(
+        cls, model: str | None = None, *, config: EngineConfig | None = None, **settings: Any
+    ) -> "AsyncLLM":
         """Start an engine by a model's name and settings as for LLM, or by a whole configuration."""
         config = config or EngineConfig.of(**({"model": model} if model else {}), **settings)
         path = resolve(
@@ -299,10 +301,9 @@ class AsyncLLM:
             observer.on_step(step)
         for update in updates:
             self._deliver(update.handle, update.output)
-            if update.ended is not None and update.total is not None:
+            if update.ended is not None:
                 self._forget(update.handle)
-                for observer in self._observers:
-                    observer.on_request_finished(update.total, update.ended)
+                self._tell_ended(update)
 
     def _deliver(self, handle: int, output: RequestOutput) -> None:
         stream = self._streams.get(handle)
@@ -321,9 +322,12 @@ class AsyncLLM:
         if update is not None:
             self._deliver(update.handle, update.output)
             self._forget(update.handle)
-            if update.total is not None:
-                for observer in self._observers:
-                    observer.on_request_finished(update.total, request)
+            self._tell_ended(update)
+
+    def _tell_ended(self, update: Update) -> None:
+        if update.ended is not None and update.total is not None:
+            for observer in self._observers:
+                observer.on_request_finished(update.total, update.ended)
 
     def _forget(self, handle: int) -> None:
         self._streams.pop(handle, None)
@@ -337,7 +341,9 @@ class AsyncLLM:
     def _fail_all(self, reason: str) -> None:
         for stream in list(self._streams.values()):
             stream.fail(EngineDead(reason))
-            self._assembler.abort(stream.request, FinishReason.ERROR, time.monotonic())
+            update, _ = self._assembler.abort(stream.request, FinishReason.ERROR, time.monotonic())
+            if update is not None:
+                self._tell_ended(update)
         self._streams.clear()
         self._num_waiting_tokens.clear()
         for waiter in self._calls.values():

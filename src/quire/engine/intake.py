@@ -39,6 +39,9 @@ class Intake:
         self.info = info
         self.tokenizer = tokenizer
         self.eos_token_ids = tuple(eos_token_ids)
+        self._vocab_size = min(
+            info.vocab_size, tokenizer.vocab_size
+        )  # embeddings are often padded with ids of no token
         self._max_logprobs = max_logprobs
         self._seed = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0].item()
         self._next_handle = 1
@@ -93,12 +96,12 @@ class Intake:
             tokens = np.asarray(prompt, dtype=np.int64)
         except (OverflowError, ValueError, TypeError):
             raise InvalidRequest("The prompt's token ids must be integers.", param="$.prompt") from None
-        outside = (tokens < 0) | (tokens >= self.info.vocab_size)
+        outside = (tokens < 0) | (tokens >= self._vocab_size)
         if outside.any():
             at = int(outside.argmax())
             raise InvalidRequest(
                 f"Token id {tokens[at]} at position {at} of the prompt is outside the vocabulary: ids go from 0 to "
-                f"{self.info.vocab_size - 1}.",
+                f"{self._vocab_size - 1}.",
                 param="$.prompt",
             )
         keep = params.truncate_prompt_tokens
@@ -122,10 +125,10 @@ class Intake:
         }
         for name, ids in named.items():
             for token in ids:
-                if token >= self.info.vocab_size:
+                if token >= self._vocab_size:
                     raise InvalidRequest(
                         f"{name} holds token id {token}, outside the vocabulary: ids go from 0 to "
-                        f"{self.info.vocab_size - 1}.",
+                        f"{self._vocab_size - 1}.",
                         param=f"$.{name}",
                     )
 
@@ -134,7 +137,7 @@ class Intake:
             asked: int | None = getattr(params, name)
             if asked is None:
                 continue
-            count = self.info.vocab_size if asked == -1 else asked
+            count = self._vocab_size if asked == -1 else asked
             if count > self._max_logprobs:
                 raise InvalidRequest(
                     f"{name} is {asked}: this server returns at most {self._max_logprobs} log probabilities a token "

@@ -136,9 +136,7 @@ def _context(config: EngineConfig, shape: ModelShape, notes: list[str]) -> int:
     return asked
 
 
-def _num_blocks(
-    config: EngineConfig, machine: Machine, block_bytes: int, wanted: int, notes: list[str]
-) -> int:
+def _num_blocks(config: EngineConfig, machine: Machine, block_bytes: int, wanted: int, notes: list[str]) -> int:
     cache = config.cache
     if cache.num_gpu_blocks_override is not None:
         return cache.num_gpu_blocks_override
