@@ -1,0 +1,149 @@
+"""Moves sequences between the queue and the slots: lets in, sends back.
+
+Law: whoever is let in finds blocks for all its tokens and leaves one for each that runs, and gets at least one token
+in this step. Whoever is alone always fits. Nobody is let in when blocks were short, nor in the step that sent it back.
+"""
+
+import numpy as np
+
+from quire.core.config import Policy
+from quire.core.step import Admission
+from quire.scheduling.kv_cache_manager import Allocation, KVCacheManager
+from quire.scheduling.queue import WaitingQueue
+from quire.scheduling.running import RunningSequences
+from quire.scheduling.sequence import Sequence
+from quire.scheduling.slots import SequenceSlots
+
+UNLIMITED = 2**31 - 1
+
+
+class Admitter:
+    """Who runs. Owned by the Scheduler; call ``make_room``, then ``admit``, once a step.
+
+    ``max_chunk`` is the most tokens a prompt computes in a step; None for prompts that are computed in one step, or
+    not at all.
+    """
+
+    def __init__(
+        self,
+        *,
+        kv: KVCacheManager,
+        slots: SequenceSlots,
+        running: RunningSequences,
+        queue: WaitingQueue,
+        policy: Policy,
+        max_num_running: int,
+        budget: int,
+        max_chunk: int | None,
+    ) -> None:
+        self._kv = kv
+        self._slots = slots
+        self._running = running
+        self._queue = queue
+        self._has_priorities = policy == "priority"
+        self._max_num_running = max_num_running
+        self._budget = budget
+        self._max_chunk = max_chunk
+        self._sent_back: list[Sequence] = []
+        self._stuck_at = -1  # generation of the KV in which the next in the queue did not fit
+        self.copies: list[tuple[int, int, int]] = []
+        """(from block, to block, tokens) of those let in by the last ``admit``."""
+        self.alone: Sequence | None = None
+        """A prompt above the budget that the last ``admit`` let in: nothing else is computed in this step."""
+        self.num_preemptions = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
+
+    def notice_arrival(self) -> None:
+        """Someone joined the queue, and may be next."""
+        self._stuck_at = -1
+
+    def make_room(self) -> np.ndarray:
+        """Send back the most junior until there are blocks for the others. Returns [n] slots that lack a block."""
+        self._sent_back.clear()
+        short = self._slots.short_of_blocks(self._running.rows)
+        while short.size > self._kv.num_available:
+            assert len(self._running) > 1, "a sequence does not fit the KV cache alone"
+            self._send_back(self._running.order[-1])
+            short = self._slots.short_of_blocks(self._running.rows)
+        return short
+
+    def admit(self) -> list[Admission]:
+        """Let in as many as tokens, slots and blocks allow; under the priority policy, in place of lesser ones."""
+        self.copies, self.alone = [], None
+        admissions: list[Admission] = []
+        if not self._may_admit():
+            return admissions
+        left = self._tokens_left()
+        while not self._queue.is_empty and self.alone is None:
+            sequence = self._queue.next()
+            room = self._tokens_left(sequence.key) if left <= 0 and self._has_priorities else left
+            if room <= 0 or sequence in self._sent_back:
+                break
+            num_sent_back = len(self._sent_back)
+            allocation = self._fit(sequence, room, is_first=not admissions)
+            if len(self._sent_back) > num_sent_back:
+                left = self._tokens_left()
+            if allocation is None:
+                break
+            self._queue.take(sequence)
+            admissions.append(self._running.start(sequence, allocation))
+            if allocation.copy:
+                self.copies.append(allocation.copy)
+            self._count(sequence, allocation)
+            left -= self._wanted(sequence)
+        return admissions
+
+    def _may_admit(self) -> bool:
+        """A cheap look that spares a crowded engine the search through the cache in every step."""
+        if self._queue.is_empty or self._sent_back:
+            return False
+        if not len(self._running):
+            return True
+        if self._stuck_at == self._kv.generation:
+            return False
+        return len(self._running) < self._max_num_running or self._has_priorities
+
+    def _fit(self, sequence: Sequence, room: int, is_first: bool) -> Allocation | None:
+        """Blocks for a sequence, if need be those of lesser priority; None if it has to wait."""
+        while True:
+            match = self._kv.lookup(sequence.namespace, sequence.tokens[: sequence.max_cached_tokens])
+            if self._max_chunk is None:
+                pending = sequence.tokens.size - match.blocks.size * self._kv.block_size
+                is_alone = pending > self._budget and is_first
+                if pending > room and not is_alone:
+                    return None
+                self.alone = sequence if is_alone else None
+            if len(self._running) < self._max_num_running:
+                allocation = self._kv.allocate(match, sequence.tokens.size, num_spare=len(self._running))
+                if allocation is not None:
+                    return allocation
+            victim = self._running.order[-1]
+            if not self._has_priorities or victim.request.priority <= sequence.request.priority:
+                self._stuck_at = self._kv.generation
+                self.alone = None
+                return None
+            self._send_back(victim)
+
+    def _send_back(self, sequence: Sequence) -> None:
+        """Preempt: the sequence waits again, with all it has; its KV stays as long as nobody needs the blocks."""
+        sequence.tokens = self._slots.tokens_of(sequence.slot).copy()
+        self._running.stop(sequence, is_kv_good=True)
+        self._queue.add(sequence)
+        self._sent_back.append(sequence)
+        self.num_preemptions += 1
+
+    def _tokens_left(self, key: tuple[int, int] | None = None) -> int:
+        """The budget less what decodes and prompts want, or only the prompts that are senior to ``key``."""
+        prefilling = self._running.prefilling
+        wanted = sum(self._wanted(other) for other in prefilling if key is None or other.key < key)
+        return self._budget - (len(self._running) - len(prefilling)) - wanted
+
+    def _wanted(self, sequence: Sequence) -> int:
+        slot = sequence.slot
+        return min(int(self._slots.num_tokens[slot] - self._slots.num_computed[slot]), self._max_chunk or UNLIMITED)
+
+    def _count(self, sequence: Sequence, allocation: Allocation) -> None:
+        if not sequence.is_started and self._kv.has_prefix_cache and sequence.max_cached_tokens:
+            self.prefix_queries += sequence.tokens.size
+            self.prefix_hits += allocation.num_computed_tokens

@@ -1,0 +1,107 @@
+"""Running sequences as arrays by slot: what the steady path reads and writes.
+
+A sequence takes a slot when it is let in and keeps it until it ends or is preempted. Every method that a steady
+decode step calls is a fixed number of array operations, whatever the number of sequences.
+Laws: ``num_computed[slot] <= num_tokens[slot] <= max_total[slot]``; a free slot has handle -1; ``block_table[slot,
+:num_blocks[slot]]`` are the slot's blocks. Rows of freed slots keep stale numbers until they are taken again.
+"""
+
+from collections.abc import Sequence as Items
+
+import numpy as np
+
+
+class SequenceSlots:
+    """The arrays, and which slots are free. Owned by the Scheduler. Big arrays are touched as they are used."""
+
+    def __init__(self, num_slots: int, max_model_len: int, block_size: int) -> None:
+        self.block_size = block_size
+        self.handle = np.full(num_slots, -1, np.int64)
+        self.num_tokens = np.zeros(num_slots, np.int32)
+        self.num_computed = np.zeros(num_slots, np.int32)
+        self.prompt_len = np.zeros(num_slots, np.int32)
+        self.max_total = np.zeros(num_slots, np.int32)
+        self.min_total = np.zeros(num_slots, np.int32)
+        self.num_blocks = np.zeros(num_slots, np.int32)
+        self.stop_ids = np.full((num_slots, 0), -1, np.int32)
+        self.tokens = np.zeros((num_slots, max_model_len), np.int32)
+        self.block_table = np.zeros((num_slots, -(-max_model_len // block_size)), np.int32)
+        self._free = list(range(num_slots - 1, -1, -1))
+
+    def take(
+        self,
+        *,
+        handle: int,
+        tokens: np.ndarray,
+        num_computed: int,
+        blocks: np.ndarray,
+        prompt_len: int,
+        min_tokens: int,
+        max_total: int,
+        stop_ids: Items[int],
+    ) -> int:
+        """Fill a free slot and return it."""
+        slot = self._free.pop()
+        self.handle[slot] = handle
+        self.num_tokens[slot] = tokens.size
+        self.num_computed[slot] = num_computed
+        self.prompt_len[slot] = prompt_len
+        self.max_total[slot] = max_total
+        self.min_total[slot] = prompt_len + min_tokens
+        self.num_blocks[slot] = blocks.size
+        self.tokens[slot, : tokens.size] = tokens
+        self.block_table[slot, : blocks.size] = blocks
+        missing = len(stop_ids) - self.stop_ids.shape[1]
+        if missing > 0:
+            self.stop_ids = np.pad(self.stop_ids, ((0, 0), (0, missing)), constant_values=-1)
+        self.stop_ids[slot] = -1
+        self.stop_ids[slot, : len(stop_ids)] = stop_ids
+        return slot
+
+    def release(self, slot: int) -> None:
+        """Make a slot free."""
+        self.handle[slot] = -1
+        self._free.append(slot)
+
+    def tokens_of(self, slot: int) -> np.ndarray:
+        """[num_tokens] int32, a view."""
+        return self.tokens[slot, : self.num_tokens[slot]]
+
+    def blocks_of(self, slot: int) -> np.ndarray:
+        """[num_blocks] int32, a view."""
+        return self.block_table[slot, : self.num_blocks[slot]]
+
+    def short_of_blocks(self, slots: np.ndarray) -> np.ndarray:
+        """Those of ``slots`` [S] whose tokens no longer fit their blocks; each lacks one block."""
+        short: np.ndarray = slots[self.num_tokens[slots] > self.num_blocks[slots] * self.block_size]
+        return short
+
+    def grow(self, slots: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+        """Give each slot one more block. Returns [n, 3] int32 (slot, index, block)."""
+        index = self.num_blocks[slots]
+        self.block_table[slots, index] = blocks
+        self.num_blocks[slots] = index + 1
+        return np.stack((slots, index, blocks), axis=1)
+
+    def num_prompt_tokens(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> int:
+        """How many of the tokens ``starts : starts + counts``, each [S], belong to prompts."""
+        lengths = self.prompt_len[slots]
+        return int((np.minimum(starts + counts, lengths) - np.minimum(starts, lengths)).sum())
+
+    def append(self, slots: np.ndarray, token_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Add one token to each slot. Returns two masks [R]: sequences that end, and those that do by a stop id.
+
+        A sequence ends at a stop id once it has its min_tokens, at its length, and at a token of -1. The second mask
+        is None where no sequence has stop ids.
+        """
+        total = self.num_tokens[slots]
+        self.tokens[slots, total] = token_ids
+        total += 1
+        self.num_tokens[slots] = total
+        ends: np.ndarray = (total >= self.max_total[slots]) | (token_ids < 0)
+        if not self.stop_ids.shape[1]:
+            return ends, None
+        stops: np.ndarray = (self.stop_ids[slots] == token_ids[:, None]).any(axis=1)
+        stops &= total >= self.min_total[slots]
+        ends |= stops
+        return ends, stops

@@ -1,0 +1,180 @@
+"""Whatever comes in whatever order, each sequence ends once, with the tokens it would have had alone."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from quire.core.step import FinishReason
+from quire.scheduling.scheduler import Scheduler
+
+MAX_MODEL_LEN = 40
+PIECES = ([1] * 5, [1] * 5 + [2] * 6, [3, 4, 5], [7] * 9)
+"""Prompts are made of these, so that many begin alike."""
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Drives a Scheduler with a FakeWorker and keeps account of every handle."""
+
+    def __init__(self, lab: SimpleNamespace) -> None:
+        super().__init__()
+        self.lab = lab
+        self.requests: dict[int, tuple[object, int]] = {}
+        self.tokens: dict[int, list[int]] = {}
+        self.reasons: dict[int, FinishReason] = {}
+        self.started: set[int] = set()
+        self.next_handle = 1
+        self.decision = None
+
+    @initialize(
+        block_size=st.sampled_from([1, 3, 4, 8]),
+        spare=st.integers(0, 12),
+        max_num_seqs=st.integers(1, 6),
+        budget=st.sampled_from([1, 2, 5, 16, 64]),
+        policy=st.sampled_from(["fcfs", "lpm", "priority"]),
+        caching=st.sampled_from([True, True, True, False]),
+        chunked=st.sampled_from([True, True, False]),
+        threshold=st.sampled_from([0, 0, 3]),
+    )
+    def build(self, block_size, spare, max_num_seqs, budget, policy, caching, chunked, threshold):
+        self.num_blocks = -(-MAX_MODEL_LEN // block_size) + spare
+        self.budget, self.chunked, self.policy, self.max_num_seqs = budget, chunked, policy, max_num_seqs
+        self.scheduler = Scheduler(
+            num_blocks=self.num_blocks,
+            block_size=block_size,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=budget,
+            max_model_len=MAX_MODEL_LEN,
+            policy=policy,
+            enable_prefix_caching=caching,
+            enable_chunked_prefill=chunked,
+            long_prefill_token_threshold=threshold,
+            clock=lambda: 0.0,
+        )
+        self.worker = self.lab.FakeWorker(self.num_blocks, block_size, lambda h: self.requests[h][0].cache_salt)
+
+    @rule(
+        pieces=st.lists(st.sampled_from(PIECES), min_size=1, max_size=3),
+        length=st.integers(1, 30),
+        max_tokens=st.integers(1, 10),
+        n=st.sampled_from([1, 1, 1, 2, 3]),
+        stop=st.sampled_from([(), (), (2,), (1, 5, 6)]),
+        min_tokens=st.integers(0, 3),
+        priority=st.integers(0, 2),
+        salt=st.sampled_from(["", "", "a"]),
+        prompt_logprobs=st.sampled_from([None, None, None, 0]),
+    )
+    def add(self, pieces, length, max_tokens, n, min_tokens, **options):
+        prompt = [token for piece in pieces for token in piece][:length]
+        min_tokens = min(min_tokens, max_tokens)
+        request = self.lab.make_request(
+            self.next_handle, prompt, max_tokens=max_tokens, n=n, min_tokens=min_tokens, **options
+        )
+        self.next_handle += n
+        for index in range(n):
+            self.requests[request.handle + index] = (request, index)
+            self.tokens[request.handle + index] = []
+        self.scheduler.add(request)
+
+    @precondition(lambda self: self.decision is None)
+    @rule()
+    def schedule(self):
+        self.decision = self.scheduler.schedule()
+        if self.decision is None:
+            assert not self.scheduler.has_work
+            return
+        assert self.decision.slots.size
+        if self.chunked or self.decision.slots.size > 1:
+            assert self.decision.num_tokens <= self.budget
+
+    @precondition(lambda self: self.decision is not None)
+    @rule()
+    def finish_step(self):
+        decision, self.decision = self.decision, None
+        output = self.scheduler.update(decision, self.worker.execute(decision), 1.0)
+        assert output.handles.size == output.token_ids.size
+        for started in output.started:
+            assert started.handle not in self.started, "started twice"
+            self.started.add(started.handle)
+        for handle, token in zip(output.handles.tolist(), output.token_ids.tolist(), strict=True):
+            assert handle in self.started and handle not in self.reasons, "a token of what does not run"
+            self.tokens[handle].append(token)
+        for finished in output.finished:
+            self.end(finished)
+
+    @rule()
+    def step(self):
+        if self.decision is None:
+            self.schedule()
+        if self.decision is not None:
+            self.finish_step()
+
+    @rule(choices=st.lists(st.integers(0, 10**6), min_size=1, max_size=3))
+    def abort(self, choices):
+        handles = {choice % self.next_handle for choice in choices}
+        expected = {h for h in handles if h in self.requests and h not in self.reasons}
+        finished = self.scheduler.abort(handles)
+        assert {f.handle for f in finished} == expected
+        for item in finished:
+            assert item.reason == FinishReason.ABORT
+            self.end(item)
+
+    @precondition(lambda self: self.decision is not None)
+    @rule(is_applied=st.booleans())
+    def fail_step(self, is_applied):
+        """The executor raised, after the tables were changed, and before or after it computed rubbish."""
+        decision, self.decision = self.decision, None
+        self.worker._apply(decision)
+        if is_applied:
+            for slot, start, count in zip(decision.slots.tolist(), decision.starts.tolist(), decision.counts.tolist()):
+                for position in range(start, start + count):
+                    self.worker.kv[self.worker._place(slot, position)] = -2
+        for item in self.scheduler.fail(self.scheduler.handles_of(decision), "no luck"):
+            assert item.reason == FinishReason.ERROR and item.error == "no luck"
+            self.reasons[item.handle] = FinishReason.ABORT  # no promise about its tokens
+
+    @rule()
+    def reset(self):
+        self.scheduler.reset_prefix_cache()
+        assert self.scheduler.num_cached_blocks == 0
+
+    @invariant()
+    def all_adds_up(self):
+        if not hasattr(self, "scheduler"):
+            return
+        s = self.scheduler
+        s.check()
+        assert s.num_free_blocks + s.num_held_blocks + s.num_cached_blocks == self.num_blocks
+        assert s.num_running <= self.max_num_seqs
+        assert s.num_running + s.num_waiting == len(self.requests) - len(self.reasons)
+        assert s.has_work == (s.num_running + s.num_waiting > 0)
+
+    def end(self, finished):
+        """Note the end, and compare with the run alone; of what was aborted, as far as it came."""
+        assert finished.handle not in self.reasons, "finished twice"
+        self.reasons[finished.handle] = finished.reason
+        tokens, reason = self.lab.solo_run(*self.requests[finished.handle])
+        got = self.tokens[finished.handle]
+        if finished.reason == FinishReason.ABORT:
+            assert got == tokens[: len(got)]
+            return
+        assert (got, finished.reason) == (tokens, reason)
+        assert (finished.stop_token_id is not None) == (reason == FinishReason.STOP)
+        assert (finished.error is not None) == (reason == FinishReason.ERROR)
+
+    def teardown(self):
+        if not hasattr(self, "scheduler"):
+            return
+        num_steps = 0
+        while self.scheduler.has_work or self.decision is not None:
+            self.step()
+            num_steps += 1
+            assert num_steps < 40 * 40 * (len(self.requests) + 1), "it does not end"
+        self.all_adds_up()
+        assert self.reasons.keys() == self.requests.keys()
+        assert self.scheduler.num_held_blocks == 0
+
+
+def test_every_sequence_ends_as_if_alone(lab: SimpleNamespace) -> None:
+    run_state_machine_as_test(lambda: SchedulerMachine(lab), settings=lab.STEPS)
