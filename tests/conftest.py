@@ -69,6 +69,7 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
             sliding_window=20,
             layer_types=["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"],
             query_pre_attn_scalar=24,
+            tie_word_embeddings=False,  # tied, and its embedding scaled up, a random Gemma repeats its input
         ),
     ),
 }
@@ -88,7 +89,7 @@ def make_checkpoint(folder: Path, kind: str, changes: dict[str, Any], *, seed: i
         model = transformers.AutoModelForCausalLM.from_config(config).eval()
         for name, parameter in model.named_parameters():
             is_norm = name.endswith("norm.weight")
-            centre = 1.0 if is_norm and kind != "Gemma3Text" else 0.0
+            centre = 1.0 if is_norm and kind != "Gemma3Text" else 0.0  # Gemma stores its norms less one
             torch.nn.init.normal_(parameter, mean=centre, std=0.1 if is_norm else 0.3)
     model.generation_config = transformers.GenerationConfig(bos_token_id=BEGIN, eos_token_id=END, pad_token_id=PAD)
     model.save_pretrained(folder)

@@ -26,7 +26,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2 no window": ("Qwen2", dict(tie_word_embeddings=True)),
     "qwen3 biases": ("Qwen3", dict(attention_bias=True)),
     "gemma3 softcap": ("Gemma3Text", dict(final_logit_softcapping=5.0, sliding_window=9)),
-    "gemma3 pattern": ("Gemma3Text", dict(num_hidden_layers=7, tie_word_embeddings=False)),
+    "gemma3 pattern": ("Gemma3Text", dict(num_hidden_layers=7)),
 }
 NAMES = ("llama", "llama_rope3", "mistral", "qwen2", "qwen3", "gemma3")
 TOKENS = torch.randint(6, 384, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -144,7 +144,7 @@ def test_older_gemma3_config(tiny_checkpoint: Callable[[str], Path], runner: Cal
     """A pattern in place of layer types, and two thetas in place of nested rope parameters."""
 
     def older(config: dict[str, Any]) -> dict[str, Any]:
-        gone = ("rope_parameters", "layer_types", "hidden_activation", "query_pre_attn_scalar", "tie_word_embeddings")
+        gone = ("rope_parameters", "layer_types", "hidden_activation", "query_pre_attn_scalar")
         kept = {key: value for key, value in config.items() if key not in gone}
         return kept | {"sliding_window_pattern": 2, "rope_theta": 1e6, "rope_local_base_freq": 1e4}
 
@@ -157,9 +157,12 @@ def test_older_gemma3_config(tiny_checkpoint: Callable[[str], Path], runner: Cal
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize(("body", "tower"), [("language_model.model.", ""), ("model.language_model.", "model.")])
+@pytest.mark.parametrize(
+    ("body", "head", "tower"),
+    [("language_model.model.", "language_model.", ""), ("model.language_model.", "", "model.")],
+)
 def test_multimodal_gemma3(
-    body: str, tower: str, tiny_checkpoint: Callable[[str], Path], runner: Callable[..., Any]
+    body: str, head: str, tower: str, tiny_checkpoint: Callable[[str], Path], runner: Callable[..., Any]
 ) -> None:
     """Its text half, under the older and the newer names; its vision tower is known and not read."""
     folder = tiny_checkpoint("gemma3")
@@ -168,7 +171,10 @@ def test_multimodal_gemma3(
         return {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": config}
 
     def beside_a_tower(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        moved = {body + name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+        moved = {
+            body + name.removeprefix("model.") if name.startswith("model.") else head + name: tensor
+            for name, tensor in tensors.items()
+        }
         vision = ("vision_tower.vision_model.post_layernorm.weight", "multi_modal_projector.mm_soft_emb_norm.weight")
         return moved | {tower + name: torch.zeros(1) for name in vision}
 
