@@ -99,7 +99,7 @@ def test_an_index_names_only_files_beside_it(tmp_path: Path, name: Any) -> None:
 
 
 def test_pickles_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(CorruptCheckpoint, match="no \\*.safetensors"):
+    with pytest.raises(CorruptCheckpoint, match=r"no \*\.safetensors"):
         _ = folder(tmp_path).weight_files
     touch(tmp_path, "pytorch_model.bin")
     with pytest.raises(UnsupportedModel, match=r"pytorch_model.bin only.*can run code"):

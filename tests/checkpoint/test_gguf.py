@@ -136,9 +136,9 @@ def test_a_view_outlives_the_file(all_types: tuple[Path, dict[str, np.ndarray]])
 
 def test_text_that_is_no_utf8_is_refused_when_asked_for(gguf_bytes, write: Callable[[bytes], Path]) -> None:  # type: ignore[no-untyped-def]
     for values in ([b"ok", b"\xff"], [b"\0", b"\xff"], [b"\xe2\x82", b"\xac"]):
-        with GGUFFile(write(gguf_bytes.file([gguf_bytes.strings("tokens", values)]))) as file:
-            with pytest.raises(CorruptCheckpoint, match="'tokens' holds a string that is not UTF-8"):
-                file.metadata["tokens"]
+        file = GGUFFile(write(gguf_bytes.file([gguf_bytes.strings("tokens", values)])))
+        with file, pytest.raises(CorruptCheckpoint, match="'tokens' holds a string that is not UTF-8"):
+            file.metadata["tokens"]
 
 
 def test_what_cannot_be_opened(tmp_path: Path) -> None:

