@@ -43,7 +43,7 @@ def _words(key: str, value: Any, kinds: dict[str, str]) -> list[str]:
         return [flag if value else "--no-" + name] if kind != "one" else [f"{flag}={str(value).lower()}"]
     if isinstance(value, dict) and kind is None:
         return [word for inner, item in value.items() for word in _words(f"{key}.{inner}", item, kinds)]
-    if isinstance(value, dict):
+    if isinstance(value, dict) or (isinstance(value, list) and kind == "one"):
         return [f"{flag}={msgspec.json.encode(value).decode()}"]
     if isinstance(value, list):
         return [f"{flag}={item}" for item in value]

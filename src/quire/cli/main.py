@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the process's exit code. Never shows a traceback for what users or machines caused."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(words)
+        code = _run(words)
+        sys.stdout.flush()
+        return code
     except ConfigError as error:
         _complain(error)
         return _EXIT_USAGE

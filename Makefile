@@ -1,0 +1,67 @@
+# What a newcomer types. `make` alone lists the targets.
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# A package index that has the torch build you want, for instance https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test test-slow test-gpu lint format docs clean
+
+help:
+	@echo 'make setup              create $(VENV) and install Quire into it'
+	@echo 'make serve ARGS="..."   serve a model; ARGS are flags of quire serve'
+	@echo 'make test               style, types, import floors, and the tests'
+	@echo 'make test-slow          the tests that take minutes'
+	@echo 'make test-gpu           the tests that need a CUDA device'
+	@echo 'make lint               style, types and import floors only'
+	@echo 'make format             put the code into its style'
+	@echo 'make docs               write the pages that are made from the code'
+	@echo 'make clean              remove everything that these made'
+
+setup: $(READY)
+
+# Torch comes first and alone: which build it is decides what else gets downloaded.
+$(READY): pyproject.toml
+	@for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
+	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; python=; \
+	done; \
+	if [ -z "$$python" ]; then echo 'Quire needs Python 3.11 or later; set PYTHON=/path/to/it.' >&2; exit 1; fi; \
+	if [ ! -x $(BIN)/python ]; then "$$python" -m venv $(VENV); fi
+	@echo 'Installing into $(VENV), once; this takes some minutes.'
+	@$(PIP) --upgrade 'pip>=24'
+	@$(PIP) 'torch>=2.11,<2.14' $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	@$(PIP) -e '.[test]'
+	@touch $@
+
+serve: $(READY)
+	@exec $(BIN)/quire serve $(ARGS)
+
+test: lint
+	@$(BIN)/python -m pytest -m 'not slow and not gpu' $(ARGS)
+
+test-slow: $(READY)
+	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-gpu: $(READY)
+	@$(BIN)/python -m pytest -m gpu $(ARGS)
+
+lint: $(READY)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/mypy --no-error-summary
+	@found=$$($(BIN)/lint-imports --no-cache --no-logo 2>&1) || { echo "$$found"; exit 1; }
+
+format: $(READY)
+	@$(BIN)/ruff check --quiet --fix . || true
+	@$(BIN)/ruff format --quiet .
+
+docs: $(READY)
+	@$(BIN)/python -m quire.cli.flags_doc docs/flags.md
+
+clean:
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
