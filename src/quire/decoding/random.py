@@ -22,12 +22,12 @@ def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """
     counters = (positions.astype(np.uint64) + np.uint64(1)) * _GAMMA
     bits = _mix(_mix(seeds) + counters)
-    numbers: np.ndarray = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return numbers
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
     """A bijection of uint64 [R] in which every input bit moves every output bit; arithmetic is modulo 2**64."""
     z = (z ^ (z >> _SHIFTS[0])) * _MULTIPLIERS[0]
     z = (z ^ (z >> _SHIFTS[1])) * _MULTIPLIERS[1]
-    return z ^ (z >> _SHIFTS[2])
+    mixed: np.ndarray = z ^ (z >> _SHIFTS[2])
+    return mixed

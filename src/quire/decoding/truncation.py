@@ -32,6 +32,7 @@ def draw_truncated(scaled: Tensor, mass: Tensor, top_k: Tensor, top_p: Tensor, u
     ``scaled`` [n, V] float32 <= 0 gives the order, ``mass`` [n, V] int64 the probabilities; ``top_k`` [n] int64 in
     1..V, ``top_p`` [n] float64 in (0, 1], ``uniform`` [n] float64 in [0, 1). Returns token ids [n] int64.
     """
+    vocab_size = mass.shape[1]
     totals = mass.sum(dim=1)
     chosen = torch.empty_like(top_k)
     pending = torch.arange(len(top_k), device=scaled.device)
@@ -39,7 +40,7 @@ def draw_truncated(scaled: Tensor, mass: Tensor, top_k: Tensor, top_p: Tensor, u
     for width in [width for width in (_NARROW, _WIDE) if width < widest] + [widest]:
         ids = ranked(scaled[pending], width)
         cumulative = mass[pending].gather(1, ids).cumsum(dim=1)
-        num_kept = count_kept(cumulative, totals[pending], top_k[pending], top_p[pending])
+        num_kept = count_kept(cumulative, totals[pending], top_k[pending], top_p[pending], vocab_size)
         decided = (num_kept <= width).nonzero().squeeze(1)
         cumulative, rows = cumulative[decided], pending[decided]
         kept_mass = cumulative.gather(1, num_kept[decided, None] - 1).squeeze(1)
@@ -51,7 +52,7 @@ def draw_truncated(scaled: Tensor, mass: Tensor, top_k: Tensor, top_p: Tensor, u
     return chosen
 
 
-def count_kept(cumulative: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:
+def count_kept(cumulative: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor, vocab_size: int) -> Tensor:
     """How many tokens of each ranking are kept, or a number beyond C where C ranked tokens do not tell.
 
     ``cumulative`` [n, C] int64, the mass of the 1, 2, ... C best; ``total`` [n] int64 that of the whole row. Returns
@@ -59,6 +60,7 @@ def count_kept(cumulative: Tensor, total: Tensor, top_k: Tensor, top_p: Tensor) 
     """
     width = cumulative.shape[1]
     within_k = cumulative.gather(1, (top_k - 1).clamp(max=width - 1)[:, None]).squeeze(1)
-    wanted = top_p * torch.where(top_k <= width, within_k, total)
-    num_short = (cumulative < wanted[:, None]).sum(dim=1)
-    return torch.minimum(num_short + 1, top_k)
+    is_whole = top_k == vocab_size
+    wanted = top_p * torch.where(is_whole, total, within_k)
+    num_kept = torch.minimum((cumulative < wanted[:, None]).sum(dim=1) + 1, top_k)
+    return num_kept.masked_fill((top_k > width) & ~is_whole, width + 1)  # the mass that top_p is a share of is unknown
