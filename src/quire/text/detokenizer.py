@@ -1,0 +1,84 @@
+"""Token ids to text as they come, never half a character.
+
+One object per continuation, on the client's side. Works on bytes, so it costs a constant amount per token whatever was
+said before. Law, for any way of cutting the ids into pushes:
+
+    everything pushed + flush == tokenizer.decode(ids)                      after a prompt that shows nothing
+    complete(prompt) + everything pushed + flush == tokenizer.decode(prompt + ids)     in general
+
+where complete(prompt) is the prompt's text up to its last complete character. So a continuation keeps its leading space
+("Hello" + "▁world"), and a character whose first bytes end the prompt comes out whole.
+"""
+
+import codecs
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+from quire.text.tokenizer import strip_spaces
+
+if TYPE_CHECKING:
+    from quire.text.tokenizer import Tokenizer
+
+_new_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+class Detokenizer:
+    """The text of one continuation of ``prompt_ids``. Ids outside the vocabulary have no text (padded embeddings).
+
+    ``spaces_between_special_tokens`` is for tokenizers that put spaces there; none that is supported here does, so both
+    settings mean the same.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "Tokenizer",
+        prompt_ids: Sequence[int],
+        *,
+        skip_special_tokens: bool = True,
+        spaces_between_special_tokens: bool = True,
+    ) -> None:
+        self._bytes = tokenizer.byte_table(skip_special_tokens)
+        self._decoder = _new_decoder("replace")
+        self._has_bytes = False
+        tail = self._tail(prompt_ids)
+        self._strippable = 0 if tail else tokenizer.num_stripped_spaces
+        self._decoder.decode(_incomplete(tail))
+
+    def push(self, ids: Sequence[int]) -> str:
+        """The new text that these further ids make certain."""
+        data = b"".join([self._bytes[token_id] for token_id in ids])
+        if not data:
+            return ""
+        self._has_bytes = True
+        text = self._decoder.decode(data)
+        return self._stripped(text) if self._strippable else text
+
+    def flush(self) -> str:
+        """What is left at the end: U+FFFD for a character that stayed incomplete. Then it may not be pushed to."""
+        # What a prompt left incomplete is not this text's concern if nothing followed.
+        return self._decoder.decode(b"", final=True) if self._has_bytes else ""
+
+    def _stripped(self, text: str) -> str:
+        rest = strip_spaces(text, self._strippable)
+        self._strippable = 0 if rest else self._strippable - len(text)
+        return rest
+
+    def _tail(self, prompt_ids: Sequence[int]) -> bytes:
+        """The last bytes of the prompt: none only if it shows nothing, else as many as the longest character or all."""
+        tail = b""
+        for token_id in reversed(prompt_ids):
+            tail = self._bytes[token_id] + tail
+            if len(tail) >= 4:
+                break
+        return tail
+
+
+def _incomplete(data: bytes) -> bytes:
+    """The trailing bytes that may yet become a character."""
+    num_following = sum(1 for _ in takewhile(lambda byte: byte & 0xC0 == 0x80, reversed(data[-3:])))
+    start = len(data) - num_following - 1
+    if start < 0 or data[start] < 0xC0:
+        return b""
+    decoder = _new_decoder("replace")
+    return b"" if decoder.decode(data[start:]) else data[start:]
