@@ -1,6 +1,7 @@
 """A stand-in for a server: a model that answers with its question in capitals."""
 
 import json
+import logging
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -59,6 +60,18 @@ class Server:
     def __init__(self, url: str, requests: list[tuple[str, dict[str, str], Any]]) -> None:
         self.url = url
         self.requests = requests
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Commands set up logging for their whole process; a test's process has more than one."""
+    monkeypatch.setenv("QUIRE_LOG_LEVEL", "info")
+    loggers = [logging.getLogger(), logging.getLogger("quire")]
+    before = [(logger, logger.level, logger.handlers[:]) for logger in loggers]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture
