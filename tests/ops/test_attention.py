@@ -1,5 +1,6 @@
 """Paged attention: right against a plain softmax in float64, and the same bits on every road."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
@@ -7,6 +8,15 @@ import torch
 from torch import Tensor
 
 from quire.kernels.ops.attention import QUERY_TILE, SEGMENT_TOKENS, paged_attention, write_kv
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine take a hundred times as long for matrices this small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 class Setting(NamedTuple):
@@ -121,6 +131,16 @@ def test_the_road_does_not_change_a_bit(name: str) -> None:
     for order in (mixed, mixed[::-1], mixed[:3]):
         for (i, start, end), out in zip(order, history.attend(order), strict=True):
             assert torch.equal(out, whole[i][start:end])
+
+
+@pytest.mark.parametrize("num_threads", (1, 3, 8))
+def test_threads_leave_no_trace(num_threads: int) -> None:
+    """Odd numbers of rows are where threads share a product differently."""
+    torch.set_num_threads(num_threads)
+    history = History(Setting(heads=3, kv_heads=1, head_dim=64, block=24), [90])
+    whole = history.attend([(0, 0, 90)])[0]
+    for chunk in (1, 3, 11, 37):
+        assert torch.equal(history.attend([(0, 50, 50 + chunk)])[0], whole[50 : 50 + chunk])
 
 
 def test_many_single_tokens_are_grouped_without_a_trace() -> None:

@@ -4,8 +4,8 @@ Law: a row's result depends on its own sequence alone, bit for bit: not on the r
 the padding around it, or where its blocks lie. How the reference keeps it:
 
 - Keys are taken in tiles of a fixed length C at absolute positions, so all products are [rows, D] x [D, C] and
-  [rows, C] x [C, D]. Rows are padded to MIN_ROWS, from where on a matrix product gives a row the same bits whatever
-  their number.
+  [rows, C] x [C, D]. Rows are padded to multiples of ROW_TILE, among which a matrix product gives a row the same bits
+  whatever their number.
 - Tiles are joined into segments, also at absolute positions. A segment is summed tile after tile; segments are joined
   one after another with a running maximum. A masked tile adds exact zeros, a masked segment changes nothing (its weight
   is exp(-inf) = 0, the others' exp(0) = 1), so that computing or skipping invisible ones cannot show.
@@ -14,16 +14,16 @@ Layout: key and value cache [N, K, B, D]: blocks gathered by table are ready for
 Source of the running maximum: Milakov & Gimelshein 2018; of its use over tiles: Dao et al. 2022.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from quire.kernels.ops.linear import ROW_TILE
 from quire.kernels.ops.registry import op
-
-MIN_ROWS = 8
-"""Fewest rows of a matrix product; below 4, libraries switch to other code that rounds differently."""
 
 TILE_TOKENS = 64
 """Keys in one product, at least; a tile is as many blocks as that takes."""
@@ -78,40 +78,22 @@ def paged_attention(
     Returns [T, H, D] in q's dtype.
     """
     cache = _Cache(key_cache, value_cache, sliding_window, softcap)
-    num_kv_heads, head_dim = key_cache.shape[1], q.shape[2]
-    group = q.shape[1] // num_kv_heads
-    wide = q.float() * scale
+    num_tokens, num_heads, head_dim = q.shape
+    num_kv_heads = key_cache.shape[1]
+    heads = (q.float() * scale).view(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim)
     tables = block_tables.long()
-    lens = context_lens.cpu().numpy().astype(np.int64)
-    starts = query_starts.cpu().numpy().astype(np.int64)
+    lens, starts = (t.cpu().numpy().astype(np.int64) for t in (context_lens, query_starts))
     counts = np.diff(starts)
-    out = torch.empty_like(wide)
-
-    single = np.flatnonzero(counts == 1)
-    single = single[np.argsort(-cache.num_segments(lens[single] - 1) * (lens.max() + 1) - lens[single], kind="stable")]
-    while len(single):
-        longest = min(cache.segment_tokens, int(lens[single[0]]))
-        fitting = max(1, GATHER_BYTES // (4 * num_kv_heads * head_dim * longest))
-        chosen, single = single[:fitting], single[fitting:]
-        places = torch.from_numpy(chosen).to(q.device)
-        rows = torch.from_numpy(starts[chosen]).to(q.device)
-        queries = wide[rows].view(len(chosen), num_kv_heads, group, head_dim)
-        out[rows] = cache.attend(queries, lens[chosen, None] - 1, tables[places]).reshape(len(chosen), -1, head_dim)
-
+    out = torch.empty_like(heads)
+    for chosen in cache.groups(np.flatnonzero(counts == 1), lens):
+        rows, places = (torch.from_numpy(i).to(q.device) for i in (starts[chosen], chosen))
+        out[rows] = cache.attend(heads[rows], lens[chosen, None] - 1, tables[places])
     for i in np.flatnonzero(counts > 1).tolist():
         for first in range(int(starts[i]), int(starts[i + 1]), QUERY_TILE):
             last = min(first + QUERY_TILE, int(starts[i + 1]))
-            queries = wide[first:last].view(last - first, num_kv_heads, group, head_dim).permute(1, 2, 0, 3)
             positions = np.arange(first, last) + (lens[i] - starts[i + 1])
-            attended = cache.attend(
-                queries.reshape(1, num_kv_heads, -1, head_dim), np.tile(positions, group)[None], tables[i : i + 1]
-            )
-            out[first:last] = (
-                attended.view(num_kv_heads, group, last - first, head_dim)
-                .permute(2, 0, 1, 3)
-                .reshape(last - first, -1, head_dim)
-            )
-    return out.to(q.dtype)
+            out[first:last] = cache.attend_chunk(heads[first:last], positions, tables[i : i + 1])
+    return out.view(q.shape).to(q.dtype)
 
 
 @dataclass(frozen=True)
@@ -149,16 +131,34 @@ class _Cache:
         segments: np.ndarray = positions // self.segment_tokens - self.first_segment(positions) + 1
         return segments
 
+    def groups(self, sequences: np.ndarray, lens: np.ndarray) -> Iterator[np.ndarray]:
+        """Sequences of one new token each, in groups that are alike in length and whose keys fit in a cache."""
+        order = np.lexsort((-lens[sequences], -self.num_segments(lens[sequences] - 1)))
+        rest = sequences[order]
+        while len(rest):
+            longest = min(self.segment_tokens, int(lens[rest[0]]))
+            fitting = max(1, GATHER_BYTES // (4 * self.key[0, :, 0].numel() * longest))
+            yield rest[:fitting]
+            rest = rest[fitting:]
+
+    def attend_chunk(self, q: Tensor, positions: np.ndarray, table: Tensor) -> Tensor:
+        """[n, K, G, D] queries of one sequence at ``positions`` [n]."""
+        n, num_kv_heads, group, head_dim = q.shape
+        rows = q.permute(1, 2, 0, 3).reshape(1, num_kv_heads, -1, head_dim)
+        attended = self.attend(rows, np.tile(positions, group)[None], table)
+        return attended.view(num_kv_heads, group, n, head_dim).permute(2, 0, 1, 3)
+
     def attend(self, q: Tensor, positions: np.ndarray, tables: Tensor) -> Tensor:
         """[n, K, R, D] queries of n sequences at ``positions`` ([n, R], or [n, 1] if a sequence's rows share theirs).
 
         Sequences come with falling numbers of segments, so that those still unfinished are always the first ones.
         """
         num_rows = q.shape[2]
-        if num_rows < MIN_ROWS:
-            q = torch.nn.functional.pad(q, (0, 0, 0, MIN_ROWS - num_rows))
+        short = -num_rows % ROW_TILE
+        if short:
+            q = F.pad(q, (0, 0, 0, short))
             if positions.shape[1] > 1:
-                positions = np.pad(positions, ((0, 0), (0, MIN_ROWS - num_rows)), mode="edge")
+                positions = np.pad(positions, ((0, 0), (0, short)), mode="edge")
         state = _Running(q, self.softcap)
         lowest, highest = positions.min(1), positions.max(1)
         first, last = self.first_segment(lowest), highest // self.segment_tokens
