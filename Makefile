@@ -23,6 +23,7 @@ help:
 	@echo 'make clean              remove everything that these made'
 
 setup: $(READY)
+	@:
 
 # Torch comes first and alone: which build it is decides what else gets downloaded.
 $(READY): pyproject.toml

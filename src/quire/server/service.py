@@ -42,6 +42,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Service:
+    """One application's engine, settings, served names and running generations."""
+
     def __init__(self, llm: "AsyncLLM", config: ServerConfig, served_names: Sequence[str]) -> None:
         assert served_names, "a model is served under at least one name"
         self.llm = llm
