@@ -72,7 +72,7 @@ def test_our_own_flags(argv: list[str], expected: dict[str, object]) -> None:
         ("--dtype half", dict(dtype="float16")),
         ("--disable-fastapi-docs --disable-uvicorn-access-log", dict(enable_docs=False, access_log=False)),
         ("--h11-max-header-count 50 --shutdown-timeout 3", dict(max_header_count=50, shutdown_timeout_s=3.0)),
-        ("--generation-config vllm", dict(generation_config="none")),
+        ("--generation-config vllm -O3", dict(generation_config="none")),
         # SGLang
         (
             "--model-path m --tp 1 --mem-fraction-static 0.4",
@@ -100,7 +100,10 @@ def test_our_own_flags(argv: list[str], expected: dict[str, object]) -> None:
             "-m m.gguf -c 2048 -t 2 -np 4 -b 128",
             dict(model="m.gguf", max_model_len=2048, num_threads=2, max_num_seqs=4, max_num_batched_tokens=128),
         ),
-        ("-c 0 -t -1 --alias x", dict(max_model_len=None, num_threads=None, served_model_name=["x"])),
+        (
+            "-c 0 -t -1 -b8 --alias x",
+            dict(max_model_len=None, num_threads=None, max_num_batched_tokens=8, served_model_name=["x"]),
+        ),
     ],
 )
 def test_other_dialects(line: str, expected: dict[str, object]) -> None:
@@ -124,6 +127,8 @@ def test_a_switch_without_effect_does_not_swallow_the_model() -> None:
         ("--max-model-length 4", "did you mean --max-model-len?"),
         ("--tensor-paralel-size=2", "did you mean --tensor-parallel-size?"),
         ("--zzz", "quire serve --help"),
+        ("-d 1", "unknown flag -d"),
+        ("--max-model 4", "unknown flag --max-model"),
         ("--enable-lora", "does not have LoRA adapters"),
         ("--speculative-config {}", "speculative decoding"),
         ("--tool-call-parser hermes", "--tool-call-parser"),

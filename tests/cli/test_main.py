@@ -41,6 +41,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["zzz"], "there are serve, chat"),
         (["serve", "--prot", "1"], "did you mean --port?"),
         (["pull", "a", "b"], "unexpected argument 'b'"),
+        (["pull", "a", "-c", "5"], "unknown flag -c"),
         (["run-batch", "-i", "x"], "--output-file is missing"),
         (["chat", "--url", "ftp://x", "-q", "x"], "--url ftp://x"),
         (["chat", "--url", "http://x", "-q", "x", "--max-num-seqs", "1"], "--max-num-seqs is the server's to set"),

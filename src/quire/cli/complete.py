@@ -1,6 +1,5 @@
 """``quire complete``: continue a text given with ``-q``, through a pipe, or line by line."""
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +13,7 @@ _MAX_TOKENS = 128
 
 def main(argv: Sequence[str]) -> int:
     """Continue every text of the input; returns the exit code."""
-    reading = read_arguments("quire complete", _ABOUT, argv, "continue this and end", _add_options)
+    reading = read_arguments("quire complete", _ABOUT, argv, "continue this and end")
     texts = _texts(vars(reading.options).get("quick"))
     api, door = open_api(reading)
     try:
@@ -43,7 +42,3 @@ def _lines() -> Iterator[str]:
             return
         if line:
             yield line
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    """None of its own."""

@@ -22,6 +22,7 @@ class PullConfig(msgspec.Struct, frozen=True, kw_only=True):
 def main(argv: Sequence[str]) -> int:
     """Fetch what is not here yet; prints the path on standard output."""
     reading = read("quire pull", "Fetch a model ahead of its use.", argv, sections={"model": PullConfig})
+    reading.start_logging("warning")
     wanted = PullConfig(**reading.settings)
 
     from quire.checkpoint.resolve import resolve

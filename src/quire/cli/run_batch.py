@@ -20,7 +20,6 @@ import msgspec
 from quire.cli.asgi import App, call
 from quire.cli.fields import ENGINE_SECTIONS
 from quire.cli.flags import read
-from quire.core import log
 from quire.core.config import EngineConfig
 from quire.core.errors import ConfigError
 
@@ -81,7 +80,7 @@ def main(argv: Sequence[str]) -> int:
     for name in ("input_file", "output_file"):
         if name not in options:
             raise ConfigError(f"--{name.replace('_', '-')} is missing.")
-    log.configure("warning")
+    reading.start_logging("warning")
     source, target = Path(options["input_file"]), Path(options["output_file"])
     lines = _read_lines(source)
     if not target.parent.is_dir():

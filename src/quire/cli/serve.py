@@ -1,12 +1,8 @@
 """``quire serve``: an engine in its own process, and the HTTP server in this one."""
 
-import logging
 from collections.abc import Sequence
 
 from quire.cli.flags import read
-from quire.core import log
-
-logger = logging.getLogger("quire")
 
 _ABOUT = "Serve a model over HTTP. Without MODEL, a small one is fetched and served."
 
@@ -15,9 +11,7 @@ def main(argv: Sequence[str]) -> int:
     """Serve until told to stop; returns the exit code."""
     reading = read("quire serve", _ABOUT, argv)
     config = reading.serve_config()
-    log.configure(config.server.log_level)
-    for note in reading.notes:
-        logger.info("%s", note)
+    reading.start_logging(config.server.log_level)
 
     from quire.checkpoint.resolve import resolve
     from quire.engine.client import EngineProcess

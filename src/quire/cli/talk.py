@@ -11,8 +11,8 @@ import msgspec
 from quire.cli.api import Api, served_models
 from quire.cli.door import Door, HttpDoor
 from quire.cli.fields import ENGINE_SECTIONS
-from quire.cli.flags import AddOptions, Reading, read
-from quire.core import log
+from quire.cli.flags import Reading, read
+from quire.cli.parser import AddOptions
 from quire.core.errors import ConfigError, QuireError
 
 _DEFAULT_URL = "http://127.0.0.1:8000"
@@ -21,7 +21,9 @@ _SAMPLING = ("max_tokens", "temperature", "top_p")
 _KEY_VARIABLES = ("QUIRE_API_KEY", "VLLM_API_KEY")
 
 
-def read_arguments(prog: str, about: str, argv: Sequence[str], quick_help: str, add_options: AddOptions) -> Reading:
+def read_arguments(
+    prog: str, about: str, argv: Sequence[str], quick_help: str, add_options: AddOptions | None = None
+) -> Reading:
     """A talking command's flags: the engine's, and where and how to ask. Logs from warning up."""
 
     def add(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +34,11 @@ def read_arguments(prog: str, about: str, argv: Sequence[str], quick_help: str, 
         parser.add_argument("--max-tokens", type=int, metavar="N", help="longest answer in tokens")
         parser.add_argument("--temperature", type=float, metavar="X", help="0 chooses the likeliest token")
         parser.add_argument("--top-p", type=float, metavar="X", help="sample from this share of the probability")
-        add_options(parser)
+        if add_options is not None:
+            add_options(parser)
 
     reading = read(prog, about, argv, sections=ENGINE_SECTIONS, add_options=add)
-    log.configure("warning")
+    reading.start_logging("warning")
     return reading
 
 
