@@ -168,7 +168,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         elif isinstance(bound_to, str) and name == "join" and len(args) == 1:
             return __self._join(args[0], bound_to)
         elif isinstance(bound_to, str) and name == "replace":
-            return __self._replace(bound_to, *args, **kwargs)
+            return __self._replace(bound_to, *args)
         return super().call(__context, __obj, *args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:

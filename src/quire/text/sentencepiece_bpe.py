@@ -39,13 +39,12 @@ def build_sentencepiece_bpe(
     add_space_prefix: bool,
     remove_extra_spaces: bool = False,
     merges: Sequence[tuple[str, str]] | None = None,
-    charsmap: bytes = b"",
     source: str,
 ) -> Backend:
     """A backend for [V] pieces with their scores and types; a piece's index is its id.
 
     ``add_space_prefix`` puts a space before every stretch of text that begins the input or follows a special token.
-    ``merges`` replaces the list made from the scores. ``charsmap`` is SentencePiece's precompiled normalization.
+    ``merges`` replaces the list made from the scores.
     ``source`` names the file in errors. Raises CorruptCheckpoint.
     """
     vocab = {piece: index for index, piece in enumerate(pieces)}
@@ -63,7 +62,7 @@ def build_sentencepiece_bpe(
         backend = Backend(models.BPE(vocab, merges, unk_token=unk_token, fuse_unk=True, byte_fallback=has_bytes))
     except Exception as error:  # the backend raises plain Exception
         raise CorruptCheckpoint(f"{source}: the merges do not fit the vocabulary ({error}).") from None
-    backend.normalizer = _normalizer(add_space_prefix, remove_extra_spaces, charsmap)
+    backend.normalizer = _normalizer(add_space_prefix, remove_extra_spaces)
     strip = [decoders.Strip(" ", 1, 0)] if add_space_prefix else []
     backend.decoder = decoders.Sequence(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
@@ -90,12 +89,10 @@ def _merges(pieces: Sequence[str], scores: np.ndarray, types: np.ndarray) -> lis
     ]
 
 
-def _normalizer(add_space_prefix: bool, remove_extra_spaces: bool, charsmap: bytes) -> normalizers.Normalizer:
+def _normalizer(add_space_prefix: bool, remove_extra_spaces: bool) -> normalizers.Normalizer:
     steps: list[normalizers.Normalizer] = []
-    if charsmap:
-        steps.append(normalizers.Precompiled(charsmap))
     if remove_extra_spaces:
-        steps += [normalizers.Replace(Regex("^ +| +$"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
+        steps += [normalizers.Replace(Regex(r"\A +| +\z"), ""), normalizers.Replace(Regex(" {2,}"), " ")]
     if add_space_prefix:
         steps.append(normalizers.Prepend(SPACE))
     steps.append(normalizers.Replace(" ", SPACE))

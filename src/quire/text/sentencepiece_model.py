@@ -63,13 +63,17 @@ def _build(data: bytes, source: str) -> Built:
             f"{source} is a SentencePiece model of type {model_type}; only BPE ({_BPE}) is implemented. "
             "Save the tokenizer as tokenizer.json with the transformers library."
         )
+    if normalizer.get(_CHARSMAP):
+        raise UnsupportedModel(
+            f"{source} normalizes characters by a table (precompiled_charsmap), which is not implemented. "
+            "Save the tokenizer as tokenizer.json with the transformers library."
+        )
     backend = build_sentencepiece_bpe(
         pieces,
         np.array(scores),
         np.array(types),
         add_space_prefix=bool(normalizer.get(_ADD_DUMMY_PREFIX, 1)),
         remove_extra_spaces=bool(normalizer.get(_REMOVE_EXTRA_SPACES, 1)),
-        charsmap=_bytes(normalizer.get(_CHARSMAP, b"")),
         source=source,
     )
     ids = {role: _signed(_int(trainer.get(field, _DEFAULT_ROLES[field]))) for field, role in _ROLES.items()}

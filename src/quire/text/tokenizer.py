@@ -55,11 +55,9 @@ class Tokenizer:
         """
         try:
             ids: list[int] = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except UnicodeEncodeError as error:
-            raise InvalidRequest(
-                f"The text holds the lone surrogate {text[error.start]!r} at character {error.start}, which is no "
-                "character: send well-formed Unicode."
-            ) from None
+        except TypeError:
+            _check_well_formed(text)
+            raise
         return ids
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
@@ -127,6 +125,16 @@ class Tokenizer:
     def fingerprint(self) -> str:
         """Equal for tokenizers that behave alike, whatever files they come from. Costs a moment when first asked."""
         return hashlib.blake2b(self._backend.to_str().encode(), digest_size=16).hexdigest()
+
+
+def _check_well_formed(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(
+            f"The text holds the lone surrogate {text[error.start]!r} at character {error.start}, which is no "
+            "character: send well-formed Unicode."
+        ) from None
 
 
 def strip_spaces(text: str, most: int) -> str:
