@@ -89,7 +89,7 @@ def test_model_file_gives_the_same_ids(
 
 
 def test_user_defined_symbols_are_found_whole(train_sentencepiece, corpus: list[str], tmp_path: Path) -> None:
-    symbols = ["<think>", "ing", "\n\n", "=="]
+    symbols = ["<think>", "ing", "\n\n", "==", "\u2581\u2581", "\u2581\u2581\u2581"]
     data = train_sentencepiece(user_defined_symbols=symbols, add_dummy_prefix=False)
     path = tmp_path / "tokenizer.model"
     path.write_bytes(data)

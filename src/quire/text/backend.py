@@ -17,9 +17,12 @@ class Built(NamedTuple):
     """Highest id + 1, where the builder knows."""
 
 
-def add_tokens(backend: Backend, tokens: Iterable[str], *, special: bool) -> None:
-    """Let these tokens be found whole in any text. Those of the vocabulary keep their ids."""
-    added = [AddedToken(token, normalized=False, special=special) for token in tokens if token]
+def add_tokens(backend: Backend, tokens: Iterable[str], *, special: bool, normalized: bool = False) -> None:
+    """Let these tokens be found whole in any text. Those of the vocabulary keep their ids.
+
+    ``normalized`` ones are looked for after the backend's normalizer has run, the others in the text as it is.
+    """
+    added = [AddedToken(token, normalized=normalized, special=special) for token in tokens if token]
     if special:
         backend.add_special_tokens(added)
     else:

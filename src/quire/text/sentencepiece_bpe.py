@@ -44,15 +44,21 @@ def build_sentencepiece_bpe(
     """A backend for [V] pieces with their scores and types; a piece's index is its id.
 
     ``add_space_prefix`` puts a space before every stretch of text that begins the input or follows a special token.
-    ``merges`` replaces the list made from the scores.
-    ``source`` names the file in errors. Raises CorruptCheckpoint.
+    ``merges`` replaces the list made from the scores. ``source`` names the file in errors. Raises CorruptCheckpoint.
     """
-    vocab = {piece: index for index, piece in enumerate(pieces)}
-    if len(vocab) != len(pieces) or len(scores) != len(pieces) or len(types) != len(pieces):
+    if len(scores) != len(pieces) or len(types) != len(pieces):
         raise CorruptCheckpoint(
-            f"{source}: the vocabulary has {len(pieces)} pieces, {len(vocab)} of them different, {len(scores)} scores "
-            f"and {len(types)} types; all four must be equal."
+            f"{source}: the vocabulary has {len(pieces)} pieces, but {len(scores)} scores and {len(types)} types."
         )
+    # SentencePiece looks for user-defined pieces in escaped text, where a space is U+2581. With the prefix this cannot
+    # be done here, since it would also be put before what follows them, so they are looked for in the text as it is.
+    space = " " if add_space_prefix else SPACE
+    pieces = list(pieces)
+    for index in np.flatnonzero(types == PieceType.USER_DEFINED).tolist():
+        pieces[index] = pieces[index].replace(SPACE, " ").replace(" ", space)
+    vocab = {piece: index for index, piece in enumerate(pieces)}
+    if len(vocab) != len(pieces):
+        raise CorruptCheckpoint(f"{source}: of the vocabulary's {len(pieces)} pieces only {len(vocab)} are different.")
     unknown = _of_type(pieces, types, PieceType.UNKNOWN)
     has_bytes = bool(np.any(types == PieceType.BYTE))
     if merges is None:
@@ -68,7 +74,8 @@ def build_sentencepiece_bpe(
         [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
     )
     add_tokens(backend, [*unknown, *_of_type(pieces, types, PieceType.CONTROL)], special=True)
-    add_tokens(backend, _of_type(pieces, types, PieceType.USER_DEFINED), special=False)
+    user_defined = _of_type(pieces, types, PieceType.USER_DEFINED)
+    add_tokens(backend, user_defined, special=False, normalized=not add_space_prefix)
     return backend
 
 
