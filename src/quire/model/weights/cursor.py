@@ -61,9 +61,9 @@ class Cursor:
     ) -> Tensor:
         """Read tensor ``name``, of full ``shape``, whole or cut along dimension ``cut`` in ``units`` equal units.
 
-        Floating-point tensors come in ``dtype``, by default the cursor's; others as they are stored. With ``out``,
-        a tensor of the part's shape, they are read into it, in its dtype. Raises CorruptCheckpoint for a tensor that
-        is missing, of another shape, unreadable or not finite, naming file and tensor.
+        It comes in ``dtype``, by default the cursor's, or is read into ``out``, a tensor of the part's shape, in its
+        dtype. Raises CorruptCheckpoint for a tensor that is missing, of another shape, unreadable or not finite, naming
+        file and tensor; UnsupportedModel if it is not stored as numbers that become this dtype.
         """
         full = self._full(name)
         tensor = self.source.tensor(full, shape)
@@ -71,8 +71,7 @@ class Cursor:
         window = self._window(shape, cut, units)
         if out is None:
             sizes = [part.stop - part.start for part in window]
-            wanted = (dtype or self.dtype) if tensor.dtype.is_floating_point else tensor.dtype
-            out = torch.empty(sizes, dtype=wanted, device=self.device)
+            out = torch.empty(sizes, dtype=dtype or self.dtype, device=self.device)
         tensor.read(window, out)
         return out
 

@@ -1,9 +1,12 @@
 """Where a checkpoint's tensors come from: one protocol over safetensors, GGUF and made-up weights.
 
 A source is opened for the time of loading and closed after it; nothing that was read keeps its files mapped.
+Tensors are copied in slabs of a few MB, converted and checked while they lie in the cache, so that loading needs
+little memory beside the weights.
 """
 
-from collections.abc import Set
+from collections.abc import Iterator, Set
+from math import prod
 from typing import Protocol
 
 import torch
@@ -15,22 +18,17 @@ Shape = tuple[int, ...]
 Window = tuple[slice, ...]
 """One slice for each dimension, with start and stop inside the tensor."""
 
+_SLAB = 1 << 20
+
 
 class LazyTensor(Protocol):
     """A tensor that is still in its file."""
 
-    @property
-    def shape(self) -> Shape: ...
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """As stored; float32 for quantized blocks."""
-        ...
-
     def read(self, window: Window, out: Tensor) -> None:
         """Copy a part into ``out``, of the part's shape, converting to its dtype and device.
 
-        Raises CorruptCheckpoint for bytes that cannot be read and for values that are not finite in out's dtype.
+        Raises CorruptCheckpoint, naming file and tensor, for bytes that cannot be read, and for values that are not
+        finite in out's dtype.
         """
         ...
 
@@ -38,12 +36,15 @@ class LazyTensor(Protocol):
 class TensorSource(Protocol):
     """All tensors of a checkpoint, by the names that a Hugging Face checkpoint gives them."""
 
-    def names(self) -> Set[str]: ...
+    def names(self) -> Set[str]:
+        """Those that the files hold; empty if weights are made up."""
+        ...
 
     def tensor(self, name: str, shape: Shape) -> LazyTensor:
         """The tensor that the model expects to have ``shape``.
 
-        Raises CorruptCheckpoint when it is missing or has another shape.
+        Raises CorruptCheckpoint when it is missing or has another shape, UnsupportedModel for types of numbers that
+        are not implemented.
         """
         ...
 
@@ -52,10 +53,42 @@ class TensorSource(Protocol):
         ...
 
 
-def check_shape(tensor: LazyTensor, expected: Shape, where: str) -> None:
+def check_shape(found: Shape, expected: Shape, where: str) -> None:
     """Raise CorruptCheckpoint, with ``where`` (file and tensor), if the shapes differ."""
-    if tensor.shape != expected:
+    if found != expected:
         raise CorruptCheckpoint(
-            f"{where} has shape {list(tensor.shape)}, but the model's configuration asks for {list(expected)}: the "
+            f"{where} has shape {list(found)}, but the model's configuration asks for {list(expected)}: the "
             "configuration and the weights do not belong together."
         )
+
+
+def slabs(shape: Shape) -> Iterator[slice]:
+    """Cut dimension 0 into pieces of about a million values each; a tensor of no dimensions is not cut."""
+    step = max(1, _SLAB // max(1, prod(shape[1:])))
+    for start in range(0, shape[0], step):
+        yield slice(start, min(start + step, shape[0]))
+
+
+def put(values: Tensor, place: Tensor, where: str) -> None:
+    """Copy ``values``, on the host, into ``place``, converting to its dtype and device.
+
+    Raises CorruptCheckpoint if one of them is not finite there: not a number at all, or beyond its range.
+    """
+    held = place if place.device.type == "cpu" else torch.empty_like(place, device="cpu")
+    held.copy_(values)
+    # A sum is finite only if all its terms are, and costs a fifth of looking at each. When it is not, it may only
+    # have grown too large itself.
+    if held.is_floating_point() and not held.sum().isfinite() and not held.isfinite().all():
+        raise CorruptCheckpoint(
+            f"{where} holds a value that is not finite in {str(place.dtype).removeprefix('torch.')}: the file is "
+            "damaged, or the model needs --dtype float32 or bfloat16."
+        )
+    if held is not place:
+        place.copy_(held)
+
+
+def check_finite(values: Tensor, where: str) -> None:
+    """Raise CorruptCheckpoint, with ``where`` (file and tensor), if floating-point values hold NaN or infinity."""
+    # One pass: a sum is finite only if every term is, and weights are far too small to overflow it together.
+    if values.is_floating_point() and not torch.isfinite(values.sum(dtype=torch.float32)):
+        raise CorruptCheckpoint(f"{where} holds NaN or infinity: the file is damaged.")

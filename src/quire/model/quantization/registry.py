@@ -1,0 +1,25 @@
+"""Which method reads a checkpoint's linears. A new method is one file and one line here."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from quire.core.errors import UnsupportedModel
+from quire.model.quantization.method import Method
+from quire.model.quantization.plain import Plain
+
+
+def method_for(config: Mapping[str, Any]) -> Method:
+    """The method that a Hugging Face config names; without a ``quantization_config``, plain weights.
+
+    GGUF's blocks are expanded by their source, so they come as plain weights too. Raises UnsupportedModel.
+    """
+    text = config.get("text_config") or {}
+    quantization = config.get("quantization_config") or text.get("quantization_config")
+    if not quantization:
+        return Plain()
+    name = quantization.get("quant_method") if isinstance(quantization, Mapping) else quantization
+    raise UnsupportedModel(
+        f"The checkpoint is quantized with {name!r}, which is not implemented: take an unquantized checkpoint, or a "
+        "GGUF file.",
+        param="$.quantization_config",
+    )
