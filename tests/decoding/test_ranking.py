@@ -20,5 +20,5 @@ def test_order_is_by_value_then_id(row: list[float], data: st.DataObject) -> Non
 def test_ties_across_the_cut_take_the_lowest_ids() -> None:
     coarse = -torch.from_numpy(np.random.default_rng(0).integers(0, 4, (3, 5000)).astype(np.float32))
     expected = coarse.sort(dim=1, descending=True, stable=True).indices
-    for k in (1, 50, 300, 312, 313, 5000):  # both sides of the change from selection to sorting
+    for k in (1, 50, 1250, 1251, 5000):  # both sides of the change from selection to sorting
         assert torch.equal(ranked(coarse, k), expected[:, :k])

@@ -56,6 +56,8 @@ class Constraints:
 
         Looked at here because a mask may cover the NaN that shows that a row is broken.
         """
+        if not self._rules:
+            return np.empty(0, np.int64)
         may_not_stop = positions < self._free_from[slots]
         rows: np.ndarray = np.flatnonzero(self._always[slots] | may_not_stop)
         if not rows.size:
@@ -68,6 +70,8 @@ class Constraints:
 
     def record(self, slots: np.ndarray, token_ids: np.ndarray) -> None:
         """Note the tokens just chosen: ``token_ids`` [R], one for each of ``slots`` [R]."""
+        if not self._rules:
+            return
         for row in np.flatnonzero(self._is_followed[slots]).tolist():
             self._rules[int(slots[row])].follow(int(token_ids[row]))
 

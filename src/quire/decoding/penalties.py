@@ -55,6 +55,8 @@ class Penalties:
 
     def apply(self, logits: Tensor, slots: np.ndarray) -> None:
         """Change the rows of ``logits`` [R, V] whose slots have penalties, in place."""
+        if self._is_idle:
+            return
         rows = np.flatnonzero(self._row_of_slot[slots] >= 0)
         if not rows.size:
             return
@@ -71,6 +73,8 @@ class Penalties:
 
     def record(self, slots: np.ndarray, token_ids: np.ndarray) -> None:
         """Count the tokens just chosen: ``token_ids`` [R], one for each of ``slots`` [R]."""
+        if self._is_idle:
+            return
         rows = self._row_of_slot[slots]
         counted = rows >= 0
         if counted.any():
@@ -78,6 +82,10 @@ class Penalties:
             places = torch.as_tensor(rows[counted], device=device)
             tokens = torch.as_tensor(token_ids[counted].astype(np.int64), device=device)
             self._counts[places, tokens] += 1  # no slot comes twice in a step, so no place does
+
+    @property
+    def _is_idle(self) -> bool:
+        return len(self._free_rows) == len(self._counts)
 
     def _take_row(self) -> int:
         if not self._free_rows:
