@@ -24,6 +24,9 @@ from quire.core.config import EngineConfig
 from quire.core.errors import EngineDead, QuireError
 from quire.core.messages import Died, EngineInfo, FromEngine, Shutdown, ToEngine
 
+_PATIENCE_S = 5.0
+"""Time that an engine has to end when told to."""
+
 
 class Birth(msgspec.Struct, frozen=True):
     """What a new engine process reads from its standard input."""
@@ -41,14 +44,17 @@ class EngineProcess:
         self.address = f"ipc://{self.folder}/engine"
         environment = os.environ | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "quire.engine.process"], stdin=subprocess.PIPE, env=environment
+            [sys.executable, "-m", "quire.engine.process"],
+            stdin=subprocess.PIPE,
+            env=environment,
+            process_group=0,  # a Ctrl-C is for us, and we tell the engine what we want
         )
         assert self.popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.popen.stdin.write(encode(Birth(config, self.address)))
             self.popen.stdin.close()
 
-    def stop(self, timeout_s: float = 5.0) -> None:
+    def stop(self, timeout_s: float = _PATIENCE_S) -> None:
         """Wait for the process to end by itself, then make it; removes the socket's folder."""
         try:
             self.popen.wait(timeout_s)
@@ -106,9 +112,13 @@ class EngineClient:
         if self._closing:
             return
         self._closing = True
+        patience_s = _PATIENCE_S
         if not self._dead:
-            self._socket.send(encode(Shutdown()), zmq.NOBLOCK)
-        await self._loop.run_in_executor(None, self._process.stop)
+            try:
+                self._socket.send(encode(Shutdown()), zmq.NOBLOCK)
+            except zmq.Again:  # it is still starting, and has not connected
+                patience_s = 0.0
+        await self._loop.run_in_executor(None, self._process.stop, patience_s)
         self._detach()
         self._socket.close()
         self._context.term()

@@ -16,6 +16,7 @@ import zmq
 
 from quire.core.codec import Decoder, encode
 from quire.core.errors import QuireError
+from quire.core.log import configure
 from quire.core.messages import Died, FromEngine, Shutdown, Step, ToEngine
 from quire.engine.build import build_engine
 from quire.engine.client import Birth
@@ -29,7 +30,7 @@ log = logging.getLogger("quire.engine")
 def main() -> int:
     """Run one engine; returns the process's exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which tells us what it wants
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    configure()
     birth: Birth = Decoder[Birth](Birth).decode(sys.stdin.buffer.read())
     parent = os.getppid()
     context = zmq.Context(io_threads=1)
