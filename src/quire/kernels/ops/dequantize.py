@@ -49,7 +49,7 @@ def _floats(blocks: Tensor, start: int) -> Tensor:
 
 
 def _fields(packed: Tensor, bits: int, groups: int = 1) -> Tensor:
-    """[n, groups * b] uint8 -> [n, groups, 8 / bits, b]: in each group the lowest field of all b bytes, then the next."""
+    """[n, groups * b] uint8 -> [n, groups, 8 / bits, b]: in each group the lowest field of every byte first."""
     packed = packed.view(len(packed), groups, -1)
     fields = packed.new_empty((len(packed), groups, 8 // bits, packed.shape[2]))
     for index in range(8 // bits):

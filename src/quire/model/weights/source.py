@@ -63,7 +63,7 @@ def check_shape(found: Shape, expected: Shape, where: str) -> None:
 
 
 def slabs(shape: Shape) -> Iterator[slice]:
-    """Cut dimension 0 into pieces of about a million values each; a tensor of no dimensions is not cut."""
+    """Cut dimension 0 into pieces of about a million values each."""
     step = max(1, _SLAB // max(1, prod(shape[1:])))
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
@@ -85,10 +85,3 @@ def put(values: Tensor, place: Tensor, where: str) -> None:
         )
     if held is not place:
         place.copy_(held)
-
-
-def check_finite(values: Tensor, where: str) -> None:
-    """Raise CorruptCheckpoint, with ``where`` (file and tensor), if floating-point values hold NaN or infinity."""
-    # One pass: a sum is finite only if every term is, and weights are far too small to overflow it together.
-    if values.is_floating_point() and not torch.isfinite(values.sum(dtype=torch.float32)):
-        raise CorruptCheckpoint(f"{where} holds NaN or infinity: the file is damaged.")
