@@ -4,6 +4,7 @@ The same names and outputs as vLLM's ``LLM``, so that a script changes one impor
 """
 
 import itertools
+import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,6 @@ from quire.core.outputs import RequestOutput
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import EngineStats, FinishReason
 from quire.engine.assembler import Assembler, OutputKind
-from quire.engine.inline import InlineClient
 from quire.engine.intake import Intake
 from quire.text.model_text import ModelText
 from quire.text.tokenizer import Tokenizer
@@ -34,6 +34,10 @@ class LLM:
 
     def __init__(self, model: str = DEFAULT_MODEL, **settings: Any) -> None:
         config = EngineConfig.of(model=model, **({"seed": 0} | settings))
+        # Read once, when torch starts its threads: those that spin while they wait starve the ones that work.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from quire.engine.inline import InlineClient
+
         path = resolve(
             model,
             revision=config.model.revision,

@@ -11,13 +11,20 @@ TEXT = "The quick brown fox jumps over the lazy dog. In 1969, two people walked 
 
 
 def scores_by_transformers(path: Path, ids: list[int]) -> torch.Tensor:
-    """Log probability of each next token of ``ids``, and of the ten likeliest, by transformers."""
+    """[P, V] log probabilities of the token after each of ``ids``, config and weights read by transformers too."""
     import transformers
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    folder = path.parent if path.is_file() else path
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=path.name, dtype=torch.float32)
+    config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    missing, unexpected = model.load_state_dict(tensors, strict=False)
+    assert not unexpected
+    assert set(missing) <= {"lm_head.weight"}  # tied to the embedding
+    model.tie_weights()
     with torch.inference_mode():
-        return model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        scores: torch.Tensor = model(torch.tensor([ids])).logits[0].log_softmax(-1)
+    return scores
 
 
 @pytest.mark.parametrize("model", ["smollm2", "gemma3"])

@@ -50,8 +50,10 @@ def test_knows_the_capital_of_france(alone: Exact) -> None:
 
 
 def test_speaks_english(llm: LLM) -> None:
-    text = llm.generate("The sun rises in the", SamplingParams(temperature=0, max_tokens=8), use_tqdm=False)[0]
-    assert text.outputs[0].text.startswith(" east")
+    output = llm.generate("Once upon a time, there was a", SamplingParams(temperature=0, max_tokens=24), use_tqdm=False)
+    words = output[0].outputs[0].text.split()
+    assert len(words) > 12
+    assert {"the", "a", "in", "who", "and", "named", "of"} & set(words)
 
 
 def test_batched(llm: LLM, alone: Exact) -> None:
@@ -75,7 +77,7 @@ def test_chunked_to_the_extremes(smollm2: Path, alone: Exact, chunk: int) -> Non
 
 
 def test_preempted(smollm2: Path, alone: Exact) -> None:
-    llm = LLM(str(smollm2), max_model_len=128, num_gpu_blocks_override=9, block_size=32)
+    llm = LLM(str(smollm2), max_model_len=128, num_gpu_blocks_override=34, block_size=4)
     assert exact(llm.chat(MESSAGES, PARAMS, use_tqdm=False)) == alone
     assert llm.stats.num_preemptions > 0
     assert llm.check().error == ""

@@ -55,7 +55,7 @@ class Service:
         self.running: set[Generation] = set()
         self._idle = asyncio.Event()
         self._idle.set()
-        identity = f"{llm.info.model} {llm.info.dtype}".encode()
+        identity = f"{llm.config.model.model} {llm.info.dtype}".encode()
         self.fingerprint = f"quire-{__version__}-{hashlib.sha256(identity).hexdigest()[:8]}"
 
     def unavailable(self) -> QuireError | None:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from quire.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quire.checkpoint.resolve import resolve
 from quire.core.config import ModelConfig
 from quire.text.chat import ChatTemplate, load_template
 from quire.text.tokenizer import Tokenizer
@@ -25,7 +26,7 @@ class ModelText(msgspec.Struct, frozen=True, kw_only=True):
     def load(cls, path: Path, config: ModelConfig) -> "ModelText":
         """Read what is needed from the checkpoint at ``path``; ``config`` may name another tokenizer or template."""
         checkpoint = open_checkpoint(path)
-        words = open_checkpoint(Path(config.tokenizer)) if config.tokenizer else checkpoint
+        words = open_checkpoint(resolve(config.tokenizer)) if config.tokenizer else checkpoint
         tokenizer = Tokenizer.from_checkpoint(words)
         source = load_template(config.chat_template) if config.chat_template else words.chat_template
         return cls(

@@ -25,7 +25,7 @@ def _card(service: Service, name: str) -> ModelCard:
     return ModelCard(
         id=name,
         created=service.created,
-        root=service.llm.info.model,
+        root=service.llm.config.model.model,
         max_model_len=service.llm.info.max_model_len,
         permission=[ModelPermission(id=f"modelperm-{name}", created=service.created)],
     )
