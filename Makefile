@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-# A package index that has the torch build you want, for instance https://download.pytorch.org/whl/cpu
+# A package index that has the torch build you want, where pip's own would bring another.
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help

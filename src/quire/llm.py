@@ -88,7 +88,7 @@ class LLM:
         ``sampling_params``: one for all, or one for each prompt. Raises InvalidRequest before anything runs if any
         prompt or its params cannot be used.
         """
-        each = [prompts] if _is_one(prompts) else list(prompts)  # type: ignore[arg-type]
+        each = _each(prompts)
         params = self._params(sampling_params, len(each))
         if priority is not None and len(priority) != len(each):
             raise InvalidRequest(
@@ -212,9 +212,11 @@ class LLM:
                     self._client.send(Abort(handles))
 
 
-def _is_one(prompts: Any) -> bool:
-    """One prompt, rather than several."""
-    return isinstance(prompts, str | Mapping) or (len(prompts) > 0 and isinstance(prompts[0], int))
+def _each(prompts: Any) -> list[Prompt]:
+    """One prompt or several, as a list."""
+    if isinstance(prompts, str | Mapping) or (len(prompts) > 0 and isinstance(prompts[0], int)):
+        return [prompts]
+    return list(prompts)
 
 
 def _progress(total: int) -> Any:
