@@ -18,7 +18,7 @@ from quire.core.sampling_params import SamplingParams
 from quire.core.step import FinishReason, ModelOutput, SchedulerOutput
 
 STEPS = settings(
-    max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "60")),
+    max_examples=int(os.environ.get("STATE_MACHINE_EXAMPLES", "200")),
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=list(HealthCheck),
@@ -30,7 +30,7 @@ VOCAB = 13
 
 def fingerprints(salt: str, tokens: Iterable[int]) -> list[int]:
     """One number for each position, of all tokens up to it."""
-    value, values = hash(("kv", sum(map(ord, salt)))), []
+    value, values = hash((1, *map(ord, salt))), []
     for token in tokens:
         value = hash((value, token))
         values.append(value)
@@ -72,9 +72,19 @@ class _Copy:
 
 
 class FakeWorker:
-    """Applies decisions to slots and a KV store of fingerprints; ``salt_of`` maps a handle to its cache salt."""
+    """Applies decisions to slots and a KV store of fingerprints.
 
-    def __init__(self, num_blocks: int, block_size: int, salt_of: Callable[[int], str]) -> None:
+    ``salt_of`` maps a handle to its cache salt; ``model`` a fingerprint and a seed to the next token.
+    """
+
+    def __init__(
+        self,
+        num_blocks: int,
+        block_size: int,
+        salt_of: Callable[[int], str],
+        model: Callable[[int, int], int] = next_token,
+    ) -> None:
+        self.model = model
         self.kv = np.full((num_blocks, block_size), -1, object)
         self.block_size = block_size
         self.salt_of = salt_of
@@ -92,7 +102,8 @@ class FakeWorker:
                 assert place not in written, "two sequences write to one place"
                 written.add(place)
                 self.kv[place] = self.slots[slot].marks[position]
-        tokens = []
+        tokens: list[int] = []
+        broken: list[tuple[int, int]] = []
         for (slot, start, count), samples in zip(rows, decision.samples.tolist(), strict=True):
             sequence = self.slots[slot]
             for position in range(start + count):
@@ -100,10 +111,22 @@ class FakeWorker:
             assert samples == (start + count == len(sequence.tokens))
             if samples:
                 mark = fingerprints("", sequence.tokens)[-1]
-                tokens.append(next_token(mark, sequence.seed))
+                tokens.append(self.model(mark, sequence.seed))
                 if tokens[-1] >= 0:
                     sequence.append(tokens[-1])
+                else:
+                    broken += [self._place(slot, position) for position in range(start, start + count)]
+        for place in broken:
+            self.kv[place] = -2  # not finite: nobody may ever read it
         return ModelOutput(token_ids=np.array(tokens, np.int32))
+
+    def spoil(self, decision: SchedulerOutput, has_computed: bool) -> None:
+        """Fail in the middle of a step: tables are changed, and perhaps rubbish was computed."""
+        self._apply(decision)
+        rows = zip(decision.slots.tolist(), decision.starts.tolist(), decision.counts.tolist(), strict=True)
+        for slot, start, count in rows if has_computed else ():
+            for position in range(start, start + count):
+                self.kv[self._place(slot, position)] = -2
 
     def _apply(self, decision: SchedulerOutput) -> None:
         for slot in decision.released.tolist():

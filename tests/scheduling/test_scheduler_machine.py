@@ -1,10 +1,17 @@
 """Whatever comes in whatever order, each sequence ends once, with the tokens it would have had alone."""
 
+from collections import Counter
 from types import SimpleNamespace
 
-import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from quire.core.step import FinishReason
 from quire.scheduling.scheduler import Scheduler
@@ -17,9 +24,10 @@ PIECES = ([1] * 5, [1] * 5 + [2] * 6, [3, 4, 5], [7] * 9)
 class SchedulerMachine(RuleBasedStateMachine):
     """Drives a Scheduler with a FakeWorker and keeps account of every handle."""
 
-    def __init__(self, lab: SimpleNamespace) -> None:
+    def __init__(self, lab: SimpleNamespace, seen: Counter[str]) -> None:
         super().__init__()
         self.lab = lab
+        self.seen = seen
         self.requests: dict[int, tuple[object, int]] = {}
         self.tokens: dict[int, list[int]] = {}
         self.reasons: dict[int, FinishReason] = {}
@@ -29,8 +37,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @initialize(
         block_size=st.sampled_from([1, 3, 4, 8]),
-        spare=st.integers(0, 12),
-        max_num_seqs=st.integers(1, 6),
+        spare=st.integers(0, 6),
+        max_num_seqs=st.integers(1, 8),
         budget=st.sampled_from([1, 2, 5, 16, 64]),
         policy=st.sampled_from(["fcfs", "lpm", "priority"]),
         caching=st.sampled_from([True, True, True, False]),
@@ -56,8 +64,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(
         pieces=st.lists(st.sampled_from(PIECES), min_size=1, max_size=3),
-        length=st.integers(1, 30),
-        max_tokens=st.integers(1, 10),
+        length=st.integers(1, 16),
+        max_tokens=st.sampled_from([1, 2, 5, 10, 24]),
         n=st.sampled_from([1, 1, 1, 2, 3]),
         stop=st.sampled_from([(), (), (2,), (1, 5, 6)]),
         min_tokens=st.integers(0, 3),
@@ -85,6 +93,8 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert not self.scheduler.has_work
             return
         assert self.decision.slots.size
+        self.seen["copies"] += len(self.decision.block_copies)
+        self.seen["chunks"] += int((~self.decision.samples).sum())
         if self.chunked or self.decision.slots.size > 1:
             assert self.decision.num_tokens <= self.budget
 
@@ -121,15 +131,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.end(item)
 
     @precondition(lambda self: self.decision is not None)
-    @rule(is_applied=st.booleans())
-    def fail_step(self, is_applied):
+    @rule(has_computed=st.booleans())
+    def fail_step(self, has_computed):
         """The executor raised, after the tables were changed, and before or after it computed rubbish."""
         decision, self.decision = self.decision, None
-        self.worker._apply(decision)
-        if is_applied:
-            for slot, start, count in zip(decision.slots.tolist(), decision.starts.tolist(), decision.counts.tolist()):
-                for position in range(start, start + count):
-                    self.worker.kv[self.worker._place(slot, position)] = -2
+        self.worker.spoil(decision, has_computed)
         for item in self.scheduler.fail(self.scheduler.handles_of(decision), "no luck"):
             assert item.reason == FinishReason.ERROR and item.error == "no luck"
             self.reasons[item.handle] = FinishReason.ABORT  # no promise about its tokens
@@ -174,7 +180,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.all_adds_up()
         assert self.reasons.keys() == self.requests.keys()
         assert self.scheduler.num_held_blocks == 0
+        self.seen["sequences"] += len(self.requests)
+        self.seen["preemptions"] += self.scheduler.stats().num_preemptions
+        self.seen["errors"] += sum(reason == FinishReason.ERROR for reason in self.reasons.values())
 
 
 def test_every_sequence_ends_as_if_alone(lab: SimpleNamespace) -> None:
-    run_state_machine_as_test(lambda: SchedulerMachine(lab), settings=lab.STEPS)
+    seen: Counter[str] = Counter()
+    run_state_machine_as_test(lambda: SchedulerMachine(lab, seen), settings=lab.STEPS)
+    assert seen["sequences"] > 1000
+    assert all(seen[what] for what in ("copies", "chunks", "preemptions", "errors")), seen

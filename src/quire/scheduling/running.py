@@ -63,7 +63,6 @@ class RunningSequences:
             max_total=request.max_total_tokens,
             stop_ids=request.stop_token_ids,
         )
-        sequence.is_fresh = True
         sequence.copy_source = allocation.copy[0] if allocation.copy else -1
         self.prefilling[sequence] = None
         self._note(slot, np.arange(allocation.blocks.size, dtype=np.int32), allocation.blocks)
@@ -83,7 +82,6 @@ class RunningSequences:
 
     def settle(self, sequence: Sequence) -> None:
         """The step that let the sequence in is done: so is its copy."""
-        sequence.is_fresh = False
         if sequence.copy_source >= 0:
             self._kv.end_copy(sequence.copy_source)
             sequence.copy_source = -1
@@ -102,10 +100,11 @@ class RunningSequences:
     def stop(self, sequence: Sequence, is_kv_good: bool) -> None:
         """Take slot and blocks back; what is computed stays findable, if it is known to be good.
 
-        In the step that let it in nothing is: a copy may not have been done. The blocks it shares stay anyway.
+        Its copy may not have been done: then nothing of the copy is kept, since the tree still has the source, which
+        is held until the end.
         """
         slot, slots = sequence.slot, self._slots
-        num_good = int(slots.num_computed[slot]) if is_kv_good and not sequence.is_fresh else 0
+        num_good = int(slots.num_computed[slot]) if is_kv_good else 0
         self._kv.free(sequence.namespace, slots.tokens[slot, :num_good], slots.blocks_of(slot).copy())
         self.settle(sequence)
         slots.release(slot)

@@ -13,7 +13,6 @@ class Sequence:
         "copy_source",
         "followers",
         "handle",
-        "is_fresh",
         "is_started",
         "key",
         "leader",
@@ -36,8 +35,6 @@ class Sequence:
         self.slot = -1
         self.copy_source = -1
         """Block that its admission copies from, held until that is done."""
-        self.is_fresh = False
-        """Admitted in the step that is under way: nothing of it is in the KV for certain."""
         self.is_started = False
         self.num_prompt_logprobs = 0
         """Prompt positions whose log probabilities have been delivered."""

@@ -1,0 +1,281 @@
+"""What the scheduler promises beyond the transcripts: ends, log probabilities, failures, counters, steady cost."""
+
+import sys
+from types import FrameType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from quire.core import codec
+from quire.core.step import (
+    FinishReason,
+    ModelOutput,
+    PromptLogprobs,
+    SchedulerOutput,
+    StepOutput,
+    TopLogprobs,
+)
+from quire.scheduling.queue import LPM_WINDOW
+from quire.scheduling.scheduler import Scheduler
+
+
+def make_scheduler(**changes: Any) -> Scheduler:
+    options = {
+        "num_blocks": 64,
+        "block_size": 4,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 64,
+        "max_model_len": 64,
+        "clock": lambda: 2.5,
+    }
+    return Scheduler(**(options | changes))
+
+
+def decide(scheduler: Scheduler) -> SchedulerOutput:
+    decision = scheduler.schedule()
+    assert decision is not None
+    return decision
+
+
+def answer(decision: SchedulerOutput, token: int = 7, **more: Any) -> ModelOutput:
+    return ModelOutput(token_ids=np.full(int(decision.samples.sum()), token, np.int32), **more)
+
+
+def step(scheduler: Scheduler, token: int = 7) -> StepOutput:
+    decision = decide(scheduler)
+    return scheduler.update(decision, answer(decision, token), 3.0)
+
+
+def score(token: int) -> TopLogprobs:
+    return TopLogprobs(np.array([token], np.int32), np.array([-1.0], np.float32), 1)
+
+
+def test_a_stop_id_counts_once_min_tokens_are_there(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler()
+    scheduler.add(lab.make_request(1, [1, 2], max_tokens=9, stop=(5, 7), min_tokens=3))
+    outputs = [step(scheduler) for _ in range(3)]
+    assert [len(output.finished) for output in outputs] == [0, 0, 1]
+    assert outputs[2].token_ids.tolist() == [7], "the stop token is told too"
+    assert (outputs[2].finished[0].reason, outputs[2].finished[0].stop_token_id) == (FinishReason.STOP, 7)
+
+
+def test_stop_ids_of_any_number_live_side_by_side(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler()
+    scheduler.add(lab.make_request(1, [1, 2], max_tokens=2))
+    scheduler.add(lab.make_request(2, [1, 2], max_tokens=9, stop=(7,)))
+    assert [item.handle for item in step(scheduler, 8).finished] == []
+    scheduler.add(lab.make_request(3, [1, 2], max_tokens=9, stop=tuple(range(10, 30))))
+    finished = {item.handle: item.reason for item in step(scheduler, 7).finished}
+    assert finished == {1: FinishReason.LENGTH, 2: FinishReason.STOP}
+    assert [item.handle for item in step(scheduler, 29).finished] == [3]
+
+
+def test_a_sequence_without_finite_logits_fails_alone(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler()
+    for handle in (1, 2, 3):
+        scheduler.add(lab.make_request(handle, [handle] * 6, max_tokens=9))
+    decision = decide(scheduler)
+    result = ModelOutput(token_ids=np.array([7, -1, 9], np.int32), logprobs={0: score(7), 1: score(0), 2: score(9)})
+    output = scheduler.update(decision, result, 3.0)
+    assert (output.handles.tolist(), output.token_ids.tolist()) == ([1, 3], [7, 9])
+    assert {row: int(top.token_ids[0]) for row, top in output.logprobs.items()} == {0: 7, 1: 9}
+    (finished,) = output.finished
+    assert (finished.handle, finished.reason) == (2, FinishReason.ERROR)
+    assert finished.error is not None and "not finite" in finished.error
+    scheduler.abort([1, 3])
+    scheduler.add(lab.make_request(4, [2] * 6))
+    assert decide(scheduler).admitted[0].num_computed_tokens == 0, "KV of a failed sequence is never shared"
+
+
+def test_an_abort_between_decision_and_answer_drops_the_row(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler()
+    for handle in (1, 2, 3):
+        scheduler.add(lab.make_request(handle, [handle] * 6))
+    decision = decide(scheduler)
+    assert [item.handle for item in scheduler.abort([2, 99])] == [2]
+    output = scheduler.update(decision, answer(decision, logprobs={1: score(1), 2: score(2)}), 3.0)
+    assert output.handles.tolist() == [1, 3]
+    assert list(output.logprobs) == [1]
+    assert [item.handle for item in output.started] == [1, 3]
+    assert output.finished == []
+    scheduler.add(lab.make_request(4, [4] * 6))
+    following = decide(scheduler)
+    assert following.released.tolist() == [decision.slots[1]]
+    assert following.admitted[0].slot == decision.slots[1], "a slot may be taken again in the step that releases it"
+
+
+def test_nothing_is_kept_of_a_failed_step(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler()
+    scheduler.add(lab.make_request(1, [1] * 9))
+    scheduler.add(lab.make_request(2, [2] * 9))
+    decision = decide(scheduler)
+    finished = scheduler.fail(scheduler.handles_of(decision), "the device is gone")
+    assert [(item.handle, item.reason, item.error) for item in finished] == [
+        (1, FinishReason.ERROR, "the device is gone"),
+        (2, FinishReason.ERROR, "the device is gone"),
+    ]
+    scheduler.check()
+    assert (scheduler.num_cached_blocks, scheduler.num_held_blocks) == (0, 0)
+    assert scheduler.schedule() is None
+    assert not scheduler.has_work
+
+
+def test_a_decision_must_be_answered_or_failed(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler()
+    scheduler.add(lab.make_request(1, [1] * 9))
+    decide(scheduler)
+    with pytest.raises(AssertionError, match="neither answered nor failed"):
+        scheduler.schedule()
+
+
+def test_prompt_logprobs_see_every_position_even_if_cached(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler(max_num_batched_tokens=8)
+    scheduler.add(lab.make_request(1, [1] * 12, max_tokens=1))
+    step(scheduler)
+    step(scheduler)
+    scheduler.add(lab.make_request(2, [1] * 12, max_tokens=3, n=2, prompt_logprobs=0))
+    decision = decide(scheduler)
+    (admission,) = decision.admitted
+    assert admission.num_computed_tokens == 0
+    piece = PromptLogprobs(1, [score(1)] * 8)
+    output = scheduler.update(decision, answer(decision, prompt_logprobs={admission.slot: piece}), 3.0)
+    assert output.prompt_logprobs == {2: piece}
+    decision = decide(scheduler)
+    assert scheduler.abort([2])
+    late = PromptLogprobs(9, [score(1)] * 3)
+    output = scheduler.update(decision, answer(decision, prompt_logprobs={admission.slot: late}), 3.0)
+    assert output.prompt_logprobs == {}, "it was aborted meanwhile"
+
+
+def test_prompt_logprobs_once_delivered_need_no_second_computation(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler(max_num_seqs=1, policy="priority")
+    scheduler.add(lab.make_request(1, [1] * 8, max_tokens=9, prompt_logprobs=0, priority=1))
+    decision = decide(scheduler)
+    piece = PromptLogprobs(1, [score(1)] * 7)
+    scheduler.update(decision, answer(decision, prompt_logprobs={int(decision.slots[0]): piece}), 3.0)
+    scheduler.add(lab.make_request(2, [2] * 8, max_tokens=1, priority=0))
+    step(scheduler)
+    resumed = decide(scheduler).admitted[0]
+    assert (resumed.handle, resumed.num_computed_tokens) == (1, 8)
+    assert (resumed.prompt_len, resumed.tokens.tolist()) == (8, [1] * 8 + [7])
+
+
+def test_continuations_have_their_own_handles_and_seeds(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler(enable_prefix_caching=False)
+    scheduler.add(lab.make_request(5, [1] * 9, n=3))
+    admitted = decide(scheduler).admitted
+    assert [(item.handle, item.seed) for item in admitted] == [(5, 5), (6, 6), (7, 7)]
+    assert [item.num_computed_tokens for item in admitted] == [0, 0, 0], "without a cache nobody waits for a sibling"
+
+
+def test_counters_tell_what_was_computed(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler()
+    scheduler.add(lab.make_request(1, [1] * 10, max_tokens=2))
+    output = step(scheduler)
+    assert [(s.handle, s.num_cached_tokens, s.scheduled_s) for s in output.started] == [(1, 0, 2.5)]
+    assert output.time_s == 3.0
+    scheduler.add(lab.make_request(2, [1] * 10, max_tokens=2))
+    output = step(scheduler)
+    assert [(s.handle, s.num_cached_tokens) for s in output.started] == [(2, 9)]
+    stats = output.stats
+    assert stats is not None
+    assert (stats.num_prompt_tokens, stats.num_generation_tokens, stats.step_tokens) == (11, 3, 2)
+    assert (stats.prefix_queries, stats.prefix_hits) == (20, 9)
+    assert (stats.num_running, stats.num_waiting, stats.num_preemptions) == (1, 0, 0)
+    assert stats.kv_usage == scheduler.num_held_blocks / 64 > 0
+
+
+def test_waiting_is_counted_in_sequences_and_tokens(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler(max_num_seqs=1)
+    scheduler.add(lab.make_request(1, [1] * 10, n=3))
+    scheduler.add(lab.make_request(9, [1] * 5))
+    assert (scheduler.num_waiting, scheduler.num_waiting_tokens) == (4, 35)
+    step(scheduler)
+    assert (scheduler.num_running, scheduler.num_waiting, scheduler.num_waiting_tokens) == (1, 3, 25)
+    scheduler.abort([2, 9])
+    assert (scheduler.num_waiting, scheduler.num_waiting_tokens) == (1, 10)
+
+
+def test_lpm_lets_nobody_starve(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler(max_num_seqs=1, policy="lpm")
+    scheduler.add(lab.make_request(0, [1] * 12, max_tokens=1))
+    step(scheduler)
+    scheduler.add(lab.make_request(1, [2] * 12, max_tokens=1))
+    served: list[int] = []
+    while 1 not in served:
+        scheduler.add(lab.make_request(len(served) + 2, [1] * 12, max_tokens=1))
+        served += [item.handle for item in step(scheduler).finished]
+    assert len(served) == LPM_WINDOW + 1
+
+
+def test_a_crowded_engine_does_not_search_the_cache_in_every_step(
+    lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduler = make_scheduler(num_blocks=16, enable_prefix_caching=True)
+    scheduler.add(lab.make_request(1, [1] * 50, max_tokens=10))
+    scheduler.add(lab.make_request(2, [2] * 20, max_tokens=10))
+    step(scheduler)
+    step(scheduler)
+    lookups: list[str] = []
+    monkeypatch.setattr(scheduler._kv, "lookup", lambda salt, tokens: lookups.append(salt))
+    for _ in range(5):
+        step(scheduler)
+    assert (scheduler.num_running, scheduler.num_waiting, lookups) == (1, 1, [])
+
+
+def count_calls(scheduler: Scheduler) -> int:
+    """Python and C functions called in one step of schedule and update."""
+    calls = 0
+
+    def watch(_frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(watch)
+    try:
+        step(scheduler)
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+def test_a_steady_step_costs_the_same_for_few_and_many(lab: SimpleNamespace) -> None:
+    counts = []
+    for num_seqs in (2, 100):
+        scheduler = make_scheduler(
+            num_blocks=1000, max_num_seqs=num_seqs, max_num_batched_tokens=1000, enable_prefix_caching=False
+        )
+        for handle in range(num_seqs):
+            scheduler.add(lab.make_request(handle, [handle] * 5, max_tokens=30, stop=(2,)))
+        step(scheduler)
+        counts.append([count_calls(scheduler) for _ in range(8)])  # two of the steps cross into new blocks
+    assert counts[0] == counts[1]
+    assert max(counts[0]) < 100
+
+
+def test_a_steady_step_tells_only_what_changed(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler()
+    scheduler.add(lab.make_request(1, [1] * 4, max_tokens=30))
+    scheduler.add(lab.make_request(2, [2] * 6, max_tokens=30))
+    step(scheduler)
+    updates = []
+    for _ in range(4):
+        decision = decide(scheduler)
+        assert not decision.released.size and not decision.admitted and not decision.block_copies.size
+        updates.append([(slot, index) for slot, index, _ in decision.block_updates.tolist()])
+        scheduler.update(decision, answer(decision), 3.0)
+    first, second = decision.slots.tolist()
+    assert updates == [[(first, 1)], [], [(second, 2)], []]
+
+
+def test_what_crosses_a_process_can(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler()
+    scheduler.add(lab.make_request(1, [1] * 6))
+    decision = decide(scheduler)
+    there: SchedulerOutput = codec.Decoder[SchedulerOutput](SchedulerOutput).decode(codec.encode(decision))
+    assert there.admitted[0].tokens.tolist() == [1] * 6
+    assert there.block_updates.tolist() == decision.block_updates.tolist()
+    output = scheduler.update(decision, answer(decision), 3.0)
+    back: StepOutput = codec.Decoder[StepOutput](StepOutput).decode(codec.encode(output))
+    assert (back.handles.tolist(), back.token_ids.tolist()) == ([1], [7])
