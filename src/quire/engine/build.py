@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from quire.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quire.checkpoint.checkpoint import open_checkpoint
 from quire.core.config import EngineConfig
 from quire.core.messages import EngineInfo
 from quire.decoding.sampler import Sampler

@@ -1,0 +1,148 @@
+"""The offline face, on a tiny model: every way to ask, every way to stop."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quire import LLM, SamplingParams
+from quire.core.errors import ConfigError, InvalidRequest, PromptTooLong
+
+PROMPT = "The quick brown fox"
+GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_checkpoint: Callable[[str], Path]) -> LLM:
+    return LLM(str(tiny_checkpoint("llama")), max_model_len=256, num_gpu_blocks_override=100)
+
+
+def one(llm: LLM, params: SamplingParams, prompt: object = PROMPT):  # type: ignore[no-untyped-def]
+    output = llm.generate(prompt, params, use_tqdm=False)[0]  # type: ignore[arg-type]
+    assert llm.check().error == ""
+    assert llm.check().num_held_blocks == 0
+    return output.outputs[0]
+
+
+def test_every_form_of_prompt(llm: LLM) -> None:
+    ids = llm.get_tokenizer().encode(PROMPT)
+    forms = [PROMPT, ids, {"prompt": PROMPT}, {"prompt_token_ids": ids}, {"prompt": PROMPT, "cache_salt": "x"}]
+    outputs = llm.generate(forms, GREEDY, use_tqdm=False)
+    assert len({tuple(output.outputs[0].token_ids) for output in outputs}) == 1
+    assert [output.prompt for output in outputs] == [PROMPT, None, PROMPT, None, PROMPT]
+    assert all(output.prompt_token_ids == ids and output.finished for output in outputs)
+    assert outputs[-1].num_cached_tokens == 0  # its salt is its own
+    assert llm.generate([], GREEDY, use_tqdm=False) == []
+
+
+def test_outputs_come_in_the_order_of_prompts(llm: LLM) -> None:
+    prompts = [[i] * 5 for i in range(10, 18)]
+    params = [GREEDY.replace(max_tokens=20 - 2 * i) for i in range(8)]
+    outputs = llm.generate(prompts, params, use_tqdm=False)
+    assert [output.prompt_token_ids for output in outputs] == prompts
+    assert [len(output.outputs[0].token_ids) for output in outputs] == [p.max_tokens for p in params]
+
+
+def test_chat_renders_the_template(llm: LLM) -> None:
+    output = llm.chat([{"role": "user", "content": "Hello"}], GREEDY, use_tqdm=False)[0]
+    text = llm.get_tokenizer().decode(output.prompt_token_ids, skip_special_tokens=False)
+    assert text.endswith("<|user|>Hello<|end|><|assistant|>")
+    several = llm.chat([[{"role": "user", "content": "Hello"}]] * 2, GREEDY, use_tqdm=False)
+    assert [list(o.outputs[0].token_ids) for o in several] == [list(output.outputs[0].token_ids)] * 2
+
+
+def test_length(llm: LLM) -> None:
+    found = one(llm, GREEDY)
+    assert (len(found.token_ids), found.finish_reason, found.stop_reason) == (24, "length", None)
+    assert found.text == llm.get_tokenizer().decode(list(found.token_ids))
+
+
+def test_stop_token(llm: LLM) -> None:
+    free = list(one(llm, GREEDY).token_ids)
+    stop = next(token for i, token in enumerate(free) if i > 4 and free.index(token) == i)
+    cut = one(llm, GREEDY.replace(stop_token_ids=(stop,)))
+    assert list(cut.token_ids) == free[: free.index(stop) + 1]
+    assert (cut.finish_reason, cut.stop_reason) == ("stop", stop)
+    tokenizer = llm.get_tokenizer()
+    assert cut.text == tokenizer.decode(list(cut.token_ids)[:-1])
+    shown = one(llm, GREEDY.replace(stop_token_ids=(stop,), include_stop_str_in_output=True))
+    assert shown.text == tokenizer.decode(list(cut.token_ids))
+    late = one(llm, GREEDY.replace(stop_token_ids=(stop,), min_tokens=free.index(stop) + 2))
+    assert len(late.token_ids) >= free.index(stop) + 2
+
+
+def test_stop_string(llm: LLM) -> None:
+    text = one(llm, GREEDY).text
+    stop = text[7:10]
+    found = one(llm, GREEDY.replace(stop=(stop, "never to be seen")))
+    assert (found.finish_reason, found.stop_reason) == ("stop", stop)
+    assert found.text == text[: text.index(stop)]
+    shown = one(llm, GREEDY.replace(stop=(stop,), include_stop_str_in_output=True))
+    assert shown.text == text[: text.index(stop)] + stop
+
+
+def test_rules_on_tokens(llm: LLM) -> None:
+    free = list(one(llm, GREEDY).token_ids)
+    allowed = one(llm, GREEDY.replace(allowed_token_ids=(50, 60, 70)))
+    assert set(allowed.token_ids) <= {50, 60, 70}
+    banned = one(llm, GREEDY.replace(logit_bias={free[0]: -100.0}))
+    assert banned.token_ids[0] != free[0]
+    wanted = one(llm, GREEDY.replace(logit_bias={99: 100.0}))
+    assert set(wanted.token_ids) == {99}
+    word = llm.get_tokenizer().token_text(free[0])
+    assert one(llm, GREEDY.replace(bad_words=(word,))).token_ids[0] != free[0]
+
+
+def test_logprobs(llm: LLM) -> None:
+    found = one(llm, GREEDY.replace(logprobs=2))
+    assert found.logprobs is not None
+    for token, position in zip(found.token_ids, found.logprobs, strict=True):
+        assert position[token].rank == 1
+        assert len(position) == 2
+        assert position[token].decoded_token == llm.get_tokenizer().token_text(token)
+    total = sum(position[token].logprob for token, position in zip(found.token_ids, found.logprobs, strict=True))
+    assert found.cumulative_logprob == pytest.approx(total)
+    assert one(llm, GREEDY).logprobs is None
+
+
+def test_seeds(llm: LLM) -> None:
+    random = SamplingParams(temperature=1.0, max_tokens=24, ignore_eos=True)
+    seeded = random.replace(seed=11)
+    assert list(one(llm, seeded).token_ids) == list(one(llm, seeded).token_ids)
+    assert list(one(llm, random).token_ids) != list(one(llm, random).token_ids)
+
+
+def test_truncated_prompts(llm: LLM) -> None:
+    ids = list(range(20, 60))
+    output = llm.generate([ids], GREEDY.replace(truncate_prompt_tokens=7), use_tqdm=False)[0]
+    assert output.prompt_token_ids == ids[-7:]
+    long = llm.generate([ids * 20], GREEDY.replace(truncate_prompt_tokens=-1), use_tqdm=False)[0]
+    assert len(long.prompt_token_ids) + len(long.outputs[0].token_ids) == 256
+
+
+@pytest.mark.parametrize(
+    ("prompts", "params", "error", "words"),
+    [
+        ([[]], GREEDY, InvalidRequest, "empty"),
+        ([[5], [999]], GREEDY, InvalidRequest, "999"),
+        ([[-1]], GREEDY, InvalidRequest, "-1"),
+        ([[5] * 256], GREEDY, PromptTooLong, "256"),
+        ([[5]], GREEDY.replace(max_tokens=257), PromptTooLong, "max_tokens"),
+        ([[5]], SamplingParams(max_tokens=None, min_tokens=256), PromptTooLong, "min_tokens"),
+        ([[5]], GREEDY.replace(logprobs=21), InvalidRequest, "logprobs"),
+        ([[5]], GREEDY.replace(stop_token_ids=(5000,)), InvalidRequest, "stop_token_ids"),
+        ([{"text": "x"}], GREEDY, InvalidRequest, "prompt_token_ids"),
+        ([[5], [6]], [GREEDY], InvalidRequest, "sampling_params"),
+    ],
+)
+def test_what_cannot_be_used(llm: LLM, prompts: list, params: object, error: type, words: str) -> None:  # type: ignore[type-arg]
+    with pytest.raises(error, match=words):
+        llm.generate(prompts, params, use_tqdm=False)  # type: ignore[arg-type]
+    assert one(llm, GREEDY).finish_reason == "length"  # the engine is untouched
+
+
+def test_unknown_settings() -> None:
+    with pytest.raises(ConfigError, match="max_model_len"):
+        LLM("x", max_model_length=5)
+    with pytest.raises(ConfigError, match="max_num_seqs"):
+        LLM("x", max_num_seqs=0)
