@@ -106,14 +106,13 @@ def test_an_abort_between_decision_and_answer_drops_the_row(lab: SimpleNamespace
 
 
 def test_nothing_is_kept_of_a_failed_step(lab: SimpleNamespace) -> None:
-    scheduler = make_scheduler()
-    scheduler.add(lab.make_request(1, [1] * 9))
-    scheduler.add(lab.make_request(2, [2] * 9))
+    scheduler = make_scheduler(max_num_batched_tokens=32)
+    scheduler.add(lab.make_request(1, [1] * 50))
+    step(scheduler)
     decision = decide(scheduler)
     finished = scheduler.fail(scheduler.handles_of(decision), "the device is gone")
     assert [(item.handle, item.reason, item.error) for item in finished] == [
         (1, FinishReason.ERROR, "the device is gone"),
-        (2, FinishReason.ERROR, "the device is gone"),
     ]
     scheduler.check()
     assert (scheduler.num_cached_blocks, scheduler.num_held_blocks) == (0, 0)
@@ -222,6 +221,29 @@ def test_a_crowded_engine_does_not_search_the_cache_in_every_step(
     for _ in range(5):
         step(scheduler)
     assert (scheduler.num_running, scheduler.num_waiting, lookups) == (1, 1, [])
+
+
+def test_who_is_sent_back_in_vain_leaves_nothing_behind(lab: SimpleNamespace) -> None:
+    """The blocks of the lesser sequence are shared with the greater one, so sending it back frees too few."""
+    scheduler = make_scheduler(num_blocks=8, max_model_len=32, policy="priority")
+    scheduler.add(lab.make_request(1, [1] * 8 + [2] * 8, max_tokens=9, priority=0))
+    step(scheduler)
+    scheduler.add(lab.make_request(2, [1] * 8 + [3] * 4, max_tokens=9, priority=2))
+    step(scheduler)
+    scheduler.add(lab.make_request(3, [4] * 16, max_tokens=9, priority=1))
+    output = step(scheduler)
+    assert output.stats is not None and output.stats.num_preemptions == 1
+    assert output.handles.tolist() == [1]
+    scheduler.check()
+
+
+def test_nobody_is_sent_back_for_one_that_cannot_fit(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler(num_blocks=8, max_model_len=32, policy="priority")
+    scheduler.add(lab.make_request(1, [1] * 16, max_tokens=9, priority=0))
+    scheduler.add(lab.make_request(2, [2] * 4, max_tokens=9, priority=2))
+    step(scheduler)
+    scheduler.add(lab.make_request(3, [3] * 20, max_tokens=9, priority=1))
+    assert step(scheduler).handles.tolist() == [1, 2]
 
 
 def count_calls(scheduler: Scheduler) -> int:

@@ -92,7 +92,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         if self.decision is None:
             assert not self.scheduler.has_work
             return
-        assert self.decision.slots.size
+        slots = set(self.decision.slots.tolist())
+        assert slots >= {admission.slot for admission in self.decision.admitted} and slots, "let in for nothing"
         self.seen["copies"] += len(self.decision.block_copies)
         self.seen["chunks"] += int((~self.decision.samples).sum())
         if self.chunked or self.decision.slots.size > 1:

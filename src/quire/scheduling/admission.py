@@ -1,7 +1,7 @@
 """Moves sequences between the queue and the slots: lets in, sends back.
 
 Law: whoever is let in finds blocks for all its tokens and leaves one for each that runs, and gets at least one token
-in this step. Whoever is alone always fits. Nobody is let in when blocks were short, nor in the step that sent it back.
+in this step. Whoever is alone always fits. Nobody is let in when those that run were short of blocks.
 """
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from quire.core.config import Policy
 from quire.core.step import Admission
 from quire.scheduling.kv_cache_manager import Allocation, KVCacheManager
+from quire.scheduling.prefix_cache import Match
 from quire.scheduling.queue import WaitingQueue
 from quire.scheduling.running import RunningSequences
 from quire.scheduling.sequence import Sequence
@@ -78,7 +79,7 @@ class Admitter:
         while not self._queue.is_empty and self.alone is None:
             sequence = self._queue.next()
             room = self._tokens_left(sequence.key) if left <= 0 and self._has_priorities else left
-            if room <= 0 or sequence in self._sent_back:
+            if room <= 0:
                 break
             num_sent_back = len(self._sent_back)
             allocation = self._fit(sequence, room, is_first=not admissions)
@@ -118,12 +119,19 @@ class Admitter:
                 allocation = self._kv.allocate(match, sequence.tokens.size, num_spare=len(self._running))
                 if allocation is not None:
                     return allocation
-            victim = self._running.order[-1]
-            if not self._has_priorities or victim.request.priority <= sequence.request.priority:
+            if not self._has_priorities or not self._can_displace(sequence, match):
                 self._stuck_at = self._kv.generation
                 self.alone = None
                 return None
-            self._send_back(victim)
+            self._send_back(self._running.order[-1])
+
+    def _can_displace(self, sequence: Sequence, match: Match) -> bool:
+        """Whether it may fit in the place of those of lesser priority, were they all sent back."""
+        lesser = [other for other in self._running.order if other.request.priority > sequence.request.priority]
+        num_freed = sum(int(self._slots.num_blocks[other.slot]) for other in lesser)
+        num_wanted = -(-sequence.tokens.size // self._kv.block_size) - match.blocks.size
+        num_spare = len(self._running) - len(lesser)
+        return bool(lesser) and num_wanted + num_spare <= self._kv.num_available + num_freed
 
     def _send_back(self, sequence: Sequence) -> None:
         """Preempt: the sequence waits again, with all it has; its KV stays as long as nobody needs the blocks."""
@@ -134,9 +142,9 @@ class Admitter:
         self.num_preemptions += 1
 
     def _tokens_left(self, key: tuple[int, int] | None = None) -> int:
-        """The budget less what decodes and prompts want, or only the prompts that are senior to ``key``."""
+        """The budget less what all that run want; with ``key``, those junior to it make do with one token."""
         prefilling = self._running.prefilling
-        wanted = sum(self._wanted(other) for other in prefilling if key is None or other.key < key)
+        wanted = sum(self._wanted(other) if key is None or other.key < key else 1 for other in prefilling)
         return self._budget - (len(self._running) - len(prefilling)) - wanted
 
     def _wanted(self, sequence: Sequence) -> int:

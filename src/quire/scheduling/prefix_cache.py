@@ -229,12 +229,10 @@ class PrefixCache:
         self._drop_superseded(parent, key)
 
     def _drop_superseded(self, parent: _Node, key: bytes) -> None:
-        """Free the block that holds a mere beginning of the new ``key``, unless someone holds it."""
+        """Forget the block that holds a mere beginning of the new ``key``."""
         at = bisect_left(parent.keys, key)
         if at and key.startswith(parent.keys[at - 1]):
-            shorter = parent.children[parent.keys[at - 1]]
-            if self._is_evictable(shorter):
-                self._trim(shorter, 0)
+            self._trim(parent.children[parent.keys[at - 1]], 0)
 
     def _extend(self, node: _Node, tokens: np.ndarray, blocks: np.ndarray) -> None:
         """Add to a leaf; ``tokens`` first fill the last block it has."""

@@ -63,8 +63,9 @@ class Scheduler:
         self._slots = SequenceSlots(max_num_seqs, max_model_len, block_size)
         self._running = RunningSequences(self._slots, self._kv)
         self._queue = WaitingQueue(policy, self._num_cached, lambda: self._kv.generation)
-        self._max_chunk = long_prefill_token_threshold or UNLIMITED
-        self._budget = max_num_batched_tokens if enable_chunked_prefill else UNLIMITED
+        is_chunked = enable_chunked_prefill  # otherwise the Admitter sees to the budget
+        self._max_chunk = long_prefill_token_threshold if long_prefill_token_threshold and is_chunked else UNLIMITED
+        self._budget = max_num_batched_tokens if is_chunked else UNLIMITED
         self._admitter = Admitter(
             kv=self._kv,
             slots=self._slots,
@@ -73,7 +74,7 @@ class Scheduler:
             policy=policy,
             max_num_running=min(max_num_seqs, max_num_batched_tokens),
             budget=max_num_batched_tokens,
-            max_chunk=self._max_chunk if enable_chunked_prefill else None,
+            max_chunk=self._max_chunk if is_chunked else None,
         )
         self._sequences: dict[int, Sequence] = {}  # by handle: all that wait or run
         self._num_added = 0
@@ -152,24 +153,23 @@ class Scheduler:
             assert not self.handles_of(self._in_flight), "the last step was neither answered nor failed"
             self._in_flight = None
         short = self._admitter.make_room()
-        admitted = self._admitter.admit()
         running, slots = self._running, self._slots
+        before = running.rows
+        admitted = self._admitter.admit()
         rows = running.rows
         if not rows.size:
             return None
-        if admitted:
+        if rows is not before:  # some were let in, or sent back
             self._scheduled_s = self._clock()
             short = slots.short_of_blocks(rows)
         if self._admitter.alone is not None:
             rows = np.array([self._admitter.alone.slot], np.int32)
-            short = short[:0]
         starts = slots.num_computed[rows]
         counts, samples = self._ones[: rows.size], self._trues[: rows.size]
         if running.prefilling:
             pending = slots.num_tokens[rows] - starts
-            counts = share_budget(pending, self._budget, self._max_chunk if self._budget < UNLIMITED else UNLIMITED)
-            takes_part = counts > 0
-            rows, starts, counts, samples = (a[takes_part] for a in (rows, starts, counts, counts == pending))
+            counts = share_budget(pending, self._budget, self._max_chunk)
+            samples = counts == pending
         copies = self._admitter.copies
         self._is_thinned = False
         self._in_flight = SchedulerOutput(

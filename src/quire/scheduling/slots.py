@@ -23,7 +23,7 @@ class SequenceSlots:
         self.max_total = np.zeros(num_slots, np.int32)
         self.min_total = np.zeros(num_slots, np.int32)
         self.num_blocks = np.zeros(num_slots, np.int32)
-        self.stop_ids = np.full((num_slots, 0), -1, np.int32)
+        self.stop_ids = np.full((0, num_slots), -1, np.int32)  # a row for each of the ids a slot may have
         self.tokens = np.zeros((num_slots, max_model_len), np.int32)
         self.block_table = np.zeros((num_slots, -(-max_model_len // block_size)), np.int32)
         self._free = list(range(num_slots - 1, -1, -1))
@@ -51,11 +51,11 @@ class SequenceSlots:
         self.num_blocks[slot] = blocks.size
         self.tokens[slot, : tokens.size] = tokens
         self.block_table[slot, : blocks.size] = blocks
-        missing = len(stop_ids) - self.stop_ids.shape[1]
+        missing = len(stop_ids) - self.stop_ids.shape[0]
         if missing > 0:
-            self.stop_ids = np.pad(self.stop_ids, ((0, 0), (0, missing)), constant_values=-1)
-        self.stop_ids[slot] = -1
-        self.stop_ids[slot, : len(stop_ids)] = stop_ids
+            self.stop_ids = np.pad(self.stop_ids, ((0, missing), (0, 0)), constant_values=-1)
+        self.stop_ids[:, slot] = -1
+        self.stop_ids[: len(stop_ids), slot] = stop_ids
         return slot
 
     def release(self, slot: int) -> None:
@@ -99,9 +99,9 @@ class SequenceSlots:
         total += 1
         self.num_tokens[slots] = total
         ends: np.ndarray = (total >= self.max_total[slots]) | (token_ids < 0)
-        if not self.stop_ids.shape[1]:
+        if not self.stop_ids.shape[0]:
             return ends, None
-        stops: np.ndarray = (self.stop_ids[slots] == token_ids[:, None]).any(axis=1)
+        stops: np.ndarray = (self.stop_ids.take(slots, axis=1) == token_ids).any(axis=0)
         stops &= total >= self.min_total[slots]
         ends |= stops
         return ends, stops
