@@ -148,6 +148,7 @@ class AsyncLLM:
         self.default_params: dict[str, Any] = text.default_params
         self.stats = EngineStats()
         self.failure: str | None = None
+        self._is_ready = False
         self._eos_token_ids = text.eos_token_ids
         self._assembler = Assembler(text.tokenizer, text.eos_token_ids)
         self._streams: dict[int, RequestStream] = {}
@@ -160,6 +161,7 @@ class AsyncLLM:
         self._client = EngineClient(process, self._receive, self._die)
 
     def _meet(self, info: EngineInfo) -> None:
+        self._is_ready = True
         self.info = info
         self._intake = Intake(
             info,
@@ -334,7 +336,8 @@ class AsyncLLM:
         self._num_waiting_tokens.pop(handle, None)
 
     def _die(self, reason: str) -> None:
-        log.error("%s", reason)
+        if self._is_ready:  # before that, whoever starts it hears the reason as an exception
+            log.error("%s", reason)
         self.failure = reason
         self._fail_all(reason)
 

@@ -51,7 +51,11 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def resolve_dtype(config: EngineConfig, shape: ModelShape, machine: Machine) -> EngineConfig:
-    """Choose the type of weights and activations: needed before the size of a KV block can be known."""
+    """Refuse what cannot run here, and choose the type of weights: both before the model is loaded.
+
+    Raises ConfigError.
+    """
+    _refuse_what_is_missing(config)
     if config.model.dtype != "auto":
         dtype: Any = config.model.dtype
     elif shape.stored_dtype == "float32":
@@ -73,7 +77,6 @@ def resolve(config: EngineConfig, shape: ModelShape, machine: Machine, block_byt
 
     Raises ConfigError when what was asked for cannot work here, naming the setting and the limit.
     """
-    _refuse_what_is_missing(config)
     notes: list[str] = []
     assert config.cache.block_size is not None
     block_size = config.cache.block_size
