@@ -1,6 +1,6 @@
 """Many streaming clients, some of which hang up: nothing may fail, leak or be miscounted.
 
-    python benchmarks/soak.py [--url http://127.0.0.1:8000] [--clients 32] [--seconds 60]
+    python benchmarks/soak.py [--url http://127.0.0.1:8000] [--clients 32] [--seconds 60] [--words 120]
 
 Each client asks over and over, each time with a prompt and a length of its own; three in ten times it hangs up at a
 random moment, before the first token or later. At the end the server is left alone for two seconds, in which its engine
@@ -30,11 +30,11 @@ class Tally:
     errors: list[str] = field(default_factory=list)
 
 
-async def one_request(host: str, port: int, rng: random.Random, tally: Tally) -> None:
+async def one_request(host: str, port: int, max_words: int, rng: random.Random, tally: Tally) -> None:
     """Ask once, over a connection of its own; read to the end, or hang up."""
     patience = rng.choice((0, 1, 3, 8)) if rng.random() < 0.3 else None
     words = " ".join(
-        rng.choice(("sea", "stone", "light", "river", "night", "song")) for _ in range(rng.randint(1, 120))
+        rng.choice(("sea", "stone", "light", "river", "night", "song")) for _ in range(rng.randint(1, max_words))
     )
     body = json.dumps({
         "messages": [{"role": "user", "content": f"Tell me of {words}."}],
@@ -85,11 +85,11 @@ async def read_stream(reader: asyncio.StreamReader, patience: int | None, tally:
     tally.errors.append("a stream ended without [DONE]")
 
 
-async def client(host: str, port: int, seed: int, until: float, tally: Tally) -> None:
+async def client(host: str, port: int, max_words: int, seed: int, until: float, tally: Tally) -> None:
     rng = random.Random(seed)
     while time.monotonic() < until:
         try:
-            await one_request(host, port, rng, tally)
+            await one_request(host, port, max_words, rng, tally)
         except OSError as error:
             tally.errors.append(repr(error))
 
@@ -131,12 +131,14 @@ def differences(tally: Tally, before: dict[str, float], after: dict[str, float])
     return found
 
 
-async def soak(url: str, clients: int, seconds: float) -> tuple[Tally, list[str]]:
+async def soak(url: str, clients: int, seconds: float, max_words: int) -> tuple[Tally, list[str]]:
     parts = urlsplit(url)
     assert parts.hostname and parts.port
     tally, before = Tally(), metrics(url)
     until = time.monotonic() + seconds
-    await asyncio.gather(*(client(parts.hostname, parts.port, seed, until, tally) for seed in range(clients)))
+    await asyncio.gather(
+        *(client(parts.hostname, parts.port, max_words, seed, until, tally) for seed in range(clients))
+    )
     await asyncio.sleep(2.5)  # the engine verifies its accounting after a second of rest
     health = urllib.request.urlopen(f"{url}/health", timeout=10).status
     found = differences(tally, before, metrics(url))
@@ -148,8 +150,9 @@ def main() -> int:
     parser.add_argument("--url", default="http://127.0.0.1:8000")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--words", type=int, default=120, help="longest prompt, in words")
     options = parser.parse_args()
-    tally, found = asyncio.run(soak(options.url, options.clients, options.seconds))
+    tally, found = asyncio.run(soak(options.url, options.clients, options.seconds, options.words))
     print(
         f"{tally.asked} requests: {tally.completed} read to the end, {tally.hung_up} hung up, {len(tally.errors)} "
         f"errors; {tally.completion_tokens} tokens, {tally.completion_tokens / options.seconds:.0f} a second"

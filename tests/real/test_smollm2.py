@@ -81,3 +81,11 @@ def test_preempted(smollm2: Path, alone: Exact) -> None:
     assert exact(llm.chat(MESSAGES, PARAMS, use_tqdm=False)) == alone
     assert llm.stats.num_preemptions > 0
     assert llm.check().error == ""
+
+
+def test_samples_as_its_makers_do() -> None:
+    """The file says nothing of sampling, and at temperature 1 so small a model rambles."""
+    llm = LLM(max_model_len=256)
+    assert llm.get_default_sampling_params().temperature == 0.2
+    assert "Paris" in llm.chat([{"role": "user", "content": CHATS[0]}], use_tqdm=False)[0].outputs[0].text
+    assert LLM(max_model_len=256, generation_config="none").get_default_sampling_params().temperature == 1.0

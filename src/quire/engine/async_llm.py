@@ -163,6 +163,8 @@ class AsyncLLM:
     def _meet(self, info: EngineInfo) -> None:
         self._is_ready = True
         self.info = info
+        if self.default_params:
+            log.info("requests that do not say otherwise are sampled as the model's makers do: %s", self.default_params)
         self._intake = Intake(
             info,
             self.tokenizer,

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from quire.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quire.checkpoint.pypi import recommended_sampling
 from quire.checkpoint.resolve import resolve
 from quire.core.config import ModelConfig
 from quire.text.chat import ChatTemplate, load_template
@@ -32,7 +33,7 @@ class ModelText(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             tokenizer=tokenizer,
             chat_template=_template(source, tokenizer) if source else None,
-            default_params=_defaults(checkpoint) if config.generation_config == "auto" else {},
+            default_params=_defaults(checkpoint, config.model) if config.generation_config == "auto" else {},
             eos_token_ids=checkpoint.eos_token_ids,
         )
 
@@ -44,8 +45,8 @@ def _template(source: str, tokenizer: Tokenizer) -> ChatTemplate:
     return ChatTemplate(source, bos_token=text(tokenizer.bos_token_id), eos_token=text(tokenizer.eos_token_id))
 
 
-def _defaults(checkpoint: Checkpoint) -> dict[str, Any]:
-    found = checkpoint.generation_config
+def _defaults(checkpoint: Checkpoint, model: str) -> dict[str, Any]:
+    found = recommended_sampling(model) | checkpoint.generation_config
     defaults = {name: found[name] for name in _SAMPLING_DEFAULTS if found.get(name) is not None}
     if found.get("do_sample") is False:
         defaults = {name: value for name, value in defaults.items() if name == "repetition_penalty"}
