@@ -152,7 +152,7 @@ class FakeStream:
 
 class FakeLLM:
     def __init__(self) -> None:
-        self.config = EngineConfig()
+        self.config = EngineConfig.of(model="org/fake")
         self.info = EngineInfo(
             model="org/fake",
             max_model_len=MAX_MODEL_LEN,
