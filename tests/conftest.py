@@ -6,16 +6,15 @@ generation_config.json. Weights are wide enough that greedy outputs wander inste
 """
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-# Before anything imports torch: compute threads that spin while they wait take fifty times as long when tests share
-# the machine with others.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+from quire.core import threads
+
+threads.settle()  # before anything imports torch
 
 VOCAB_SIZE = 384
 SPECIAL_TOKENS = ("<|pad|>", "<|begin|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")

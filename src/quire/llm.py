@@ -4,12 +4,12 @@ The same names and outputs as vLLM's ``LLM``, so that a script changes one impor
 """
 
 import itertools
-import os
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from quire.checkpoint.resolve import resolve
+from quire.core import threads
 from quire.core.config import DEFAULT_MODEL, EngineConfig
 from quire.core.errors import GenerationFailed, InvalidRequest
 from quire.core.messages import Abort, Add, Check, Done, EngineInfo, Reset
@@ -34,8 +34,7 @@ class LLM:
 
     def __init__(self, model: str = DEFAULT_MODEL, **settings: Any) -> None:
         config = EngineConfig.of(model=model, **({"seed": 0} | settings))
-        # Read once, when torch starts its threads: those that spin while they wait starve the ones that work.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        threads.settle()  # before torch is imported
         from quire.engine.inline import InlineClient
 
         path = resolve(

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import zmq
 
-from quire.core import errors
+from quire.core import errors, threads
 from quire.core.codec import Decoder, encode
 from quire.core.config import EngineConfig
 from quire.core.errors import EngineDead, QuireError
@@ -42,11 +42,10 @@ class EngineProcess:
         """Start the process; returns at once, long before the engine is ready."""
         self.folder = Path(tempfile.mkdtemp(prefix="quire-"))  # 0700 by mkdtemp
         self.address = f"ipc://{self.folder}/engine"
-        environment = os.environ | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
         self.popen = subprocess.Popen(
             [sys.executable, "-m", "quire.engine.process"],
             stdin=subprocess.PIPE,
-            env=environment,
+            env=threads.settle(dict(os.environ)),
             process_group=0,  # a Ctrl-C is for us, and we tell the engine what we want
         )
         assert self.popen.stdin is not None
