@@ -1,15 +1,12 @@
 """What an attention backend is: it plans once for a step, then runs once for each layer."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
-from quire.model.kv import KVSpec
-
-if TYPE_CHECKING:
-    from quire.model.context import ForwardContext
+from quire.model.kv import KVSpec, KVStorage
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,8 @@ class AttentionBackend(Protocol):
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        ctx: "ForwardContext",
+        plan: AttentionPlan,
+        kv: KVStorage,
         *,
         scale: float,
         sliding_window: int | None,

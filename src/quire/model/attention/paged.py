@@ -1,17 +1,12 @@
 """Attention over paged KV by the operators, on any device."""
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from quire.kernels.ops.attention import paged_attention, write_kv
 from quire.model.attention.backend import AttentionPlan
-from quire.model.kv import KVSpec
-
-if TYPE_CHECKING:
-    from quire.model.context import ForwardContext
+from quire.model.kv import KVSpec, KVStorage
 
 
 class PagedAttention:
@@ -47,15 +42,15 @@ class PagedAttention:
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        ctx: "ForwardContext",
+        plan: AttentionPlan,
+        kv: KVStorage,
         *,
         scale: float,
         sliding_window: int | None,
         softcap: float | None,
     ) -> Tensor:
         """See AttentionBackend.run."""
-        plan = ctx.plan
-        key_cache, value_cache = ctx.kv.layers[layer]
+        key_cache, value_cache = kv.layers[layer]
         write_kv(k, v, key_cache, value_cache, plan.slot_mapping)
         return paged_attention(
             q,

@@ -1,16 +1,14 @@
-"""What a quantization method is: it reads a linear's stored form, and multiplies by it.
+"""What a quantization method makes of a linear: a Weight, one side of which may be cut over ranks.
 
 A method knows its own tensor names and layouts and nothing of models, ranks or devices: ``Side`` tells it which
-features are cut, a part's ``units`` into how many indivisible pieces, and the cursor does the cutting.
+features are cut, a part's ``units`` into how many indivisible pieces, and the cursor does the cutting. Its own
+protocol, ``Method``, stands with the cursor that it reads from.
 """
 
-from collections.abc import Sequence
 from enum import Enum
 from typing import Protocol
 
 from torch import Tensor
-
-from quire.model.weights.cursor import Part
 
 
 class Side(Enum):
@@ -29,15 +27,4 @@ class Weight(Protocol):
 
     def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x [T, in] -> [T, out], in x's dtype. Batch invariant."""
-        ...
-
-
-class Method(Protocol):
-    """A way linears are stored in a checkpoint."""
-
-    def load(self, parts: Sequence[Part], side: Side) -> Weight:
-        """Read the parts of one linear, which share their input, fused in their order along the output.
-
-        With ``Side.IN`` there is one part. Raises CorruptCheckpoint.
-        """
         ...

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from quire.core.errors import UnsupportedModel
-from quire.model.quantization.method import Method
 from quire.model.quantization.plain import Plain
+from quire.model.weights.cursor import Method
 
 
 def method_for(config: Mapping[str, Any]) -> Method:

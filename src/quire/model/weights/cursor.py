@@ -9,16 +9,14 @@ Law: a family that loads a checkpoint leaves ``unread()`` empty; nothing in a ch
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from quire.model.quantization.method import Side, Weight
 from quire.model.weights.shard import Group, span
 from quire.model.weights.source import Shape, TensorSource, Window
-
-if TYPE_CHECKING:
-    from quire.model.quantization.method import Method
 
 
 @dataclass(frozen=True)
@@ -104,6 +102,17 @@ class Part:
     out_features: int
     in_features: int
     units: int | None = None
+
+
+class Method(Protocol):
+    """A way linears are stored in a checkpoint."""
+
+    def load(self, parts: Sequence[Part], side: Side) -> Weight:
+        """Read the parts of one linear, which share their input, fused in their order along the output.
+
+        With ``Side.IN`` there is one part. Raises CorruptCheckpoint.
+        """
+        ...
 
 
 def pull_fused(parts: Sequence[Part], name: str, shape_of: Callable[[Part], Shape], *, cut: int | None) -> Tensor:
