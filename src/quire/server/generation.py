@@ -12,7 +12,7 @@ from quire.core.outputs import RequestOutput
 from quire.core.step import FinishReason
 
 if TYPE_CHECKING:
-    from quire.engine.async_llm import RequestStream
+    from quire.engine.request_stream import RequestStream
 
 Event = tuple[int, RequestOutput]
 """The prompt's index, and what is new of its continuations."""
