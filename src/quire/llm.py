@@ -4,6 +4,7 @@ The same names and outputs as vLLM's ``LLM``, so that a script changes one impor
 """
 
 import itertools
+import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from quire.checkpoint.resolve import resolve
 from quire.core import threads
 from quire.core.config import DEFAULT_MODEL, EngineConfig
 from quire.core.errors import GenerationFailed, InvalidRequest
+from quire.core.keywords import read_keywords
 from quire.core.messages import Abort, Add, Check, Done, EngineInfo, Reset
 from quire.core.outputs import RequestOutput
 from quire.core.sampling_params import SamplingParams
@@ -21,19 +23,25 @@ from quire.engine.intake import Intake
 from quire.text.model_text import ModelText
 from quire.text.tokenizer import Tokenizer
 
+log = logging.getLogger("quire")
+
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text, token ids, or {"prompt": ...} / {"prompt_token_ids": ...} with an optional "cache_salt"."""
 Message = dict[str, Any]
 
 
 class LLM:
-    """A model to generate with. Settings are the fields of core.config, by name: ``LLM(model, max_model_len=4096)``.
+    """A model to generate with. Settings are the fields of core.config, by name: ``LLM(model, max_model_len=4096)``;
+    other programs' names for them are understood too.
 
     Belongs to one thread. Raises ModelUnavailable, CorruptCheckpoint, UnsupportedModel or ConfigError.
     """
 
     def __init__(self, model: str = DEFAULT_MODEL, **settings: Any) -> None:
-        config = EngineConfig.of(model=model, **({"seed": 0} | settings))
+        ours, notes = read_keywords(settings, frozenset(EngineConfig.homes()))
+        for note in notes:
+            log.info("%s", note)
+        config = EngineConfig.of(model=model, **({"seed": 0} | ours))
         threads.settle()  # before torch is imported
         from quire.engine.inline import InlineClient
 

@@ -146,3 +146,27 @@ def test_unknown_settings() -> None:
         LLM("x", max_model_length=5)
     with pytest.raises(ConfigError, match="max_num_seqs"):
         LLM("x", max_num_seqs=0)
+
+
+def test_keywords_of_other_programs(tiny_checkpoint: Callable[[str], Path], caplog: pytest.LogCaptureFixture) -> None:
+    """A script changes one import: what means the same works, what cannot matter is said, the rest is refused."""
+    with caplog.at_level("INFO", logger="quire"):
+        llm = LLM(
+            model=str(tiny_checkpoint("llama")),
+            trust_remote_code=True,
+            enforce_eager=True,
+            dtype="half",
+            max_seq_len=128,
+            tensor_parallel_size=1,
+            quantization=None,
+            enable_lora=False,
+            disable_radix_cache=True,
+            num_gpu_blocks_override=50,
+        )
+    assert (llm.info.max_model_len, llm.info.dtype) == (128, "float16")
+    assert llm.info.cache_config["enable_prefix_caching"] == "False"
+    assert "trust_remote_code" in caplog.text
+    assert "enforce_eager" in caplog.text
+    for keyword in ({"quantization": "awq"}, {"enable_lora": True}, {"speculative_config": {"num_tokens": 3}}):
+        with pytest.raises(ConfigError, match=next(iter(keyword))):
+            LLM("x", **keyword)

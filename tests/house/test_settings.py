@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from quire.cli import aliases
 from quire.cli.fields import SECTIONS, settings
 from quire.cli.flags_doc import page
+from quire.core import aliases
 
 
 def test_every_setting_is_described() -> None:

@@ -6,8 +6,8 @@ python -m quire.cli.flags_doc docs/flags.md
 import sys
 from pathlib import Path
 
-from quire.cli import aliases
 from quire.cli.fields import SECTIONS, Setting, settings
+from quire.core import aliases
 
 _HEAD = """# Flags and settings
 

@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from quire.cli import aliases
 from quire.cli.fields import Setting, settings
+from quire.core import aliases
 from quire.core.errors import ConfigError
 
 _ENVIRONMENT = {"log_level": ("QUIRE_LOG_LEVEL", "VLLM_LOGGING_LEVEL")}

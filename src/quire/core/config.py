@@ -1,7 +1,7 @@
 """Every setting, once. Flags, ``--help``, YAML files and the docs table are generated from these fields.
 
 A field's description is its help text. ``None`` means auto: ``engine.resolve`` decides once, and says why in the log.
-Other programs' spellings are aliases in ``cli.aliases``; nothing else in the house knows them.
+Other programs' spellings are aliases in ``core.aliases``; nothing else in the house knows them.
 """
 
 import difflib
@@ -170,7 +170,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         Raises ConfigError for an unknown name, with the nearest known one, and for a value out of range.
         """
         parts = {part.name: part.type for part in msgspec.structs.fields(cls)}
-        home = {field.name: part for part, kind in parts.items() for field in msgspec.structs.fields(kind)}
+        home = cls.homes()
         chosen: dict[str, dict[str, Any]] = {part: {} for part in parts}
         for name, value in settings.items():
             if name not in home:
@@ -181,6 +181,12 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             return msgspec.convert(chosen, cls)
         except msgspec.ValidationError as error:
             raise ConfigError(f"A setting cannot be used: {error}") from None
+
+    @classmethod
+    def homes(cls) -> dict[str, str]:
+        """Every setting's name -> the part it belongs to."""
+        parts = msgspec.structs.fields(cls)
+        return {field.name: part.name for part in parts for field in msgspec.structs.fields(part.type)}
 
     def located(self, path: Path) -> "EngineConfig":
         """The same, with the model's name replaced by the folder or file it was resolved to."""

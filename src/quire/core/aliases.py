@@ -1,4 +1,6 @@
-"""Other programs' spellings of our flags: vLLM, SGLang, TensorRT-LLM's server, llama.cpp's. Nothing else knows them.
+"""Other programs' spellings of our flags: vLLM, SGLang, TensorRT-LLM's server, llama.cpp's.
+
+``quire serve`` reads them as flags and YAML keys, ``LLM(...)`` as keywords; nothing else knows them.
 
 A flag that means the same is another name of our setting; one whose values differ has a function. A flag that cannot
 change any answer here is accepted, and one line of log says why. A flag that would change answers, or that asks for
