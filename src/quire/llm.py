@@ -4,16 +4,15 @@ The same names and outputs as vLLM's ``LLM``, so that a script changes one impor
 """
 
 import itertools
-import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from quire.checkpoint.resolve import resolve
 from quire.core import threads
-from quire.core.config import DEFAULT_MODEL, EngineConfig
+from quire.core.config import DEFAULT_MODEL
 from quire.core.errors import GenerationFailed, InvalidRequest
-from quire.core.keywords import read_keywords
+from quire.core.keywords import engine_config
 from quire.core.messages import Abort, Add, Check, Done, EngineInfo, Reset
 from quire.core.outputs import RequestOutput
 from quire.core.sampling_params import SamplingParams
@@ -22,8 +21,6 @@ from quire.engine.assembler import Assembler, OutputKind
 from quire.engine.intake import Intake
 from quire.text.model_text import ModelText
 from quire.text.tokenizer import Tokenizer
-
-log = logging.getLogger("quire")
 
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text, token ids, or {"prompt": ...} / {"prompt_token_ids": ...} with an optional "cache_salt"."""
@@ -38,10 +35,7 @@ class LLM:
     """
 
     def __init__(self, model: str = DEFAULT_MODEL, **settings: Any) -> None:
-        ours, notes = read_keywords(settings, frozenset(EngineConfig.homes()))
-        for note in notes:
-            log.info("%s", note)
-        config = EngineConfig.of(model=model, **({"seed": 0} | ours))
+        config = engine_config({"seed": 0, "model": model} | settings)
         threads.settle()  # before torch is imported
         from quire.engine.inline import InlineClient
 
@@ -166,20 +160,21 @@ class LLM:
         """A prompt as (text, token ids, cache salt)."""
         salt = ""
         if isinstance(prompt, Mapping):
+            ids, text = prompt.get("prompt_token_ids"), prompt.get("prompt")
             unknown = set(prompt) - {"prompt", "prompt_token_ids", "cache_salt"}
-            if unknown or not {"prompt", "prompt_token_ids"} & set(prompt):
+            if unknown or (ids is None and text is None):
                 raise InvalidRequest(
                     'A prompt given as a dict has "prompt" or "prompt_token_ids", and may have "cache_salt"; this one '
                     f"has {sorted(prompt)}.",
                     param="$.prompt",
                 )
             salt = prompt.get("cache_salt") or ""
-            if prompt.get("prompt_token_ids") is not None:
-                return prompt.get("prompt"), prompt["prompt_token_ids"], salt
-            prompt = prompt["prompt"]
+            if ids is not None:
+                return text, ids, salt
+            prompt = str(text)
         if isinstance(prompt, str):
             return prompt, self._tokenizer.encode(prompt), salt
-        return None, prompt, salt  # type: ignore[return-value]
+        return None, prompt, salt
 
     def _run(self, adds: list[tuple[Add, str | None]], use_tqdm: bool) -> list[RequestOutput]:
         for add, text in adds:

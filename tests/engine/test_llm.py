@@ -131,6 +131,7 @@ def test_truncated_prompts(llm: LLM) -> None:
         ([[5]], SamplingParams(max_tokens=None, min_tokens=256), PromptTooLong, "min_tokens"),
         ([[5]], GREEDY.replace(logprobs=21), InvalidRequest, "logprobs"),
         ([[5]], GREEDY.replace(stop_token_ids=(5000,)), InvalidRequest, "stop_token_ids"),
+        ([{"prompt_token_ids": None}], GREEDY, InvalidRequest, "prompt_token_ids"),
         ([{"text": "x"}], GREEDY, InvalidRequest, "prompt_token_ids"),
         ([[5], [6]], [GREEDY], InvalidRequest, "sampling_params"),
     ],

@@ -4,11 +4,23 @@ A keyword that means the same becomes our setting; one that cannot change an ans
 that asks for what does not exist is refused by name. None asks for nothing, nor does False for what is not there.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from quire.core import aliases
+from quire.core.config import EngineConfig
 from quire.core.errors import ConfigError
+
+log = logging.getLogger("quire")
+
+
+def engine_config(keywords: Mapping[str, Any]) -> EngineConfig:
+    """The configuration these keywords ask for; what has no effect is said in the log. Raises ConfigError."""
+    ours, notes = read_keywords(keywords, frozenset(EngineConfig.homes()))
+    for note in notes:
+        log.info("%s", note)
+    return EngineConfig.of(**ours)
 
 
 def read_keywords(keywords: Mapping[str, Any], known: frozenset[str]) -> tuple[dict[str, Any], list[str]]:

@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 from quire.checkpoint.resolve import resolve
 from quire.core.config import EngineConfig
 from quire.core.errors import EngineDead, GenerationFailed, Overloaded
+from quire.core.keywords import engine_config
 from quire.core.messages import Abort, Add, Check, Done, EngineInfo, FromEngine, Reset, Step
 from quire.core.outputs import RequestOutput
 from quire.core.request import Request
@@ -55,7 +56,7 @@ class AsyncLLM:
         cls, model: str | None = None, *, config: EngineConfig | None = None, **settings: Any
     ) -> "AsyncLLM":
         """Start an engine by a model's name and settings as for LLM, or by a whole configuration."""
-        config = config or EngineConfig.of(**({"model": model} if model else {}), **settings)
+        config = config or engine_config(({"model": model} if model else {}) | settings)
         path = resolve(
             config.model.model,
             revision=config.model.revision,

@@ -80,7 +80,7 @@ def resolve(config: EngineConfig, shape: ModelShape, machine: Machine, block_byt
     notes: list[str] = []
     assert config.cache.block_size is not None
     block_size = config.cache.block_size
-    context = _context(config, shape, notes)
+    context = _context(config, shape)
     max_num_seqs = config.scheduler.max_num_seqs or _CPU_SEQS
     wanted = max_num_seqs * -(-context // block_size)
     num_blocks = _num_blocks(config, machine, block_bytes, wanted, notes)
@@ -127,7 +127,7 @@ def _refuse_what_is_missing(config: EngineConfig) -> None:
         raise ConfigError("kv_cache_dtype is float16: it must be auto, float32, bfloat16 or the model's dtype.")
 
 
-def _context(config: EngineConfig, shape: ModelShape, notes: list[str]) -> int:
+def _context(config: EngineConfig, shape: ModelShape) -> int:
     asked = config.model.max_model_len
     if asked is None:
         return shape.max_position_embeddings
