@@ -1,0 +1,217 @@
+// y = x W^T, for weights of plain numbers packed in tiles.
+//
+// Packed layout: tiles of kTileWidth output features; in a tile [K, kTileWidth] float32, or [K / 2, kTileWidth] pairs of
+// bfloat16 of adjacent k. One tile is one stream of memory, and what a vector load brings is kLanes results' share of
+// one k. The last tile is filled up with zeros.
+//
+// A piece of work is one tile by up to kPieceRows rows of x. Its sums lie in scratch, and k is taken in ranges that leave
+// the tile's part in the first-level cache while all rows of the piece pass over it. Every result is one sum in the
+// order of k, whatever the piece: batch invariant by construction.
+//
+// Bound: memory up to some dozen rows, where a tile is read once from DRAM for all rows; vector units beyond.
+#include <algorithm>
+
+#include "output.h"
+#include "tile.h"
+
+namespace quire {
+namespace {
+
+constexpr int64_t kRangeBytes = 24 << 10;  // of a tile, in the first-level cache
+
+template <typename T> struct Element;
+template <> struct Element<float> {
+  static constexpr int kGroup = 1;  // adjacent k in one lane
+  using Lane = float;
+};
+template <> struct Element<bf16> {
+  static constexpr int kGroup = 2;
+  using Lane = int32_t;
+};
+
+struct Matrix {
+  const char* packed;
+  int64_t num_out, num_in;
+};
+
+struct Rows {
+  const void* data;
+  int64_t stride;
+};
+
+// The sums of mr rows over one range of k, from and to scratch.
+template <int MR, typename T>
+void add_range(const T* x, int64_t x_stride, const typename Element<T>::Lane* w, int64_t groups, float* sums,
+               bool is_first) {
+  Sums<MR, kTileVectors> s;
+  if (is_first)
+    s.clear();
+  else
+    s.read(sums, kTileWidth);
+  multiply_add(s, x, x_stride, w, kTileWidth, groups);
+  s.write(sums, kTileWidth);
+}
+
+template <typename T>
+using AddRange = void (*)(const T*, int64_t, const typename Element<T>::Lane*, int64_t, float*, bool);
+
+template <typename T, int... MR> AddRange<T> pick(int rows, std::integer_sequence<int, MR...>) {
+  static constexpr AddRange<T> kByRows[] = {add_range<MR + 1, T>...};
+  return kByRows[rows - 1];
+}
+
+template <typename T> class Linear final : public Operator {
+ public:
+  Linear(int rows, Rows x, Matrix w, std::unique_ptr<Output> output)
+      : rows_(rows), x_(x), w_(w), output_(std::move(output)) {}
+
+  const char* name() const override { return "linear"; }
+
+  void run(const Step& step, Worker& worker) const override {
+    const int64_t rows = step.counts[rows_];
+    if (!rows) return;
+    const int64_t tiles = ceil_div(w_.num_out, kTileWidth), piece = piece_rows(rows, tiles, worker.count());
+    const int64_t pieces = ceil_div(rows, piece);
+    worker.for_each(tiles * pieces, [&](int64_t i) {
+      const int64_t first = i % pieces * piece;
+      run_piece(i / pieces, first, std::min(piece, rows - first), worker);
+    });
+    if (!output_->has_end()) return;
+    worker.barrier();
+    output_->end(rows, worker);
+  }
+
+ private:
+  void run_piece(int64_t tile, int64_t first, int64_t rows, Worker& worker) const {
+    using Lane = typename Element<T>::Lane;
+    const int64_t groups = w_.num_in / Element<T>::kGroup;
+    const Lane* w = reinterpret_cast<const Lane*>(w_.packed) + tile * groups * kTileWidth;
+    const T* x = static_cast<const T*>(x_.data) + first * x_.stride;
+    float* sums = static_cast<float*>(worker.scratch(rows * kTileWidth * 4));
+    const int64_t range = rows <= kTileRows ? groups : kRangeBytes / (kTileWidth * 4);
+    const int64_t bands = ceil_div(rows, kTileRows);
+    for (int64_t g = 0; g < groups; g += range) {
+      const int64_t length = std::min(range, groups - g);
+      for (int64_t band = 0; band < bands; ++band) {
+        // Bands of even height: a short last one would leave the vector units waiting for their own results.
+        const int64_t begin = rows * band / bands, end = rows * (band + 1) / bands;
+        const auto add = pick<T>(int(end - begin), std::make_integer_sequence<int, kTileRows>());
+        add(x + begin * x_.stride + g * Element<T>::kGroup, x_.stride, w + g * kTileWidth, length,
+            sums + begin * kTileWidth, g == 0);
+      }
+    }
+    const int64_t column = tile * kTileWidth;
+    output_->take(sums, kTileWidth, rows, first, column, std::min<int64_t>(kTileWidth, w_.num_out - column));
+  }
+
+  int rows_;
+  Rows x_;
+  Matrix w_;
+  std::unique_ptr<Output> output_;
+};
+
+// y[i] = table[ids[i]] * scale, read from the packed tiles.
+template <typename T> class Embed final : public Operator {
+ public:
+  Embed(int rows, const int64_t* ids, Matrix table, float scale, void* y, int64_t y_stride)
+      : rows_(rows), ids_(ids), table_(table), scale_(scale), y_(static_cast<T*>(y)), y_stride_(y_stride) {}
+
+  const char* name() const override { return "embed"; }
+
+  void run(const Step& step, Worker& worker) const override {
+    constexpr int kGroup = Element<T>::kGroup;
+    const int64_t width = table_.num_in, tile_values = kTileWidth * width;
+    worker.for_each(step.counts[rows_], [&](int64_t i) {
+      const int64_t id = ids_[i];
+      const T* column = reinterpret_cast<const T*>(table_.packed) + id / kTileWidth * tile_values + id % kTileWidth * kGroup;
+      T* y = y_ + i * y_stride_;
+      for (int64_t k = 0; k < width; k += kGroup) std::memcpy(y + k, column + k * kTileWidth, sizeof(T) * kGroup);
+      if (scale_ != 1.0f) scale_row(y, width);
+    });
+  }
+
+ private:
+  void scale_row(T* y, int64_t width) const {
+    const F scale = broadcast(scale_);
+    int64_t k = 0;
+    for (; k + kLanes <= width; k += kLanes) store_rounded(y + k, load_as_float(y + k) * scale);
+    if (k < width) store_part(y + k, load_part(y + k, int(width - k)) * scale, int(width - k));
+  }
+
+  int rows_;
+  const int64_t* ids_;
+  Matrix table_;
+  float scale_;
+  T* y_;
+  int64_t y_stride_;
+};
+
+bool is_matrix(int64_t num_out, int64_t num_in, int dtype) {
+  return is_dtype(dtype) && num_out > 0 && num_in > 0 && (dtype != QUIRE_BF16 || num_in % 2 == 0);
+}
+
+struct Packing {
+  const char* weight;
+  int64_t stride, first_row, num_rows, num_in;
+  char* packed;
+};
+
+template <typename T> void pack_rows(void* context, Worker& worker) {
+  using Lane = typename Element<T>::Lane;
+  const Packing& p = *static_cast<const Packing*>(context);
+  const int64_t groups = p.num_in / Element<T>::kGroup;
+  const int64_t first = p.first_row / kTileWidth, last = (p.first_row + p.num_rows - 1) / kTileWidth;
+  worker.for_each(last - first + 1, [&](int64_t i) {
+    const int64_t tile = first + i;
+    const int64_t begin = std::max(p.first_row, tile * kTileWidth);
+    const int64_t end = std::min(p.first_row + p.num_rows, (tile + 1) * kTileWidth);
+    const T* source = reinterpret_cast<const T*>(p.weight) + (begin - p.first_row) * p.stride;
+    Lane* target = reinterpret_cast<Lane*>(p.packed) + tile * groups * kTileWidth + begin % kTileWidth;
+    for (int64_t g = 0; g < groups; ++g)
+      for (int64_t r = 0; r < end - begin; ++r)
+        std::memcpy(target + g * kTileWidth + r, source + r * p.stride + g * Element<T>::kGroup, sizeof(Lane));
+  });
+}
+
+}  // namespace
+}  // namespace quire
+
+using namespace quire;
+
+extern "C" {
+
+int64_t quire_tile_width(void) { return kTileWidth; }
+
+int64_t quire_packed_bytes(int64_t num_out, int64_t num_in, int dtype) {
+  if (!is_matrix(num_out, num_in, dtype)) return QUIRE_BAD_ARGUMENT;
+  return ceil_div(num_out, kTileWidth) * kTileWidth * num_in * size_of(dtype);
+}
+
+int quire_pack(quire_pool* pool, const void* weight, int64_t stride, int64_t first_row, int64_t num_rows,
+               int64_t num_in, int dtype, void* packed) {
+  if (first_row < 0 || num_rows <= 0 || !is_matrix(num_rows, num_in, dtype)) return QUIRE_BAD_ARGUMENT;
+  Packing packing{static_cast<const char*>(weight), stride, first_row, num_rows, num_in, static_cast<char*>(packed)};
+  run_on(pool, dtype == QUIRE_F32 ? pack_rows<float> : pack_rows<bf16>, &packing);
+  return 0;
+}
+
+int quire_linear(quire_program* program, int rows, const void* x, int64_t x_stride, const void* packed,
+                 int64_t num_out, int64_t num_in, int dtype, const quire_output* output) {
+  if (!is_rows(rows) || !is_matrix(num_out, num_in, dtype)) return QUIRE_BAD_ARGUMENT;
+  auto made = make_output(*output, num_out, kTileWidth, dtype);
+  if (!made) return QUIRE_BAD_ARGUMENT;
+  const Matrix matrix{static_cast<const char*>(packed), num_out, num_in};
+  const Rows input{x, x_stride};
+  if (dtype == QUIRE_F32) return append<Linear<float>>(program, rows, input, matrix, std::move(made));
+  return append<Linear<bf16>>(program, rows, input, matrix, std::move(made));
+}
+
+int quire_embed(quire_program* program, int rows, const int64_t* ids, const void* packed, int64_t num_out,
+                int64_t num_in, int dtype, float scale, void* y, int64_t y_stride) {
+  if (!is_rows(rows) || !is_matrix(num_out, num_in, dtype)) return QUIRE_BAD_ARGUMENT;
+  const Matrix matrix{static_cast<const char*>(packed), num_out, num_in};
+  if (dtype == QUIRE_F32) return append<Embed<float>>(program, rows, ids, matrix, scale, y, y_stride);
+  return append<Embed<bf16>>(program, rows, ids, matrix, scale, y, y_stride);
+}
+
+}  // extern "C"

@@ -1,0 +1,105 @@
+#include "program.h"
+
+#include <sys/mman.h>
+
+#include <chrono>
+#include <new>
+#include <system_error>
+
+using quire::Pool;
+using quire::Step;
+using quire::Worker;
+
+struct quire_pool {
+  Pool pool;
+  explicit quire_pool(int num_threads) : pool(num_threads) {}
+};
+
+namespace {
+
+struct Run {
+  const quire_program* program;
+  Step step;
+  int64_t* times;  // or NULL
+};
+
+int64_t now_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+void run_on_thread(void* context, Worker& worker) {
+  const Run& run = *static_cast<Run*>(context);
+  const auto& operators = run.program->operators;
+  for (size_t i = 0; i < operators.size(); ++i) {
+    const int64_t began = run.times ? now_ns() : 0;
+    operators[i]->run(run.step, worker);
+    if (i + 1 < operators.size()) worker.barrier();
+    if (run.times && worker.index() == 0) run.times[i] += now_ns() - began;
+  }
+}
+
+int run_program(quire_pool* pool, const quire_program* program, const int64_t* counts, int64_t* times) {
+  Run run{program, {}, times};
+  for (int i = 0; i < QUIRE_NUM_COUNTS; ++i) {
+    if (counts[i] < 0) return QUIRE_BAD_ARGUMENT;
+    run.step.counts[i] = counts[i];
+  }
+  pool->pool.run(run_on_thread, &run);
+  return 0;
+}
+
+constexpr int64_t kHugePage = int64_t(2) << 20;
+
+}  // namespace
+
+void quire::run_on(quire_pool* pool, void (*work)(void*, Worker&), void* context) { pool->pool.run(work, context); }
+
+extern "C" {
+
+const char* quire_level(void) { return QUIRE_LEVEL; }
+
+quire_pool* quire_pool_create(int64_t num_threads) {
+  if (num_threads < 1 || num_threads > 1024) return nullptr;
+  try {
+    return new quire_pool(int(num_threads));
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  } catch (const std::system_error&) {
+    return nullptr;
+  }
+}
+
+void quire_pool_destroy(quire_pool* pool) { delete pool; }
+
+quire_program* quire_program_create(void) { return new (std::nothrow) quire_program; }
+void quire_program_destroy(quire_program* program) { delete program; }
+int64_t quire_program_length(const quire_program* program) { return int64_t(program->operators.size()); }
+
+const char* quire_operator_name(const quire_program* program, int64_t index) {
+  return program->operators[size_t(index)]->name();
+}
+
+int quire_run(quire_pool* pool, const quire_program* program, const int64_t* counts) {
+  return run_program(pool, program, counts, nullptr);
+}
+
+int quire_run_timed(quire_pool* pool, const quire_program* program, const int64_t* counts, int64_t* times) {
+  return run_program(pool, program, counts, times);
+}
+
+void* quire_allocate(int64_t num_bytes) {
+  if (num_bytes <= 0) return nullptr;
+  void* memory = mmap(nullptr, size_t(num_bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return nullptr;
+#ifdef MADV_HUGEPAGE
+  if (num_bytes >= kHugePage) madvise(memory, size_t(num_bytes), MADV_HUGEPAGE);
+#endif
+  return memory;
+}
+
+void quire_release(void* memory, int64_t num_bytes) {
+  if (memory) munmap(memory, size_t(num_bytes));
+}
+
+}  // extern "C"

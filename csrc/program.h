@@ -1,0 +1,62 @@
+// A program is a list of operators; an operator is an object that all threads of a pool run together.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "pool.h"
+#include "quire.h"
+
+namespace quire {
+
+// What changes from replay to replay.
+struct Step {
+  int64_t counts[QUIRE_NUM_COUNTS];
+};
+
+// One step of a program: addresses and sizes fixed when it is appended.
+//
+// run() is called on every thread at once. It may share work by for_each once, and again after each barrier of its own;
+// the program puts a barrier after every operator.
+class Operator {
+ public:
+  virtual ~Operator() = default;
+  virtual const char* name() const = 0;
+  virtual void run(const Step& step, Worker& worker) const = 0;
+};
+
+}  // namespace quire
+
+struct quire_program {
+  std::vector<std::unique_ptr<quire::Operator>> operators;
+};
+
+namespace quire {
+
+// Run work(context, worker) on every thread of a pool, outside a program.
+void run_on(quire_pool* pool, void (*work)(void*, Worker&), void* context);
+
+// Append an Op made of these arguments; what an extern "C" function returns.
+template <typename Op, typename... Args> int append(quire_program* program, Args&&... args) {
+  try {
+    program->operators.push_back(std::make_unique<Op>(std::forward<Args>(args)...));
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return QUIRE_NO_MEMORY;
+  }
+}
+
+inline bool is_rows(int rows) { return rows >= 0 && rows < QUIRE_NUM_COUNTS; }
+inline bool is_dtype(int dtype) { return dtype == QUIRE_F32 || dtype == QUIRE_BF16; }
+inline int64_t size_of(int dtype) { return dtype == QUIRE_F32 ? 4 : 2; }
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Rows in a piece of work whose rows are cheap: enough to pay for fetching it, few enough to share them out.
+inline int64_t rows_per_piece(int64_t rows, int threads) {
+  const int64_t even = ceil_div(rows, int64_t(threads) * 4);
+  return even < 1 ? 1 : even > 32 ? 32 : even;
+}
+
+}  // namespace quire

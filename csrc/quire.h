@@ -1,0 +1,179 @@
+/* The native half of Quire's CPU kernels, as plain C: all that Python sees.
+ *
+ * A *program* is a flat list of operators over fixed buffers. Operators are appended once, with the addresses of what
+ * they read and write, and replayed by one call. Only row counts change from replay to replay: an operator names the
+ * count it follows (quire_rows), a replay brings the counts.
+ *
+ * Memory belongs to the caller: a program keeps addresses, never the memory. Buffers, strides and sizes are the caller's
+ * promise; what can be checked is checked where an operator is appended, and refused with a negative code.
+ *
+ * Laws:
+ *   - A row's result is the same bits whatever rows stand beside it, whatever the number of threads.
+ *   - Nothing here allocates while a program runs, but for scratch that grows to its largest size once.
+ *   - A pool's threads spin for a bounded time and then sleep; an idle pool uses no processor time.
+ *
+ * Strides are in elements, between rows; the elements of a row are adjacent. Types are quire_dtype.
+ */
+#ifndef QUIRE_H
+#define QUIRE_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define QUIRE_API __attribute__((visibility("default")))
+
+typedef enum { QUIRE_F32 = 0, QUIRE_BF16 = 1 } quire_dtype;
+
+/* The counts of a replay. */
+typedef enum { QUIRE_TOKENS = 0, QUIRE_SEQUENCES = 1, QUIRE_SAMPLED = 2, QUIRE_NUM_COUNTS = 3 } quire_rows;
+
+typedef enum { QUIRE_SILU = 0, QUIRE_GELU_TANH = 1 } quire_activation;
+
+typedef struct quire_pool quire_pool;
+typedef struct quire_program quire_program;
+
+/* Errors: 0 is success. */
+enum { QUIRE_BAD_ARGUMENT = -1, QUIRE_NO_MEMORY = -2 };
+
+/* ---- the library ---- */
+
+/* Name of the instruction-set level this object was built for: "v2", "v3", "v4" or "v4n". */
+QUIRE_API const char *quire_level(void);
+/* 1 if this processor has every instruction the object was built with. Safe to call on any x86-64. */
+QUIRE_API int quire_runs_here(void);
+/* Output features side by side in a packed weight; a tile of it is [K, quire_tile_width()]. */
+QUIRE_API int64_t quire_tile_width(void);
+
+/* ---- pool ---- */
+
+/* Starts num_threads - 1 threads; the caller of quire_run is the last one. NULL without memory or threads. */
+QUIRE_API quire_pool *quire_pool_create(int64_t num_threads);
+QUIRE_API void quire_pool_destroy(quire_pool *pool);
+
+/* ---- programs ---- */
+
+QUIRE_API quire_program *quire_program_create(void);
+QUIRE_API void quire_program_destroy(quire_program *program);
+QUIRE_API int64_t quire_program_length(const quire_program *program);
+/* Run all operators in order, with counts[QUIRE_NUM_COUNTS]. One run at a time on a pool. */
+QUIRE_API int quire_run(quire_pool *pool, const quire_program *program, const int64_t *counts);
+/* The same, and add each operator's wall time in nanoseconds to times[quire_program_length]. */
+QUIRE_API int quire_run_timed(quire_pool *pool, const quire_program *program, const int64_t *counts, int64_t *times);
+/* The operator's name, for profiles. */
+QUIRE_API const char *quire_operator_name(const quire_program *program, int64_t index);
+
+/* ---- memory ---- */
+
+/* Zeroed memory on huge pages where the system gives them, aligned to 64 bytes at least; NULL if there is none. */
+QUIRE_API void *quire_allocate(int64_t num_bytes);
+QUIRE_API void quire_release(void *memory, int64_t num_bytes);
+
+/* ---- packed weights: plain numbers ---- */
+
+/* Bytes of a packed [num_out, num_in] matrix of dtype. num_in of bfloat16 must be even. */
+QUIRE_API int64_t quire_packed_bytes(int64_t num_out, int64_t num_in, int dtype);
+/* Pack rows first_row .. first_row + num_rows of a matrix of num_out rows into packed memory. weight: [num_rows, num_in]
+ * with stride. Rows beyond num_out in the last tile must have been zeroed by the allocation. */
+QUIRE_API int quire_pack(quire_pool *pool, const void *weight, int64_t stride, int64_t first_row, int64_t num_rows,
+                         int64_t num_in, int dtype, void *packed);
+
+/* ---- operators: each appends one to the program ---- */
+
+/* What becomes of a product's rows, [rows, num_out] sums in float32. */
+typedef enum {
+  QUIRE_STORE = 0,   /* y = sum + bias + residual, rounded once to y's dtype */
+  QUIRE_LIKELIEST = 1 /* the greatest of each row: y is int32 [rows], -1 where a row has NaN, +inf, or nothing finite */
+} quire_output_kind;
+
+typedef struct quire_output {
+  void *y;              /* STORE: [rows, num_out] of dtype; LIKELIEST: int32 [rows] */
+  int64_t y_stride;
+  const void *bias;     /* [num_out] of the product's dtype, or NULL */
+  const void *residual; /* [rows, num_out] of the product's dtype, or NULL; may be y */
+  int64_t residual_stride;
+  void *workspace;      /* LIKELIEST: 8 bytes for each row and tile of columns; else NULL */
+  float softcap;        /* c: the sum becomes c tanh(sum / c); 0: none */
+  int32_t kind;
+  int32_t dtype;        /* of y, where STORE */
+} quire_output;
+
+/* x W^T, with output as it says: x [rows, num_in] of dtype, packed [num_out, num_in] of dtype. Summed in float32 in the
+ * order of num_in. */
+QUIRE_API int quire_linear(quire_program *program, int rows, const void *x, int64_t x_stride, const void *packed,
+                           int64_t num_out, int64_t num_in, int dtype, const quire_output *output);
+
+/* y[i] = table[ids[i]] * scale: ids int64 [rows] in 0 .. num_out; table is a packed [num_out, num_in] of dtype. The
+ * product is rounded to dtype. */
+QUIRE_API int quire_embed(quire_program *program, int rows, const int64_t *ids, const void *packed, int64_t num_out,
+                          int64_t num_in, int dtype, float scale, void *y, int64_t y_stride);
+
+/* y = x / rms(x) * weight over the last dimension: x is [rows, heads, size] (heads of a row adjacent at head_stride),
+ * y likewise; weight float32 [size]. */
+QUIRE_API int quire_rms_norm(quire_program *program, int rows, const void *x, int64_t x_stride, int64_t heads,
+                             int64_t size, const float *weight, float eps, int dtype, void *y, int64_t y_stride);
+
+/* y = activation(gate) * up for x = [gate | up] [rows, 2 size], y [rows, size]. */
+QUIRE_API int quire_gated(quire_program *program, int rows, const void *x, int64_t x_stride, int64_t size,
+                          int activation, int dtype, void *y, int64_t y_stride);
+
+/* ---- weights in blocks (GGUF's formats) ---- */
+
+typedef enum {
+  QUIRE_Q4_0 = 0, QUIRE_Q4_1, QUIRE_Q5_0, QUIRE_Q5_1, QUIRE_Q8_0, QUIRE_Q2_K, QUIRE_Q3_K, QUIRE_Q4_K, QUIRE_Q5_K, QUIRE_Q6_K,
+  QUIRE_NUM_BLOCK_FORMATS
+} quire_block_format;
+
+/* As quire_packed_bytes and quire_pack, for rows of blocks as a GGUF file holds them: rows [num_rows] at row_bytes from
+ * each other. num_in must be a multiple of the format's block. Exact: packed weights are the same numbers. */
+QUIRE_API int64_t quire_packed_blocks_bytes(int64_t num_out, int64_t num_in, int format);
+QUIRE_API int quire_pack_blocks(quire_pool *pool, const void *rows, int64_t row_bytes, int64_t first_row,
+                                int64_t num_rows, int64_t num_in, int format, void *packed);
+
+/* As quire_linear; x [rows, num_in] of dtype (also that of bias and residual). Each row of x is rounded to 8 bits in
+ * groups of 32, by its own largest magnitude; products are exact, sums of groups in float32 in the order of num_in. */
+QUIRE_API int quire_linear_blocks(quire_program *program, int rows, const void *x, int64_t x_stride, const void *packed,
+                                  int64_t num_out, int64_t num_in, int format, int dtype, const quire_output *output);
+
+/* As quire_embed, y of dtype. */
+QUIRE_API int quire_embed_blocks(quire_program *program, int rows, const int64_t *ids, const void *packed,
+                                 int64_t num_out, int64_t num_in, int format, int dtype, float scale, void *y,
+                                 int64_t y_stride);
+
+/* ---- attention ----
+ *
+ * KV lies in pages of block tokens, a layer's keys in one array and its values in another:
+ *   bfloat16: keys [num_blocks, kv_heads, size / 2, block, 2], values [num_blocks, kv_heads, block / 2, size, 2]
+ *   float32:  keys [num_blocks, kv_heads, size, block],        values [num_blocks, kv_heads, block, size]
+ * so that a page of either is a tile of a matrix product. A slot is page * block + offset. block is a multiple of 16,
+ * size (the head's) of 16.
+ */
+
+/* cos and sin [rows, size / 2] float32 of positions[i] * inv_freq[j], times factor. positions int64 [rows]. */
+QUIRE_API int quire_angles(quire_program *program, int rows, const int64_t *positions, const float *inv_freq,
+                           int64_t half_size, float factor, float *cos, float *sin);
+
+/* For each row of qkv [rows, (heads + 2 kv_heads) size]: norm each head of q and k (where q_norm, k_norm float32 [size]
+ * are given), turn it by the row's angles (feature i with i + size / 2), write q to q_out [rows, heads size], and k and
+ * v to their slot (int64 [rows]). NaN is stored as 0, infinity as the largest half-precision number. */
+QUIRE_API int quire_store_heads(quire_program *program, int rows, const void *qkv, int64_t qkv_stride, int64_t heads,
+                                int64_t kv_heads, int64_t size, const float *q_norm, const float *k_norm, float eps,
+                                const float *cos, const float *sin, const int64_t *slots, void *keys, void *values,
+                                int64_t block, int dtype, void *q_out, int64_t q_stride);
+
+/* Causal attention of each sequence's newest tokens to all its tokens. q [tokens, heads size]; rows of sequence i are
+ * query_starts[i] .. query_starts[i + 1], its last tokens; tables int32 [sequences, table_stride]; context_lens int32.
+ * Position p sees max(0, p - window + 1) .. p; window 0: all. Scores: scale, then softcap (0: none). The number of
+ * sequences is counts[QUIRE_SEQUENCES]. */
+QUIRE_API int quire_attention(quire_program *program, const void *q, int64_t q_stride, const void *keys,
+                              const void *values, const int32_t *tables, int64_t table_stride,
+                              const int32_t *query_starts, const int32_t *context_lens, int64_t heads,
+                              int64_t kv_heads, int64_t size, int64_t block, float scale, int64_t window,
+                              float softcap, int dtype, void *y, int64_t y_stride);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,257 @@
+// Vectors of float32, of this object's instruction-set level: the only file that names instructions.
+//
+// F is kLanes floats, I the same number of 32-bit integers. Arithmetic operators are the compiler's. Every function
+// works lane by lane unless its name says otherwise, so a lane's result never depends on its neighbours; what is left
+// over at the end of a row goes through the same code by load_part and store_part.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace quire {
+
+using bf16 = uint16_t;  // the upper half of a float32
+using f16 = uint16_t;   // IEEE half precision
+
+#if defined(__AVX512F__)
+
+constexpr int kLanes = 16;
+using F = __m512;
+using I = __m512i;
+
+inline F load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+inline F broadcast(float x) { return _mm512_set1_ps(x); }
+inline F zero() { return _mm512_setzero_ps(); }
+inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+inline F max(F a, F b) { return _mm512_max_ps(a, b); }
+inline F min(F a, F b) { return _mm512_min_ps(a, b); }
+inline F as_float(I v) { return _mm512_castsi512_ps(v); }
+inline I as_int(F v) { return _mm512_castps_si512(v); }
+inline I load(const int32_t* p) { return _mm512_loadu_si512(p); }
+inline void store(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
+inline I broadcast(int32_t x) { return _mm512_set1_epi32(x); }
+inline I add(I a, I b) { return _mm512_add_epi32(a, b); }
+inline I subtract(I a, I b) { return _mm512_sub_epi32(a, b); }
+inline I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
+inline I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
+template <int n> inline I shift_left(I v) { return _mm512_slli_epi32(v, n); }
+template <int n> inline I shift_right(I v) { return _mm512_srli_epi32(v, n); }
+inline F to_float(I v) { return _mm512_cvtepi32_ps(v); }
+inline I to_int_nearest(F v) { return _mm512_cvtps_epi32(v); }
+inline I load_u16(const uint16_t* p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)); }
+inline void store_u16(uint16_t* p, I v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(v)); }
+inline F load_f16(const f16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+inline void store_f16(f16* p, F v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtps_ph(v, 0)); }
+// Where a < b take x, elsewhere y.
+inline F where_less(F a, F b, F x, F y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x); }
+inline F where_nan(F a, F x, F y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), y, x); }
+
+#elif defined(__AVX2__) && defined(__FMA__)
+
+constexpr int kLanes = 8;
+using F = __m256;
+using I = __m256i;
+
+inline F load(const float* p) { return _mm256_loadu_ps(p); }
+inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+inline F broadcast(float x) { return _mm256_set1_ps(x); }
+inline F zero() { return _mm256_setzero_ps(); }
+inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+inline F max(F a, F b) { return _mm256_max_ps(a, b); }
+inline F min(F a, F b) { return _mm256_min_ps(a, b); }
+inline F as_float(I v) { return _mm256_castsi256_ps(v); }
+inline I as_int(F v) { return _mm256_castps_si256(v); }
+inline I load(const int32_t* p) { return _mm256_loadu_si256((const I*)p); }
+inline void store(int32_t* p, I v) { _mm256_storeu_si256((I*)p, v); }
+inline I broadcast(int32_t x) { return _mm256_set1_epi32(x); }
+inline I add(I a, I b) { return _mm256_add_epi32(a, b); }
+inline I subtract(I a, I b) { return _mm256_sub_epi32(a, b); }
+inline I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
+inline I bit_or(I a, I b) { return _mm256_or_si256(a, b); }
+template <int n> inline I shift_left(I v) { return _mm256_slli_epi32(v, n); }
+template <int n> inline I shift_right(I v) { return _mm256_srli_epi32(v, n); }
+inline F to_float(I v) { return _mm256_cvtepi32_ps(v); }
+inline I to_int_nearest(F v) { return _mm256_cvtps_epi32(v); }
+inline I load_u16(const uint16_t* p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)); }
+inline void store_u16(uint16_t* p, I v) {
+  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(v, v), 0x08);
+  _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(packed));
+}
+inline F load_f16(const f16* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)); }
+inline void store_f16(f16* p, F v) { _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, 0)); }
+inline F where_less(F a, F b, F x, F y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
+inline F where_nan(F a, F x, F y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, a, _CMP_UNORD_Q)); }
+
+#else  // SSE 4.2
+
+constexpr int kLanes = 4;
+using F = __m128;
+using I = __m128i;
+
+inline F load(const float* p) { return _mm_loadu_ps(p); }
+inline void store(float* p, F v) { _mm_storeu_ps(p, v); }
+inline F broadcast(float x) { return _mm_set1_ps(x); }
+inline F zero() { return _mm_setzero_ps(); }
+inline F fma(F a, F b, F c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
+inline F max(F a, F b) { return _mm_max_ps(a, b); }
+inline F min(F a, F b) { return _mm_min_ps(a, b); }
+inline F as_float(I v) { return _mm_castsi128_ps(v); }
+inline I as_int(F v) { return _mm_castps_si128(v); }
+inline I load(const int32_t* p) { return _mm_loadu_si128((const I*)p); }
+inline void store(int32_t* p, I v) { _mm_storeu_si128((I*)p, v); }
+inline I broadcast(int32_t x) { return _mm_set1_epi32(x); }
+inline I add(I a, I b) { return _mm_add_epi32(a, b); }
+inline I subtract(I a, I b) { return _mm_sub_epi32(a, b); }
+inline I bit_and(I a, I b) { return _mm_and_si128(a, b); }
+inline I bit_or(I a, I b) { return _mm_or_si128(a, b); }
+template <int n> inline I shift_left(I v) { return _mm_slli_epi32(v, n); }
+template <int n> inline I shift_right(I v) { return _mm_srli_epi32(v, n); }
+inline F to_float(I v) { return _mm_cvtepi32_ps(v); }
+inline I to_int_nearest(F v) { return _mm_cvtps_epi32(v); }
+inline I load_u16(const uint16_t* p) { return _mm_cvtepu16_epi32(_mm_loadl_epi64((const I*)p)); }
+inline void store_u16(uint16_t* p, I v) { _mm_storel_epi64((I*)p, _mm_packus_epi32(v, v)); }
+inline F where_less(F a, F b, F x, F y) { return _mm_blendv_ps(y, x, _mm_cmplt_ps(a, b)); }
+inline F where_nan(F a, F x, F y) { return _mm_blendv_ps(y, x, _mm_cmpunord_ps(a, a)); }
+// Half precision by arithmetic: a product by 2^112 puts the exponent right, subnormals included.
+inline F load_f16(const f16* p) {
+  const I half = load_u16(p);
+  const I magnitude = shift_left<13>(bit_and(half, broadcast(0x7fff)));
+  const F value = as_float(magnitude) * broadcast(0x1p112f);
+  const F wide = where_less(value, broadcast(65536.0f), value, as_float(bit_or(magnitude, broadcast(0x7f800000))));
+  return as_float(bit_or(as_int(wide), shift_left<16>(bit_and(half, broadcast(0x8000)))));
+}
+
+#endif
+
+// ---- bfloat16 ----
+
+inline F load_bf16(const bf16* p) { return as_float(shift_left<16>(load_u16(p))); }
+
+// Rounds to nearest, ties to even; NaN stays NaN.
+inline void store_bf16(bf16* p, F v) {
+#if defined(__AVX512BF16__)
+  _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v));
+#else
+  const I bits = as_int(v);
+  const I odd = bit_and(shift_right<16>(bits), broadcast(1));
+  const I rounded = shift_right<16>(add(bits, add(odd, broadcast(0x7fff))));
+  const I nan = bit_or(shift_right<16>(bits), broadcast(0x40));
+  store_u16(p, as_int(where_nan(v, as_float(nan), as_float(rounded))));
+#endif
+}
+
+inline float from_bf16(bf16 x) {
+  const uint32_t bits = uint32_t(x) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+// Two bfloat16, of adjacent k, in each lane: accumulate both products.
+inline F dot2(F acc, I a, I b) {
+#if defined(__AVX512BF16__)
+  return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
+#else
+  const I high = broadcast(int32_t(0xffff0000));
+  acc = fma(as_float(shift_left<16>(a)), as_float(shift_left<16>(b)), acc);
+  return fma(as_float(bit_and(a, high)), as_float(bit_and(b, high)), acc);
+#endif
+}
+
+// Four unsigned bytes of w times four signed bytes of a in each lane, added to acc. Exact.
+inline I dot4(I acc, I w, I a) {
+#if defined(__AVX512VNNI__)
+  return _mm512_dpbusd_epi32(acc, w, a);
+#elif defined(__AVX512BW__)
+  const I even = _mm512_and_si512(w, _mm512_set1_epi16(0xff)), odd = _mm512_srli_epi16(w, 8);
+  const I a_even = _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8), a_odd = _mm512_srai_epi16(a, 8);
+  return add(acc, add(_mm512_madd_epi16(even, a_even), _mm512_madd_epi16(odd, a_odd)));
+#elif defined(__AVX2__)
+  const I even = _mm256_and_si256(w, _mm256_set1_epi16(0xff)), odd = _mm256_srli_epi16(w, 8);
+  const I a_even = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8), a_odd = _mm256_srai_epi16(a, 8);
+  return add(acc, add(_mm256_madd_epi16(even, a_even), _mm256_madd_epi16(odd, a_odd)));
+#else
+  const I even = _mm_and_si128(w, _mm_set1_epi16(0xff)), odd = _mm_srli_epi16(w, 8);
+  const I a_even = _mm_srai_epi16(_mm_slli_epi16(a, 8), 8), a_odd = _mm_srai_epi16(a, 8);
+  return add(acc, add(_mm_madd_epi16(even, a_even), _mm_madd_epi16(odd, a_odd)));
+#endif
+}
+
+// ---- typed rows: float32 or bfloat16 in memory, float32 in registers ----
+
+inline F load_as_float(const float* p) { return load(p); }
+inline F load_as_float(const bf16* p) { return load_bf16(p); }
+inline void store_rounded(float* p, F v) { store(p, v); }
+inline void store_rounded(bf16* p, F v) { store_bf16(p, v); }
+
+// The first n (under kLanes) elements; the other lanes are zero.
+template <typename T> inline F load_part(const T* p, int n) {
+  T buffer[kLanes] = {};
+  std::memcpy(buffer, p, n * sizeof(T));
+  return load_as_float(buffer);
+}
+template <typename T> inline void store_part(T* p, F v, int n) {
+  T buffer[kLanes];
+  store_rounded(buffer, v);
+  std::memcpy(p, buffer, n * sizeof(T));
+}
+
+// ---- across lanes, in one fixed order ----
+
+inline float sum_lanes(F v) {
+  float lane[kLanes];
+  store(lane, v);
+  for (int width = kLanes / 2; width; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
+  return lane[0];
+}
+inline float max_lanes(F v) {
+  float lane[kLanes];
+  store(lane, v);
+  for (int width = kLanes / 2; width; width /= 2)
+    for (int i = 0; i < width; ++i) lane[i] = lane[i] < lane[i + width] ? lane[i + width] : lane[i];
+  return lane[0];
+}
+
+// ---- functions ----
+
+// v * 2^n for whole n in -126 .. 128.
+inline F scale_by_power(F v, F n) {
+#if defined(__AVX512F__)
+  return _mm512_scalef_ps(v, n);
+#else
+  // 2^128 has no exponent of its own: multiply in two steps.
+  const I power = to_int_nearest(n);
+  const I half = add(shift_right<1>(add(power, broadcast(256))), broadcast(-128));
+  const I rest = subtract(power, half);
+  return v * as_float(shift_left<23>(add(half, broadcast(127)))) * as_float(shift_left<23>(add(rest, broadcast(127))));
+#endif
+}
+
+// e^x within 2 ulp; 0 below -87.3, infinity above 88.7; NaN stays NaN. 2^n by the exponent bits, e^r by a polynomial.
+inline F exp(F x) {
+  const F clamped = min(max(x, broadcast(-87.336f)), broadcast(88.73f));
+  const F n = to_float(to_int_nearest(clamped * broadcast(1.44269504f)));
+  F r = fma(n, broadcast(-0.693359375f), clamped);
+  r = fma(n, broadcast(2.12194440e-4f), r);
+  F p = broadcast(1.9875691500e-4f);
+  p = fma(p, r, broadcast(1.3981999507e-3f));
+  p = fma(p, r, broadcast(8.3334519073e-3f));
+  p = fma(p, r, broadcast(4.1665795894e-2f));
+  p = fma(p, r, broadcast(1.6666665459e-1f));
+  p = fma(p, r, broadcast(5.0000001201e-1f));
+  p = fma(p, r * r, r) + broadcast(1.0f);
+  const F scaled = scale_by_power(p, n);
+  return where_nan(x, x, where_less(x, broadcast(-87.336f), zero(), scaled));
+}
+
+inline F tanh(F x) {
+  const F e = exp(x + x);
+  return broadcast(1.0f) - broadcast(2.0f) / (e + broadcast(1.0f));
+}
+
+}  // namespace quire

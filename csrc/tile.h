@@ -1,0 +1,96 @@
+// The innermost loops of every matrix product: a few rows against a few vectors of columns.
+//
+// acc[m][v] += a[m] . b[v], where rows of a lie in memory as they are, and b is laid out so that one vector holds
+// kLanes columns of the same k (of the same pair of k, for bfloat16). Everything is summed in the order of k, one
+// accumulator for each result: so a result does not depend on MR or NV, and a product may be cut into ranges of k as
+// long as the accumulators are kept in float32 between them.
+#pragma once
+
+#include "simd.h"
+
+namespace quire {
+
+#if defined(__AVX512F__)
+constexpr int kTileVectors = 2;  // 24 of 32 registers accumulate at 12 rows
+constexpr int kTileRows = 12;
+#else
+constexpr int kTileVectors = 2;  // 8 of 16
+constexpr int kTileRows = 4;
+#endif
+constexpr int kTileWidth = kTileVectors * kLanes;
+
+constexpr int64_t kPieceRows = 96;  // of x, over which one thread takes one tile: their sums lie in the second-level cache
+
+// Rows in a piece of work, a multiple of kTileRows: enough pieces for the threads to share evenly, and as few passes over
+// a tile as that allows.
+inline int64_t piece_rows(int64_t rows, int64_t tiles, int threads) {
+  const int64_t wanted = tiles >= 8 * threads ? 1 : (8 * threads + tiles - 1) / tiles;
+  const int64_t even = (rows + wanted - 1) / wanted, bands = (even + kTileRows - 1) / kTileRows;
+  const int64_t piece = bands * kTileRows;
+  return piece < kPieceRows ? piece : kPieceRows;
+}
+
+template <int MR, int NV> struct Sums {
+  F acc[MR][NV];
+
+  void clear() {
+    for (int m = 0; m < MR; ++m)
+      for (int v = 0; v < NV; ++v) acc[m][v] = zero();
+  }
+  void read(const float* c, int64_t stride) {
+    for (int m = 0; m < MR; ++m)
+      for (int v = 0; v < NV; ++v) acc[m][v] = load(c + m * stride + v * kLanes);
+  }
+  void write(float* c, int64_t stride) const {
+    for (int m = 0; m < MR; ++m)
+      for (int v = 0; v < NV; ++v) store(c + m * stride + v * kLanes, acc[m][v]);
+  }
+};
+
+// a: rows of bfloat16 pairs, strides in elements; b: [pairs, b_stride] of 32-bit pairs.
+template <int MR, int NV>
+inline void multiply_add(Sums<MR, NV>& sums, const bf16* a, int64_t a_stride, const int32_t* b, int64_t b_stride,
+                         int64_t pairs) {
+  F acc[MR][NV];
+  for (int m = 0; m < MR; ++m)
+    for (int v = 0; v < NV; ++v) acc[m][v] = sums.acc[m][v];
+  const bf16* row[(MR + 2) / 3];  // every third row has a pointer, the two after it are reached by its stride
+  for (int m = 0; m < MR; m += 3) row[m / 3] = a + m * a_stride;
+  for (int64_t p = 0; p < pairs; ++p, b += b_stride) {
+    I w[NV];
+    for (int v = 0; v < NV; ++v) w[v] = load(b + v * kLanes);
+#pragma GCC unroll 12
+    for (int m = 0; m < MR; ++m) {
+      int32_t pair;
+      std::memcpy(&pair, row[m / 3] + (m % 3) * a_stride + 2 * p, 4);
+      const I x = broadcast(pair);
+      for (int v = 0; v < NV; ++v) acc[m][v] = dot2(acc[m][v], w[v], x);
+    }
+  }
+  for (int m = 0; m < MR; ++m)
+    for (int v = 0; v < NV; ++v) sums.acc[m][v] = acc[m][v];
+}
+
+// The same in float32: b [n, b_stride].
+template <int MR, int NV>
+inline void multiply_add(Sums<MR, NV>& sums, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
+                         int64_t n) {
+  F acc[MR][NV];
+  for (int m = 0; m < MR; ++m)
+    for (int v = 0; v < NV; ++v) acc[m][v] = sums.acc[m][v];
+  const float* row[(MR + 2) / 3];
+  for (int m = 0; m < MR; m += 3) row[m / 3] = a + m * a_stride;
+  for (int64_t k = 0; k < n; ++k, b += b_stride) {
+    F w[NV];
+    for (int v = 0; v < NV; ++v) w[v] = load(b + v * kLanes);
+#pragma GCC unroll 12
+    for (int m = 0; m < MR; ++m) {
+      const F x = broadcast(row[m / 3][(m % 3) * a_stride + k]);
+      for (int v = 0; v < NV; ++v) acc[m][v] = fma(x, w[v], acc[m][v]);
+    }
+  }
+  for (int m = 0; m < MR; ++m)
+    for (int v = 0; v < NV; ++v) sums.acc[m][v] = acc[m][v];
+}
+
+}  // namespace quire
