@@ -18,6 +18,7 @@ _COMMANDS = {
     "chat": ("quire.cli.chat", "talk to a model, on a server or right here"),
     "complete": ("quire.cli.complete", "continue a text, on a server or right here"),
     "run-batch": ("quire.cli.run_batch", "answer a file of requests in the OpenAI batch format"),
+    "bench": ("quire.cli.bench", "measure a server, or an engine without one"),
     "pull": ("quire.cli.pull", "fetch a model ahead of its use"),
 }
 """Name -> the module whose ``main(argv) -> exit code`` runs it, and what it does."""

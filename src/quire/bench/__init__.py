@@ -1,0 +1,1 @@
+"""How fast it is: prompts, a load generator for any server with the OpenAI API, offline timing, and the numbers."""
