@@ -110,10 +110,14 @@ QUIRE_API int quire_linear(quire_program *program, int rows, const void *x, int6
 QUIRE_API int quire_embed(quire_program *program, int rows, const int64_t *ids, const void *packed, int64_t num_out,
                           int64_t num_in, int dtype, float scale, void *y, int64_t y_stride);
 
-/* y = x / rms(x) * weight over the last dimension: x is [rows, heads, size] (heads of a row adjacent at head_stride),
- * y likewise; weight float32 [size]. */
-QUIRE_API int quire_rms_norm(quire_program *program, int rows, const void *x, int64_t x_stride, int64_t heads,
-                             int64_t size, const float *weight, float eps, int dtype, void *y, int64_t y_stride);
+/* y = x / rms(x) * weight (+ residual): rows of size; weight float32 [size]; residual of dtype or NULL, may be y. */
+QUIRE_API int quire_rms_norm(quire_program *program, int rows, const void *x, int64_t x_stride, int64_t size,
+                             const float *weight, float eps, const void *residual, int64_t residual_stride, int dtype,
+                             void *y, int64_t y_stride);
+
+/* y[i] = x[index[i]]: index int64 [rows]. */
+QUIRE_API int quire_take_rows(quire_program *program, int rows, const void *x, int64_t x_stride, const int64_t *index,
+                              int64_t size, int dtype, void *y, int64_t y_stride);
 
 /* y = activation(gate) * up for x = [gate | up] [rows, 2 size], y [rows, size]. */
 QUIRE_API int quire_gated(quire_program *program, int rows, const void *x, int64_t x_stride, int64_t size,

@@ -11,10 +11,11 @@ namespace {
 
 template <typename T> class RMSNorm final : public Operator {
  public:
-  RMSNorm(int rows, const void* x, int64_t x_stride, int64_t heads, int64_t size, const float* weight, float eps,
-          void* y, int64_t y_stride)
-      : rows_(rows), x_(static_cast<const T*>(x)), x_stride_(x_stride), heads_(heads), size_(size), weight_(weight),
-        eps_(eps), y_(static_cast<T*>(y)), y_stride_(y_stride) {}
+  RMSNorm(int rows, const void* x, int64_t x_stride, int64_t size, const float* weight, float eps,
+          const void* residual, int64_t residual_stride, void* y, int64_t y_stride)
+      : rows_(rows), x_(static_cast<const T*>(x)), x_stride_(x_stride), size_(size), weight_(weight), eps_(eps),
+        residual_(static_cast<const T*>(residual)), residual_stride_(residual_stride), y_(static_cast<T*>(y)),
+        y_stride_(y_stride) {}
 
   const char* name() const override { return "rms_norm"; }
 
@@ -22,12 +23,12 @@ template <typename T> class RMSNorm final : public Operator {
     const int64_t rows = step.counts[rows_], piece = rows_per_piece(rows, worker.count());
     worker.for_each(ceil_div(rows, piece), [&](int64_t i) {
       for (int64_t r = i * piece; r < std::min(rows, (i + 1) * piece); ++r)
-        for (int64_t h = 0; h < heads_; ++h) norm(x_ + r * x_stride_ + h * size_, y_ + r * y_stride_ + h * size_);
+        norm(x_ + r * x_stride_, residual_ ? residual_ + r * residual_stride_ : nullptr, y_ + r * y_stride_);
     });
   }
 
  private:
-  void norm(const T* x, T* y) const {
+  void norm(const T* x, const T* residual, T* y) const {
     F squares = zero();
     int64_t i = 0;
     for (; i + kLanes <= size_; i += kLanes) {
@@ -38,18 +39,58 @@ template <typename T> class RMSNorm final : public Operator {
     const F last = rest ? load_part(x + i, rest) : zero();
     squares = fma(last, last, squares);
     const F scale = broadcast(1.0f / std::sqrt(sum_lanes(squares) / float(size_) + eps_));
-    for (i = 0; i + kLanes <= size_; i += kLanes) store_rounded(y + i, load_as_float(x + i) * scale * load(weight_ + i));
-    if (rest) store_part(y + i, last * scale * load_part(weight_ + i, rest), rest);
+    for (i = 0; i + kLanes <= size_; i += kLanes) {
+      F v = load_as_float(x + i) * scale * load(weight_ + i);
+      if (residual) v = v + load_as_float(residual + i);
+      store_rounded(y + i, v);
+    }
+    if (rest) {
+      F v = last * scale * load_part(weight_ + i, rest);
+      if (residual) v = v + load_part(residual + i, rest);
+      store_part(y + i, v, rest);
+    }
   }
 
   int rows_;
   const T* x_;
-  int64_t x_stride_, heads_, size_;
+  int64_t x_stride_, size_;
   const float* weight_;
   float eps_;
+  const T* residual_;
+  int64_t residual_stride_;
   T* y_;
   int64_t y_stride_;
 };
+
+class TakeRows final : public Operator {
+ public:
+  TakeRows(int rows, const void* x, int64_t x_stride, const int64_t* index, int64_t row_bytes, void* y, int64_t y_stride)
+      : rows_(rows), x_(static_cast<const char*>(x)), x_stride_(x_stride), index_(index), row_bytes_(row_bytes),
+        y_(static_cast<char*>(y)), y_stride_(y_stride) {}
+
+  const char* name() const override { return "take_rows"; }
+
+  void run(const Step& step, Worker& worker) const override {
+    worker.for_each(step.counts[rows_], [&](int64_t i) {
+      std::memcpy(y_ + i * y_stride_, x_ + index_[i] * x_stride_, size_t(row_bytes_));
+    });
+  }
+
+ private:
+  int rows_;
+  const char* x_;
+  int64_t x_stride_;  // in bytes, as y_stride_
+  const int64_t* index_;
+  int64_t row_bytes_;
+  char* y_;
+  int64_t y_stride_;
+};
+
+template <typename T>
+int append_norm(quire_program* program, int rows, const void* x, int64_t x_stride, int64_t size, const float* weight,
+                float eps, const void* residual, int64_t residual_stride, void* y, int64_t y_stride) {
+  return append<RMSNorm<T>>(program, rows, x, x_stride, size, weight, eps, residual, residual_stride, y, y_stride);
+}
 
 F activate(F gate, int activation) {
   const F one = broadcast(1.0f);
@@ -100,12 +141,19 @@ using namespace quire;
 
 extern "C" {
 
-int quire_rms_norm(quire_program* program, int rows, const void* x, int64_t x_stride, int64_t heads, int64_t size,
-                   const float* weight, float eps, int dtype, void* y, int64_t y_stride) {
-  if (!is_rows(rows) || !is_dtype(dtype) || heads < 1 || size < 1) return QUIRE_BAD_ARGUMENT;
-  if (dtype == QUIRE_F32)
-    return append<RMSNorm<float>>(program, rows, x, x_stride, heads, size, weight, eps, y, y_stride);
-  return append<RMSNorm<bf16>>(program, rows, x, x_stride, heads, size, weight, eps, y, y_stride);
+int quire_rms_norm(quire_program* program, int rows, const void* x, int64_t x_stride, int64_t size,
+                   const float* weight, float eps, const void* residual, int64_t residual_stride, int dtype, void* y,
+                   int64_t y_stride) {
+  if (!is_rows(rows) || !is_dtype(dtype) || size < 1) return QUIRE_BAD_ARGUMENT;
+  const auto add = dtype == QUIRE_F32 ? append_norm<float> : append_norm<bf16>;
+  return add(program, rows, x, x_stride, size, weight, eps, residual, residual_stride, y, y_stride);
+}
+
+int quire_take_rows(quire_program* program, int rows, const void* x, int64_t x_stride, const int64_t* index,
+                    int64_t size, int dtype, void* y, int64_t y_stride) {
+  if (!is_rows(rows) || !is_dtype(dtype) || size < 1) return QUIRE_BAD_ARGUMENT;
+  const int64_t width = size_of(dtype);
+  return append<TakeRows>(program, rows, x, x_stride * width, index, size * width, y, y_stride * width);
 }
 
 int quire_gated(quire_program* program, int rows, const void* x, int64_t x_stride, int64_t size, int activation,
