@@ -4,15 +4,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+NATIVE := src/quire/kernels/cpu/libquire_*.so
+NATIVE_LOG := build/native.log
 
 # A package index that has the torch build you want, where pip's own would bring another.
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-slow test-gpu lint format docs clean
+.PHONY: help setup native serve test test-slow test-gpu lint format docs clean
 
 help:
 	@echo 'make setup              create $(VENV) and install Quire into it'
+	@echo 'make native             build the kernels of csrc/ again, where they changed'
 	@echo 'make serve ARGS="..."   serve a model; ARGS are flags of quire serve'
 	@echo 'make test               style, types, import floors, and the tests'
 	@echo 'make test-slow          the tests that take minutes'
@@ -22,10 +25,10 @@ help:
 	@echo 'make docs               write the pages that are made from the code'
 	@echo 'make clean              remove everything that these made'
 
-setup: $(READY)
+setup: native
 	@:
 
-# Torch comes first and alone: which build it is decides what else gets downloaded.
+# Torch comes first and alone: which build it is decides what else gets downloaded. The kernels come from make native.
 $(READY): pyproject.toml
 	@for python in $(PYTHON) python3.11 python3.12 python3.13 python3; do \
 	    "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && break; python=; \
@@ -35,19 +38,32 @@ $(READY): pyproject.toml
 	@echo 'Installing into $(VENV), once; this takes some minutes.'
 	@$(PIP) --upgrade 'pip>=24'
 	@$(PIP) 'torch>=2.11,<2.14' $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
-	@$(PIP) -e '.[test]'
+	@$(PIP) -e '.[test]' -C wheel.cmake=false
 	@touch $@
 
-serve: $(READY)
+# In place, beside the Python files that open them; CMake knows what changed. A machine that cannot build them says so,
+# and has no old ones left that may not fit any more. Sources that do not compile are an error.
+native: $(READY)
+	@mkdir -p build; rm -f $(NATIVE_LOG); \
+	cannot() { rm -f $(NATIVE); echo "No native kernels: $$1. Quire runs on torch, which is slower."; exit 0; }; \
+	for name in $$CXX c++ g++ clang++; do command -v "$$name" >/dev/null && break; done || cannot 'no C++ compiler here'; \
+	cmake=$$(command -v cmake || command -v $(BIN)/cmake) || \
+	    { $(PIP) 'cmake>=3.16' && cmake=$(BIN)/cmake; } || cannot 'no CMake here, and none from the package index'; \
+	$$cmake -S csrc -B build/native >$(NATIVE_LOG) 2>&1 || cannot '$(NATIVE_LOG) says why'; \
+	[ -e build/native/install_manifest.txt ] || echo 'Building the native kernels, once; this takes a minute.'; \
+	{ $$cmake --build build/native --parallel 2 && $$cmake --install build/native --prefix src; } >>$(NATIVE_LOG) 2>&1 || \
+	    { cat $(NATIVE_LOG) >&2; exit 1; }
+
+serve: native
 	@exec $(BIN)/quire serve $(ARGS)
 
-test: lint
+test: lint native
 	@$(BIN)/python -m pytest -m 'not slow and not gpu' $(ARGS)
 
-test-slow: $(READY)
+test-slow: native
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
-test-gpu: $(READY)
+test-gpu: native
 	@$(BIN)/python -m pytest -m gpu $(ARGS)
 
 lint: $(READY)
@@ -64,5 +80,5 @@ docs: $(READY)
 	@$(BIN)/python -m quire.cli.flags_doc docs/flags.md
 
 clean:
-	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(NATIVE) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
