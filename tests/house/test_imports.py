@@ -38,6 +38,8 @@ def test_every_room_has_a_floor(root: Path) -> None:
         "from quire.cli.main import main; main(['--version'])",
         "from quire.cli.main import main; main(['serve', '--help'])",
         "from quire.cli.main import main; main(['run-batch', '--help'])",
+        "from quire.cli.main import main; main(['bench', 'serve', '--help'])",
+        "from quire.cli.main import main; main(['bench', 'latency', '--help'])",
     ],
 )
 def test_what_must_be_quick_loads_nothing_heavy(statement: str) -> None:
@@ -46,7 +48,7 @@ def test_what_must_be_quick_loads_nothing_heavy(statement: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["quire.server.serve", "quire.engine.async_llm", "quire.cli.local", "quire.cli.chat"]
+    "module", ["quire.server.serve", "quire.engine.async_llm", "quire.cli.local", "quire.cli.chat", "quire.bench.serve"]
 )
 def test_the_http_process_never_loads_torch(module: str) -> None:
     assert not {"torch", "transformers", "safetensors"} & _loaded(f"import {module}")

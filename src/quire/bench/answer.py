@@ -31,7 +31,7 @@ class _Choice(msgspec.Struct):
 class _Event(msgspec.Struct):
     choices: list[_Choice] = []
     usage: _Usage | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw()
 
 
 _decode_event = msgspec.json.Decoder(_Event).decode
@@ -127,8 +127,9 @@ class Answer:
             event = _decode_event(data)
         except msgspec.DecodeError as error:
             raise QuireError(f"an event of the stream cannot be read: {error}: {data[:100]!r}") from None
-        if event.error is not None:
-            raise QuireError(f"the answer broke off: {error_message(bytes(event.error))}")
+        problem = bytes(event.error)
+        if problem not in (b"", b"null"):
+            raise QuireError(f"the answer broke off: {error_message(problem)}")
         if event.usage is not None:
             self.num_prompt_tokens = event.usage.prompt_tokens
             self.num_output_tokens = event.usage.completion_tokens

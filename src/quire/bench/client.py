@@ -1,9 +1,11 @@
 """Talks to the server that is measured: streams completions, and asks what there is to ask around a run.
 
-aiohttp, since its parser is in C, and one connection a request under way. Measured with a server that sends a token an
-event, one core of a Zen 5: see ``docs/bench.md`` for what a streamed token costs this client.
+aiohttp, since its parser is in C, and one connection for each request under way. A streamed token costs this client 25
+us of CPU time with 16 streams of 50 tokens a second, 50 us with one of 200 (most of it is being woken up; 3 us are the
+reading of the event), so 1 to 2 % of a core (Zen 5, 2 cores, uvloop).
 """
 
+import os
 import time
 from types import TracebackType
 from typing import Any, Self
@@ -100,7 +102,8 @@ class Client:
 
 def _reason(error: Any) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect to {error.host}:{error.port}: {error.os_error.strerror or error.os_error}"
+        why = os.strerror(error.os_error.errno) if error.os_error.errno else str(error.os_error)
+        return f"cannot connect to {error.host}:{error.port}: {why}"
     if isinstance(error, TimeoutError):
         return "it took too long"
     return f"the connection broke off: {error or type(error).__name__}"

@@ -11,6 +11,9 @@ from quire.bench.answer import Answer
 from quire.bench.metrics import tokens_by_second, tpot_s
 from quire.core.errors import ConfigError
 
+_LEAST_MS = 0.001
+"""Where times of nothing are drawn: pieces that came together."""
+
 
 def check_plot(path: Path) -> None:
     """Raises ConfigError, before anything is measured, if the picture could not be drawn."""
@@ -52,7 +55,7 @@ def _distribution(axes: Any, groups: dict[str, list[float]]) -> None:
     """The share of values that a time exceeds, on a logarithmic axis."""
     for name, values_s in groups.items():
         if values_s:
-            values = np.sort(np.asarray(values_s)) * 1000
+            values = np.maximum(np.sort(np.asarray(values_s)) * 1000, _LEAST_MS)
             axes.plot(values, np.arange(1, len(values) + 1) / len(values), label=name)
     if any(groups.values()):
         axes.legend()
