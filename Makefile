@@ -42,12 +42,12 @@ $(READY): pyproject.toml
 	@touch $@
 
 # In place, beside the Python files that open them; CMake knows what changed. A machine that cannot build them says so,
-# and has no old ones left that may not fit any more. Sources that do not compile are an error.
+# and has no old ones left that may not fit any more. Sources that do not compile are an error. CMake's make is its own.
 native: $(READY)
-	@mkdir -p build; rm -f $(NATIVE_LOG); \
+	@unset MAKEFLAGS MAKELEVEL; mkdir -p build; \
 	cannot() { rm -f $(NATIVE); echo "No native kernels: $$1. Quire runs on torch, which is slower."; exit 0; }; \
 	for name in $$CXX c++ g++ clang++; do command -v "$$name" >/dev/null && break; done || cannot 'no C++ compiler here'; \
-	cmake=$$(command -v cmake || command -v $(BIN)/cmake) || \
+	cmake=$$(command -v $(BIN)/cmake || command -v cmake) || \
 	    { $(PIP) 'cmake>=3.16' && cmake=$(BIN)/cmake; } || cannot 'no CMake here, and none from the package index'; \
 	$$cmake -S csrc -B build/native >$(NATIVE_LOG) 2>&1 || cannot '$(NATIVE_LOG) says why'; \
 	[ -e build/native/install_manifest.txt ] || echo 'Building the native kernels, once; this takes a minute.'; \
