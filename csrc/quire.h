@@ -136,12 +136,17 @@ QUIRE_API int64_t quire_packed_blocks_bytes(int64_t num_out, int64_t num_in, int
 QUIRE_API int quire_pack_blocks(quire_pool *pool, const void *rows, int64_t row_bytes, int64_t first_row,
                                 int64_t num_rows, int64_t num_in, int format, void *packed);
 
-/* As quire_linear; x [rows, num_in] of dtype (also that of bias and residual). Each row of x is rounded to 8 bits in
- * groups of 32, by its own largest magnitude; products are exact, sums of groups in float32 in the order of num_in. */
-QUIRE_API int quire_linear_blocks(quire_program *program, int rows, const void *x, int64_t x_stride, const void *packed,
-                                  int64_t num_out, int64_t num_in, int format, int dtype, const quire_output *output);
+/* Bytes of workspace that a product of up to max_rows rows needs; products that run one after another may share it. */
+QUIRE_API int64_t quire_blocks_workspace_bytes(int64_t max_rows, int64_t num_in);
 
-/* As quire_embed, y of dtype. */
+/* As quire_linear; x [rows, num_in] of dtype (also that of bias and residual). Each row of x is rounded to 8 bits in
+ * groups of 32, by its own largest magnitude; products are exact, sums of groups in float32 in the order of num_in. A row
+ * with NaN or infinity becomes NaN. workspace: aligned to 16. */
+QUIRE_API int quire_linear_blocks(quire_program *program, int rows, const void *x, int64_t x_stride, const void *packed,
+                                  int64_t num_out, int64_t num_in, int format, int dtype, void *workspace,
+                                  const quire_output *output);
+
+/* As quire_embed, y of dtype; rows are expanded in float32 and rounded once. */
 QUIRE_API int quire_embed_blocks(quire_program *program, int rows, const int64_t *ids, const void *packed,
                                  int64_t num_out, int64_t num_in, int format, int dtype, float scale, void *y,
                                  int64_t y_stride);

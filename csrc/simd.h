@@ -36,12 +36,19 @@ inline void store(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
 inline I broadcast(int32_t x) { return _mm512_set1_epi32(x); }
 inline I add(I a, I b) { return _mm512_add_epi32(a, b); }
 inline I subtract(I a, I b) { return _mm512_sub_epi32(a, b); }
+inline I max(I a, I b) { return _mm512_max_epi32(a, b); }
+inline I load_i8(const int8_t* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)); }
+// Values in -128 .. 127.
+inline void store_i8(int8_t* p, I v) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(v)); }
+inline int32_t sum_lanes(I v) { return _mm512_reduce_add_epi32(v); }
+inline int32_t max_lanes(I v) { return _mm512_reduce_max_epi32(v); }
 inline I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
 inline I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
 template <int n> inline I shift_left(I v) { return _mm512_slli_epi32(v, n); }
 template <int n> inline I shift_right(I v) { return _mm512_srli_epi32(v, n); }
 inline F to_float(I v) { return _mm512_cvtepi32_ps(v); }
 inline I to_int_nearest(F v) { return _mm512_cvtps_epi32(v); }
+inline F round_nearest(F v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline I load_u16(const uint16_t* p) { return _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)); }
 inline void store_u16(uint16_t* p, I v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(v)); }
 inline F load_f16(const f16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
@@ -70,12 +77,19 @@ inline void store(int32_t* p, I v) { _mm256_storeu_si256((I*)p, v); }
 inline I broadcast(int32_t x) { return _mm256_set1_epi32(x); }
 inline I add(I a, I b) { return _mm256_add_epi32(a, b); }
 inline I subtract(I a, I b) { return _mm256_sub_epi32(a, b); }
+inline I max(I a, I b) { return _mm256_max_epi32(a, b); }
+inline I load_i8(const int8_t* p) { return _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p)); }
+inline void store_i8(int8_t* p, I v) {
+  const __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(half, half));
+}
 inline I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
 inline I bit_or(I a, I b) { return _mm256_or_si256(a, b); }
 template <int n> inline I shift_left(I v) { return _mm256_slli_epi32(v, n); }
 template <int n> inline I shift_right(I v) { return _mm256_srli_epi32(v, n); }
 inline F to_float(I v) { return _mm256_cvtepi32_ps(v); }
 inline I to_int_nearest(F v) { return _mm256_cvtps_epi32(v); }
+inline F round_nearest(F v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline I load_u16(const uint16_t* p) { return _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)); }
 inline void store_u16(uint16_t* p, I v) {
   const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(v, v), 0x08);
@@ -106,12 +120,19 @@ inline void store(int32_t* p, I v) { _mm_storeu_si128((I*)p, v); }
 inline I broadcast(int32_t x) { return _mm_set1_epi32(x); }
 inline I add(I a, I b) { return _mm_add_epi32(a, b); }
 inline I subtract(I a, I b) { return _mm_sub_epi32(a, b); }
+inline I max(I a, I b) { return _mm_max_epi32(a, b); }
+inline I load_i8(const int8_t* p) { return _mm_cvtepi8_epi32(_mm_loadu_si32(p)); }
+inline void store_i8(int8_t* p, I v) {
+  const I half = _mm_packs_epi32(v, v);
+  _mm_storeu_si32(p, _mm_packs_epi16(half, half));
+}
 inline I bit_and(I a, I b) { return _mm_and_si128(a, b); }
 inline I bit_or(I a, I b) { return _mm_or_si128(a, b); }
 template <int n> inline I shift_left(I v) { return _mm_slli_epi32(v, n); }
 template <int n> inline I shift_right(I v) { return _mm_srli_epi32(v, n); }
 inline F to_float(I v) { return _mm_cvtepi32_ps(v); }
 inline I to_int_nearest(F v) { return _mm_cvtps_epi32(v); }
+inline F round_nearest(F v) { return _mm_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline I load_u16(const uint16_t* p) { return _mm_cvtepu16_epi32(_mm_loadl_epi64((const I*)p)); }
 inline void store_u16(uint16_t* p, I v) { _mm_storel_epi64((I*)p, _mm_packus_epi32(v, v)); }
 inline F where_less(F a, F b, F x, F y) { return _mm_blendv_ps(y, x, _mm_cmplt_ps(a, b)); }
@@ -126,6 +147,8 @@ inline F load_f16(const f16* p) {
 }
 
 #endif
+
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 // ---- bfloat16 ----
 
@@ -202,20 +225,50 @@ template <typename T> inline void store_part(T* p, F v, int n) {
 
 // ---- across lanes, in one fixed order ----
 
+// The upper half joined to the lower one, until one lane is left.
+template <typename Join> inline float across_lanes(F v, Join join) {
+#if defined(__AVX512F__)
+  const __m256 half = join(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+  const __m128 four = join(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+#elif defined(__AVX2__) && defined(__FMA__)
+  const __m128 four = join(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+#else
+  const __m128 four = v;
+#endif
+  const __m128 two = join(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(join(two, _mm_movehdup_ps(two)));
+}
 inline float sum_lanes(F v) {
-  float lane[kLanes];
-  store(lane, v);
-  for (int width = kLanes / 2; width; width /= 2)
-    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-  return lane[0];
+  return across_lanes(v, [](auto a, auto b) { return a + b; });
 }
-inline float max_lanes(F v) {
-  float lane[kLanes];
-  store(lane, v);
-  for (int width = kLanes / 2; width; width /= 2)
-    for (int i = 0; i < width; ++i) lane[i] = lane[i] < lane[i + width] ? lane[i + width] : lane[i];
-  return lane[0];
+// Of numbers; where NaN is among them, any lane's value.
+struct Greater {
+  __m128 operator()(__m128 a, __m128 b) const { return _mm_max_ps(a, b); }
+#if defined(__AVX__)
+  __m256 operator()(__m256 a, __m256 b) const { return _mm256_max_ps(a, b); }
+#endif
+};
+inline float max_lanes(F v) { return across_lanes(v, Greater()); }
+#if !defined(__AVX512F__)
+inline int32_t sum_lanes(I v) {
+#if defined(__AVX2__) && defined(__FMA__)
+  __m128i half = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+#else
+  __m128i half = v;
+#endif
+  half = _mm_add_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
 }
+inline int32_t max_lanes(I v) {
+#if defined(__AVX2__) && defined(__FMA__)
+  __m128i half = _mm_max_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+#else
+  __m128i half = v;
+#endif
+  half = _mm_max_epi32(half, _mm_shuffle_epi32(half, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
+}
+#endif
 
 // ---- functions ----
 
@@ -247,6 +300,18 @@ inline F exp(F x) {
   p = fma(p, r * r, r) + broadcast(1.0f);
   const F scaled = scale_by_power(p, n);
   return where_nan(x, x, where_less(x, broadcast(-87.336f), zero(), scaled));
+}
+
+// 2^x for x up to 127, within 2 ulp and exactly 1 at 0; 0 below -126, also at -infinity; NaN stays NaN.
+inline F exp2(F x) {
+  const F n = round_nearest(x), r = x - n;
+  F p = broadcast(1.326472725e-3f);
+  p = fma(p, r, broadcast(9.671512688e-3f));
+  p = fma(p, r, broadcast(5.550733744e-2f));
+  p = fma(p, r, broadcast(2.402224208e-1f));
+  p = fma(p, r, broadcast(6.931469776e-1f));
+  p = fma(p, r, broadcast(1.0f));
+  return where_less(x, broadcast(-126.0f), zero(), scale_by_power(p, n));
 }
 
 inline F tanh(F x) {

@@ -1,0 +1,218 @@
+// y = x W^T for weights in blocks: integer dot products of what the file holds, nothing expanded.
+//
+// Rows of x are rounded to 8 bits (blocks_round.h). Over a unit, w = ws (q - offset) + wm and x = xs a give
+//   sum w x = xs ws (sum q a - offset sum a) + wm (xs sum a)
+// whose first sum is exact in int32 and begins at -offset sum a; units are added in float32 in the order of k, one
+// accumulator for each result, so that a result depends neither on the rows beside it nor on how work is cut.
+//
+// A piece of work is one tile by up to kPieceRows rows, in ranges of k that leave the tile's part in the first-level cache,
+// as in linear.cpp. Few rows are rounded by each thread for itself; many are shared out first, into the caller's workspace.
+//
+// Bound: memory for a few rows, and the integer dot products for many: at best 8 of 10 operations of the units that
+// multiply are dot products, where a unit has one scale (the others scale and add).
+#include <algorithm>
+
+#include "blocks_round.h"
+#include "output.h"
+
+namespace quire {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kBandRows = 6;  // 24 of 32 registers accumulate
+#else
+constexpr int kBandRows = 2;
+#endif
+constexpr int64_t kRangeBytes = 20 << 10;  // of a tile, in the first-level cache
+constexpr int64_t kOwnRounding = 4096;     // numbers that a thread rounds in less time than waiting for others takes
+
+inline I broadcast_quad(const int8_t* p) {
+  int32_t word;
+  std::memcpy(&word, p, 4);
+  return broadcast(word);
+}
+
+inline F broadcast_bits(int32_t bits) { return as_float(broadcast(bits)); }
+
+// Pointers to MR rows: every third is kept, the two after it are reached by the stride.
+template <int MR> struct RowsOf {
+  const RoundedUnit* row[(MR + 2) / 3];
+  int64_t stride;
+
+  RowsOf(const RoundedUnit* x, int64_t x_stride) : stride(x_stride) {
+    for (int m = 0; m < MR; m += 3) row[m / 3] = x + m * x_stride;
+  }
+  const RoundedUnit& operator()(int m, int64_t u) const { return row[m / 3][(m % 3) * stride + u]; }
+};
+
+// acc[m][v] += q of quad j . a
+template <int format, int MR, int j>
+inline void add_quad(I (&acc)[MR][kTileVectors], const char* unit, const RowsOf<MR>& x, int64_t u) {
+  I q[kTileVectors];
+  for (int v = 0; v < kTileVectors; ++v) q[v] = quad<format, j>(unit, v);
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; ++m) {
+    const I a = broadcast_quad(x(m, u).q + 4 * j);
+    for (int v = 0; v < kTileVectors; ++v) acc[m][v] = dot4(acc[m][v], q[v], a);
+  }
+}
+
+// One sub-block: quads first .. first + length of the unit.
+template <int format, int MR, int sub, int... j>
+inline void add_sub(Sums<MR, kTileVectors>& sums, const char* head, const char* unit, const RowsOf<MR>& x, int64_t u,
+                    std::integer_sequence<int, j...>) {
+  constexpr BlockForm form = kForms[format];
+  I acc[MR][kTileVectors];
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; ++m)
+    for (int v = 0; v < kTileVectors; ++v) acc[m][v] = broadcast(form.has_min ? 0 : x(m, u).sums[sub]);
+  (add_quad<format, MR, sub * (kQuads / form.subs) + j>(acc, unit, x, u), ...);
+  F ws[kTileVectors];
+  for (int v = 0; v < kTileVectors; ++v) ws[v] = scaling<format>(head, unit, sub, 0, v);
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; ++m)
+    for (int v = 0; v < kTileVectors; ++v)
+      sums.acc[m][v] = fma(to_float(acc[m][v]) * broadcast(x(m, u).scale), ws[v], sums.acc[m][v]);
+  if constexpr (form.has_min) {
+    for (int v = 0; v < kTileVectors; ++v) ws[v] = scaling<format>(head, unit, sub, 1, v);
+#pragma GCC unroll 12
+    for (int m = 0; m < MR; ++m)
+      for (int v = 0; v < kTileVectors; ++v)
+        sums.acc[m][v] = fma(broadcast_bits(x(m, u).sums[sub]), ws[v], sums.acc[m][v]);
+  }
+}
+
+// The sums of MR rows over some superblocks, from and to scratch.
+template <int format, int MR>
+void add_range(const RoundedUnit* x, int64_t x_stride, const char* w, int64_t superblocks, float* sums, bool is_first) {
+  constexpr BlockForm form = kForms[format];
+  constexpr auto kSubQuads = std::make_integer_sequence<int, kQuads / form.subs>();
+  Sums<MR, kTileVectors> s;
+  if (is_first)
+    s.clear();
+  else
+    s.read(sums, kTileWidth);
+  const RowsOf<MR> rows(x, x_stride);
+  int64_t u = 0;
+  for (int64_t b = 0; b < superblocks; ++b, w += form.superblock_bytes()) {
+    const char* unit = w + form.head_bytes();
+    for (int i = 0; i < form.units(); ++i, ++u, unit += form.unit_bytes()) {
+      add_sub<format, MR, 0>(s, w, unit, rows, u, kSubQuads);
+      if constexpr (form.subs == 2) add_sub<format, MR, 1>(s, w, unit, rows, u, kSubQuads);
+    }
+  }
+  s.write(sums, kTileWidth);
+}
+
+using AddRange = void (*)(const RoundedUnit*, int64_t, const char*, int64_t, float*, bool);
+
+template <int format, int... MR> AddRange pick(int rows, std::integer_sequence<int, MR...>) {
+  static constexpr AddRange kByRows[] = {add_range<format, MR + 1>...};
+  return kByRows[rows - 1];
+}
+
+struct Input {
+  const void* data;
+  int64_t stride;
+  RoundedUnit* workspace;
+};
+
+template <int format, typename T> class BlockLinear final : public Operator {
+ public:
+  BlockLinear(int rows, Input x, BlockMatrix w, std::unique_ptr<Output> output)
+      : rows_(rows), x_(x), w_(w), units_(w.num_in / kUnit), output_(std::move(output)) {}
+
+  const char* name() const override { return "linear_blocks"; }
+
+  void run(const Step& step, Worker& worker) const override {
+    const int64_t rows = step.counts[rows_];
+    if (!rows) return;
+    const int64_t piece = piece_rows(rows, w_.tiles(), worker.count()), pieces = ceil_div(rows, piece);
+    const bool is_own = rows * w_.num_in <= kOwnRounding;
+    const int64_t own_bytes = is_own ? rounded_bytes(rows, w_.num_in) : 0;
+    char* scratch = static_cast<char*>(worker.scratch(own_bytes + piece * kTileWidth * 4));
+    const RoundedUnit* rounded = is_own ? round_all(rows, scratch) : round_shared(rows, worker);
+    float* sums = reinterpret_cast<float*>(scratch + own_bytes);
+    worker.for_each(w_.tiles() * pieces, [&](int64_t i) {
+      const int64_t first = i % pieces * piece;
+      run_piece(rounded, i / pieces, first, std::min(piece, rows - first), sums);
+    });
+    if (!output_->has_end()) return;
+    worker.barrier();
+    output_->end(rows, worker);
+  }
+
+ private:
+  void round(int64_t row, RoundedUnit* units) const {
+    round_row(static_cast<const T*>(x_.data) + row * x_.stride, w_.num_in, kForms[format], units + row * units_);
+  }
+
+  const RoundedUnit* round_all(int64_t rows, char* scratch) const {
+    RoundedUnit* units = reinterpret_cast<RoundedUnit*>(scratch);
+    for (int64_t r = 0; r < rows; ++r) round(r, units);
+    return units;
+  }
+
+  const RoundedUnit* round_shared(int64_t rows, Worker& worker) const {
+    const int64_t piece = rows_per_piece(rows, worker.count());
+    worker.for_each(ceil_div(rows, piece), [&](int64_t i) {
+      for (int64_t r = i * piece; r < std::min(rows, (i + 1) * piece); ++r) round(r, x_.workspace);
+    });
+    worker.barrier();
+    return x_.workspace;
+  }
+
+  void run_piece(const RoundedUnit* rounded, int64_t tile, int64_t first, int64_t rows, float* sums) const {
+    constexpr BlockForm form = kForms[format];
+    const int64_t superblocks = units_ / form.units(), bytes = form.superblock_bytes();
+    const char* w = w_.packed + tile * superblocks * bytes;
+    const RoundedUnit* x = rounded + first * units_;
+    const int64_t ranges = rows <= kBandRows ? 1 : ceil_div(superblocks * bytes, kRangeBytes);
+    const int64_t bands = ceil_div(rows, kBandRows);
+    for (int64_t range = 0; range < ranges; ++range) {
+      const int64_t b = superblocks * range / ranges, length = superblocks * (range + 1) / ranges - b;
+      for (int64_t band = 0; band < bands; ++band) {
+        // Bands of even height: a short last one would leave the vector units waiting for their own results.
+        const int64_t begin = rows * band / bands, end = rows * (band + 1) / bands;
+        const AddRange add = pick<format>(int(end - begin), std::make_integer_sequence<int, kBandRows>());
+        add(x + begin * units_ + b * form.units(), units_, w + b * bytes, length, sums + begin * kTileWidth, range == 0);
+      }
+    }
+    const int64_t column = tile * kTileWidth;
+    output_->take(sums, kTileWidth, rows, first, column, std::min<int64_t>(kTileWidth, w_.num_out - column));
+  }
+
+  int rows_;
+  Input x_;
+  BlockMatrix w_;
+  int64_t units_;
+  std::unique_ptr<Output> output_;
+};
+
+}  // namespace
+}  // namespace quire
+
+using namespace quire;
+
+extern "C" {
+
+int64_t quire_blocks_workspace_bytes(int64_t max_rows, int64_t num_in) {
+  if (max_rows < 0 || num_in < 1 || num_in % kUnit) return QUIRE_BAD_ARGUMENT;
+  return rounded_bytes(max_rows, num_in);
+}
+
+int quire_linear_blocks(quire_program* program, int rows, const void* x, int64_t x_stride, const void* packed,
+                        int64_t num_out, int64_t num_in, int format, int dtype, void* workspace,
+                        const quire_output* output) {
+  if (!is_rows(rows) || !is_block_matrix(num_out, num_in, format) || !workspace) return QUIRE_BAD_ARGUMENT;
+  auto made = make_output(*output, num_out, kTileWidth, dtype);
+  if (!made) return QUIRE_BAD_ARGUMENT;
+  const BlockMatrix matrix{static_cast<const char*>(packed), num_out, num_in};
+  const Input input{x, x_stride, static_cast<RoundedUnit*>(workspace)};
+  return with_format(format, [&](auto name) {
+    if (dtype == QUIRE_F32) return append<BlockLinear<name(), float>>(program, rows, input, matrix, std::move(made));
+    return append<BlockLinear<name(), bf16>>(program, rows, input, matrix, std::move(made));
+  });
+}
+
+}  // extern "C"
