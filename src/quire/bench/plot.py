@@ -11,7 +11,7 @@ from quire.bench.answer import Answer
 from quire.bench.metrics import tokens_by_second, tpot_s
 from quire.core.errors import ConfigError
 
-_LEAST_MS = 0.001
+_LEAST_MS = 0.1
 """Where times of nothing are drawn: pieces that came together."""
 
 
@@ -43,7 +43,7 @@ def draw(path: Path, answers: Sequence[Answer], *, start_s: float, duration_s: f
         requests.plot([answer.first_s - start_s, answer.last_s - start_s], [row, row], color="tab:blue", lw=1)
     requests.set(xlabel="s", ylabel="request", title="until the first token (orange), after it (blue)")
     counts = tokens_by_second(done, start_s, duration_s)
-    tokens.step(np.arange(len(counts)), counts, where="post")
+    tokens.stairs(counts, fill=True)
     tokens.set(xlabel="s", ylabel="tok/s", title="output tokens", ylim=(0, None))
     try:
         figure.savefig(path, dpi=120)
@@ -52,12 +52,17 @@ def draw(path: Path, answers: Sequence[Answer], *, start_s: float, duration_s: f
 
 
 def _distribution(axes: Any, groups: dict[str, list[float]]) -> None:
-    """The share of values that a time exceeds, on a logarithmic axis."""
+    """The share of values up to each time, on a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     for name, values_s in groups.items():
         if values_s:
             values = np.maximum(np.sort(np.asarray(values_s)) * 1000, _LEAST_MS)
-            axes.plot(values, np.arange(1, len(values) + 1) / len(values), label=name)
+            axes.plot(values, np.arange(1, len(values) + 1) / len(values), drawstyle="steps-post", label=name)
     if any(groups.values()):
         axes.legend()
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set(xlabel="ms", ylabel="share of values", title=" and ".join(groups), ylim=(0, 1))

@@ -1,6 +1,7 @@
 """``quire bench throughput``: an engine that is given everything at once."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         num_prompts=given.get("num_prompts", 1000),
         num_warmups=given.get("num_warmups", 0),
         generation=generation,
-        use_tqdm="disable_tqdm" not in given,
+        use_tqdm="disable_tqdm" not in given and sys.stderr.isatty(),
     )
     print("\n".join(found.lines()))
     if output is not None:
