@@ -45,6 +45,15 @@ void change(std::atomic<uint32_t>& word, std::atomic<uint32_t>& sleepers) {
   if (sleepers.load(std::memory_order_seq_cst)) futex_wake_all(word);
 }
 
+void grow(char*& memory, int64_t& size, int64_t num_bytes) {
+  if (num_bytes <= size) return;
+  std::free(memory);
+  const int64_t rounded = (num_bytes + 4095) / 4096 * 4096;
+  memory = static_cast<char*>(std::aligned_alloc(4096, size_t(rounded)));
+  if (!memory) std::abort();  // a few megabytes: the machine is beyond help, and other threads wait for this one
+  size = rounded;
+}
+
 }  // namespace
 
 void Worker::barrier() {
@@ -64,14 +73,18 @@ void Worker::barrier() {
 }
 
 void* Worker::scratch(int64_t num_bytes) {
-  if (num_bytes > scratch_bytes_) {
-    std::free(scratch_);
-    const int64_t rounded = (num_bytes + 4095) / 4096 * 4096;
-    scratch_ = static_cast<char*>(std::aligned_alloc(4096, size_t(rounded)));
-    if (!scratch_) std::abort();  // a few megabytes: the machine is beyond help, and other threads wait for this one
-    scratch_bytes_ = rounded;
-  }
+  grow(scratch_, scratch_bytes_, num_bytes);
   return scratch_;
+}
+
+void* Worker::shared(int64_t num_bytes) {
+  Pool& pool = *pool_;
+  if (num_bytes > pool.shared_bytes_) {  // for all threads or none: it changes only between the two barriers
+    barrier();
+    if (index_ == 0) grow(pool.shared_, pool.shared_bytes_, num_bytes);
+    barrier();
+  }
+  return pool.shared_;
 }
 
 Pool::Pool(int num_threads) : workers_(size_t(num_threads)) {
@@ -88,6 +101,7 @@ Pool::~Pool() {
   change(started_, sleepers_);
   for (auto& thread : threads_) thread.join();
   for (auto& worker : workers_) std::free(worker.scratch_);
+  std::free(shared_);
 }
 
 void Pool::run(void (*work)(void*, Worker&), void* context) {

@@ -33,6 +33,9 @@ class Worker {
   // At least num_bytes of this thread's own memory, aligned to 64; what it held before is gone. Grows to its largest use.
   void* scratch(int64_t num_bytes);
 
+  // The same, of memory that all threads see. All must call it alike, after a barrier and before a for_each.
+  void* shared(int64_t num_bytes);
+
  private:
   friend class Pool;
   int64_t next();
@@ -66,6 +69,8 @@ class Pool {
   alignas(64) std::atomic<int64_t> next_{0};
   void (*work_)(void*, Worker&) = nullptr;
   void* context_ = nullptr;
+  char* shared_ = nullptr;
+  int64_t shared_bytes_ = 0;
   bool is_ending_ = false;
   std::vector<Worker> workers_;
   std::vector<std::thread> threads_;
