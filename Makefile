@@ -46,13 +46,14 @@ $(READY): pyproject.toml
 native: $(READY)
 	@unset MAKEFLAGS MAKELEVEL; mkdir -p build; \
 	cannot() { rm -f $(NATIVE); echo "No native kernels: $$1. Quire runs on torch, which is slower."; exit 0; }; \
-	for name in $$CXX c++ g++ clang++; do command -v "$$name" >/dev/null && break; done || cannot 'no C++ compiler here'; \
+	fail() { cat $(NATIVE_LOG) >&2; exit 1; }; \
+	for name in $$CXX c++ g++ clang++; do command -v "$$name" >/dev/null && break; done || cannot 'there is no C++ compiler'; \
 	cmake=$$(command -v $(BIN)/cmake || command -v cmake) || \
-	    { $(PIP) 'cmake>=3.16' && cmake=$(BIN)/cmake; } || cannot 'no CMake here, and none from the package index'; \
-	$$cmake -S csrc -B build/native >$(NATIVE_LOG) 2>&1 || cannot '$(NATIVE_LOG) says why'; \
+	    { $(PIP) 'cmake>=3.16' && cmake=$(BIN)/cmake; } || cannot 'no CMake is here or in the package index'; \
+	$$cmake -S csrc -B build/native >$(NATIVE_LOG) 2>&1 || \
+	    { reason=$$(sed -n 's/^-- refused: //p' $(NATIVE_LOG)); [ "$$reason" ] || fail; cannot "$$reason"; }; \
 	[ -e build/native/install_manifest.txt ] || echo 'Building the native kernels, once; this takes a minute.'; \
-	{ $$cmake --build build/native --parallel 2 && $$cmake --install build/native --prefix src; } >>$(NATIVE_LOG) 2>&1 || \
-	    { cat $(NATIVE_LOG) >&2; exit 1; }
+	{ $$cmake --build build/native --parallel 2 && $$cmake --install build/native --prefix src; } >>$(NATIVE_LOG) 2>&1 || fail
 
 serve: native
 	@exec $(BIN)/quire serve $(ARGS)
