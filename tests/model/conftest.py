@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from quire.core.errors import CorruptCheckpoint
+from quire.model.attention.backend import kv_storage
 from quire.model.attention.paged import PagedAttention
 from quire.model.context import ForwardContext
 from quire.model.families.decoder import CausalLM
 from quire.model.families.registry import build
-from quire.model.kv import KVStorage
 from quire.model.quantization.plain import Plain
 from quire.model.weights.cursor import Cursor
 from quire.model.weights.source import Shape, Window
@@ -74,7 +74,7 @@ class Runner:
     def forget(self, seed: int, num_sequences: int = 8, blocks_each: int = 16) -> None:
         """Start over with empty KV and other blocks."""
         count = num_sequences * blocks_each
-        self.kv = KVStorage(self.model.kv_specs, count, BLOCK_SIZE, self.dtype, CPU)
+        self.kv = kv_storage(self.backend, self.model.kv_specs, count, self.dtype, CPU)
         order = np.random.default_rng(seed).permutation(count).astype(np.int32)
         self.tables = order.reshape(num_sequences, blocks_each)
 

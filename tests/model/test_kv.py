@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from quire.model.attention.backend import kv_storage
 from quire.model.attention.paged import PagedAttention
 from quire.model.kv import KVSpec, KVStorage
 
@@ -13,7 +14,7 @@ SPECS = [KVSpec(2, 16), KVSpec(1, 8, sliding_window=4)]
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16))
 def test_pages_are_zero_and_of_the_stated_size(dtype: torch.dtype) -> None:
-    storage = KVStorage(SPECS, num_blocks=5, block_size=4, dtype=dtype, device=CPU)
+    storage = kv_storage(PagedAttention(4, CPU), SPECS, 5, dtype, CPU)
     pages = [tensor for pair in storage.layers for tensor in pair]
     assert [tuple(tensor.shape) for tensor in pages] == [(5, 2, 4, 16)] * 2 + [(5, 1, 4, 8)] * 2
     assert all(tensor.dtype == dtype and not tensor.any() for tensor in pages)
@@ -26,15 +27,15 @@ def test_unused_pages_take_no_memory() -> None:
             return int(file.read().split()[1])
 
     before = resident()
-    storage = KVStorage(SPECS, num_blocks=2**16, block_size=64, dtype=torch.float32, device=CPU)
+    storage = kv_storage(PagedAttention(64, CPU), SPECS, 2**16, torch.float32, CPU)
     grown_bytes = (resident() - before) * 4096
     assert KVStorage.bytes_per_block(SPECS, 64, torch.float32) * 2**16 > 2**30
     assert grown_bytes < 2**26
-    assert storage.num_blocks == 2**16
+    assert len(storage.layers[0][0]) == 2**16
 
 
 def test_copy_reads_before_it_writes() -> None:
-    storage = KVStorage(SPECS, num_blocks=4, block_size=4, dtype=torch.float32, device=CPU)
+    storage = kv_storage(PagedAttention(4, CPU), SPECS, 4, torch.float32, CPU)
     before = []
     for key, value in storage.layers:
         key.normal_(), value.normal_()

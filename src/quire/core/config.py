@@ -108,6 +108,10 @@ class MachineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """What the engine runs on."""
 
     device: Annotated[Literal["auto", "cpu", "cuda"], Meta(description="where the model runs")] = "auto"
+    cpu_kernels: Annotated[
+        Literal["auto", "native", "torch"],
+        Meta(description="what computes on a CPU: the native kernels, or torch; auto: native where they can run"),
+    ] = "auto"
     num_threads: Annotated[
         Annotated[int, Meta(ge=1, le=1024)] | None,
         Meta(description="compute threads; auto: the cores this process may use"),

@@ -63,6 +63,10 @@ class Sampler:
         self._constraints.release(slots)
         self._penalties.release(slots)
 
+    def takes_likeliest(self, slots: np.ndarray) -> bool:
+        """Whether all of these slots take the likeliest token of the logits as they are, and want nothing else."""
+        return bool(self._slots.is_bare[slots].all())
+
     @torch.inference_mode()
     def sample(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> Sampled:
         """Choose the next token of each row, and count it as the sequence's own.
@@ -71,7 +75,7 @@ class Sampler:
         that is chosen, equal to the number of tokens before it.
         """
         assert logits.shape == (len(slots), self._vocab_size) and logits.dtype == torch.float32
-        if self._slots.is_bare[slots].all():
+        if self.takes_likeliest(slots):
             return Sampled(greedy(logits))
         asking = np.flatnonzero(self._slots.num_logprobs[slots] != NO_LOGPROBS)
         raw = torch.log_softmax(_take(logits, asking), dim=1) if asking.size else None

@@ -6,16 +6,18 @@ from pathlib import Path
 
 import torch
 
-from quire.checkpoint.checkpoint import open_checkpoint
+from quire.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from quire.core.config import EngineConfig
 from quire.core.messages import EngineInfo
 from quire.decoding.sampler import Sampler
 from quire.engine.engine import Engine
 from quire.engine.executor.inline import InlineExecutor
 from quire.engine.resolve import ModelShape, Resolved, resolve, resolve_dtype
+from quire.engine.worker.backend import make_forward, open_native
 from quire.engine.worker.model_runner import ModelRunner
 from quire.kernels import platform
-from quire.model.attention.paged import PagedAttention
+from quire.kernels.cpu.packing import Packer
+from quire.kernels.cpu.program import CannotRecord
 from quire.model.families.decoder import CausalLM
 from quire.model.kv import KVStorage
 from quire.model.load import load_model
@@ -32,32 +34,45 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     began = time.monotonic()
     checkpoint = open_checkpoint(Path(config.model.model))
     machine = platform.inspect(config.machine.device)
-    shape = ModelShape.of(checkpoint.config)
-    config = resolve_dtype(config, shape, machine)
-    torch.set_num_threads(config.machine.num_threads or machine.num_cores)
+    config = resolve_dtype(config, ModelShape.of(checkpoint.config), machine)
+    num_threads = config.machine.num_threads or machine.num_cores
+    torch.set_num_threads(num_threads)
     platform.keep_freed_memory()
+    native, note = open_native(config, machine, num_threads)
+    try:
+        engine, info = _build(config, checkpoint, native)
+    except CannotRecord as error:
+        if config.machine.cpu_kernels == "native":
+            raise
+        native, note = None, f"computing with torch, several times slower: {error.message}"
+        engine, info = _build(config, checkpoint, None)
+    for line in (*info.notes, note):
+        log.info("%s", line)
+    log.info("engine ready in %.2f s: %s on %s", time.monotonic() - began, info.dtype, machine.device.type)
+    return engine, info
+
+
+def _build(config: EngineConfig, checkpoint: Checkpoint, native: Packer | None) -> tuple[Engine, EngineInfo]:
+    """Load the model, size the rest by what it left, put all together. Raises CannotRecord if native kernels cannot."""
+    machine = platform.inspect(config.machine.device)
     model = load_model(
         checkpoint,
         dtype=_dtype(config.model.dtype),
         device=machine.device,
         load_format=config.model.load_format,
         max_model_len=config.model.max_model_len,
+        packer=native,
     )
     assert config.cache.block_size is not None
     kv_dtype = _dtype(config.cache.kv_cache_dtype)
     block_bytes = KVStorage.bytes_per_block(model.kv_specs, config.cache.block_size, kv_dtype)
     # What is free is asked again, now that the weights have taken theirs.
-    resolved = resolve(config, shape, platform.inspect(config.machine.device), block_bytes)
-    config = resolved.config
-    engine = _assemble(resolved, model, kv_dtype, machine.device)
-    info = _info(resolved, model)
-    for note in resolved.notes:
-        log.info("%s", note)
-    log.info("engine ready in %.2f s: %s on %s", time.monotonic() - began, config.model.dtype, config.machine.device)
-    return engine, info
+    machine = platform.inspect(config.machine.device)
+    resolved = resolve(config, ModelShape.of(checkpoint.config), machine, block_bytes)
+    return _assemble(resolved, model, machine.device, native), _info(resolved, model)
 
 
-def _assemble(resolved: Resolved, model: CausalLM, kv_dtype: torch.dtype, device: torch.device) -> Engine:
+def _assemble(resolved: Resolved, model: CausalLM, device: torch.device, native: Packer | None) -> Engine:
     config = resolved.config
     scheduler_config, cache = config.scheduler, config.cache
     assert config.model.max_model_len and cache.block_size
@@ -73,15 +88,14 @@ def _assemble(resolved: Resolved, model: CausalLM, kv_dtype: torch.dtype, device
         enable_chunked_prefill=scheduler_config.enable_chunked_prefill,
         long_prefill_token_threshold=scheduler_config.long_prefill_token_threshold,
     )
+    forward, kv = make_forward(resolved, model, device, native)
     runner = ModelRunner(
-        model,
-        KVStorage(model.kv_specs, resolved.num_blocks, cache.block_size, kv_dtype, device),
-        PagedAttention(cache.block_size, device),
+        forward,
+        kv,
         Sampler(scheduler_config.max_num_seqs, model.vocab_size, device),
         max_num_seqs=scheduler_config.max_num_seqs,
         max_model_len=config.model.max_model_len,
         block_size=cache.block_size,
-        device=device,
     )
     return Engine(scheduler, InlineExecutor(runner))
 

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+Shape = tuple[int, ...]
+
 
 @dataclass(frozen=True)
 class KVSpec:
@@ -27,16 +29,12 @@ class KVSpec:
 
 
 class KVStorage:
-    """Key and value pages of all layers, each [N, K, B, D]. Lives on a worker; block b is the same b in every layer."""
+    """Key and value pages of all layers. Lives on a worker; block b is the same b, dimension 0, in every layer."""
 
-    def __init__(
-        self, specs: Sequence[KVSpec], num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        self.num_blocks = num_blocks
-        self.block_size = block_size
-        shapes = [(num_blocks, spec.num_kv_heads, block_size, spec.head_dim) for spec in specs]
+    def __init__(self, shapes: Sequence[tuple[Shape, Shape]], dtype: torch.dtype, device: torch.device) -> None:
+        """``shapes`` of each layer's keys and values, as the attention backend lays them out."""
         self.layers: list[tuple[Tensor, Tensor]] = [
-            (_zeros(shape, dtype, device), _zeros(shape, dtype, device)) for shape in shapes
+            (_zeros(keys, dtype, device), _zeros(values, dtype, device)) for keys, values in shapes
         ]
 
     @staticmethod
@@ -45,17 +43,16 @@ class KVStorage:
         return block_size * sum(spec.bytes_per_token(dtype) for spec in specs)
 
     def copy(self, copies: np.ndarray) -> None:
-        """Copy the first tokens of blocks: [n, 3] (from block, to block, number of tokens).
+        """Copy blocks: [n, 3] (from block, to block, number of tokens that count).
 
         All sources are read before a target is written. Tokens past the number come along; nobody sees them.
         """
         if not len(copies):
             return
         source, target = (torch.from_numpy(copies[:, i].astype(np.int64)) for i in (0, 1))
-        longest = int(copies[:, 2].max())
         for pair in self.layers:
             for pages in pair:
-                pages[target.to(pages.device), :, :longest] = pages[source.to(pages.device), :, :longest]
+                pages[target.to(pages.device)] = pages[source.to(pages.device)]
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 
 from quire.checkpoint.checkpoint import Checkpoint
 from quire.core.errors import CorruptCheckpoint
+from quire.kernels.cpu.packing import Packer
 from quire.model.families.decoder import CausalLM
 from quire.model.families.registry import build
 from quire.model.quantization.registry import method_for
@@ -18,15 +19,16 @@ def load_model(
     device: torch.device,
     load_format: str = "auto",
     max_model_len: int | None = None,
+    packer: Packer | None = None,
 ) -> CausalLM:
     """Build the family the checkpoint names and fill it; every tensor of the checkpoint must find its place.
 
-    Raises UnsupportedModel for a family, type or quantization that is not implemented, CorruptCheckpoint for files
-    that are not what they claim to be.
+    With a ``packer``, weights are laid out for the native kernels. Raises UnsupportedModel for a family, type or
+    quantization that is not implemented, CorruptCheckpoint for files that are not what they claim to be.
     """
     source = open_source(checkpoint, load_format)
     try:
-        cursor = Cursor(source, dtype, device, method_for(checkpoint.config))
+        cursor = Cursor(source, dtype, device, method_for(checkpoint.config, packer))
         model = build(checkpoint.config, cursor, max_model_len=max_model_len)
         left = sorted(cursor.unread())
     finally:

@@ -6,17 +6,14 @@ over sequences in a steady step; objects appear only when a sequence is admitted
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from quire.core.step import Admission, ModelOutput, PromptLogprobs, SchedulerOutput, TopLogprobs
 from quire.decoding.logprobs import prompt_logprobs
-from quire.decoding.sampler import Sampler
-from quire.model.attention.backend import AttentionBackend
-from quire.model.context import ForwardContext
-from quire.model.families.decoder import CausalLM
+from quire.decoding.sampler import Sampled, Sampler
+from quire.engine.worker.forward import Forward
 from quire.model.kv import KVStorage
 
-_PROMPT_ROWS = 64
+PROMPT_ROWS = 64
 """Prompt positions whose logits are held at once: [64, V] float32 is 50 MB at a vocabulary of 200 thousand."""
 
 
@@ -25,21 +22,17 @@ class ModelRunner:
 
     def __init__(
         self,
-        model: CausalLM,
+        forward: Forward,
         kv: KVStorage,
-        attention: AttentionBackend,
         sampler: Sampler,
         *,
         max_num_seqs: int,
         max_model_len: int,
         block_size: int,
-        device: torch.device,
     ) -> None:
-        self._model = model
+        self._forward = forward
         self._kv = kv
-        self._attention = attention
         self._sampler = sampler
-        self._device = device
         self._block_size = block_size
         self._tokens = np.zeros((max_num_seqs, max_model_len), np.int32)
         self._block_tables = np.zeros((max_num_seqs, -(-max_model_len // block_size)), np.int32)
@@ -51,20 +44,20 @@ class ModelRunner:
         self._apply(decision)
         slots, starts, counts = decision.slots, decision.starts, decision.counts
         rows, positions = _spread(starts, counts)
-        tokens = torch.from_numpy(self._tokens[slots[rows], positions].astype(np.int64)).to(self._device)
         num_blocks = -(-int((starts + counts).max()) // self._block_size)
-        plan = self._attention.plan(starts, counts, self._block_tables[slots, :num_blocks])
-        context = ForwardContext(torch.from_numpy(positions).to(self._device), plan, self._kv)
-        hidden = self._model(tokens, context)
+        tables = self._block_tables[slots, :num_blocks]
+        self._forward.run(self._tokens[slots[rows], positions], positions, starts, counts, tables)
         first_rows = np.cumsum(counts) - counts
-        scores = self._score_prompts(decision, hidden, first_rows) if self._scored else {}
+        scores = self._score_prompts(decision, first_rows) if self._scored else {}
         sampled_rows = (first_rows + counts - 1)[decision.samples]
         if not len(sampled_rows):
             return ModelOutput(token_ids=np.empty(0, np.int32), prompt_logprobs=scores)
-        logits = self._model.logits(hidden[torch.from_numpy(sampled_rows).to(self._device)])
         next_positions = (starts + counts)[decision.samples]
         sampled_slots = slots[decision.samples]
-        sampled = self._sampler.sample(logits, sampled_slots, next_positions)
+        if self._sampler.takes_likeliest(sampled_slots):
+            sampled = Sampled(self._forward.likeliest(sampled_rows))
+        else:
+            sampled = self._sampler.sample(self._forward.logits(sampled_rows), sampled_slots, next_positions)
         # A sequence at its full length has no place for one more token, and will not need it.
         fits = next_positions < self._tokens.shape[1]
         self._tokens[sampled_slots[fits], next_positions[fits]] = sampled.token_ids[fits]
@@ -90,9 +83,7 @@ class ModelRunner:
         if k is not None and len(admission.tokens) == admission.prompt_len:
             self._scored[admission.slot] = (admission.prompt_len, k)
 
-    def _score_prompts(
-        self, decision: SchedulerOutput, hidden: Tensor, first_rows: np.ndarray
-    ) -> dict[int, PromptLogprobs]:
+    def _score_prompts(self, decision: SchedulerOutput, first_rows: np.ndarray) -> dict[int, PromptLogprobs]:
         """Log probabilities of prompt tokens start + 1 .. start + count, for the sequences that asked."""
         scores: dict[int, PromptLogprobs] = {}
         for row, slot in enumerate(decision.slots.tolist()):
@@ -102,10 +93,10 @@ class ModelRunner:
             start = int(decision.starts[row])
             end = min(start + int(decision.counts[row]), prompt_len - 1)
             pieces: list[TopLogprobs] = []
-            for at in range(start, end, _PROMPT_ROWS):
-                stop = min(at + _PROMPT_ROWS, end)
+            for at in range(start, end, PROMPT_ROWS):
+                stop = min(at + PROMPT_ROWS, end)
                 first = int(first_rows[row]) - start
-                logits = self._model.logits(hidden[first + at : first + stop])
+                logits = self._forward.logits(np.arange(first + at, first + stop))
                 pieces += prompt_logprobs(logits, self._tokens[slot, at + 1 : stop + 1], k)
             if pieces:
                 scores[slot] = PromptLogprobs(start + 1, pieces)

@@ -17,14 +17,13 @@ ROW_TILE = 4
 
 
 @op
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """y = x W^T + b, rounded once from a wider sum.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+    """y = x W^T + b, and the residual if given, rounded once from a wider sum, or before the residual is added too.
 
-    x [T, K], weight [N, K], bias [N], all of one float dtype; returns [T, N] in it. T may be 0; rows of x may be
-    strided. Law, batch invariance: a row of y is the same bits whatever T is and wherever the row stands.
+    x [T, K], weight [N, K], bias [N], residual [T, N], all of one float dtype; returns [T, N] in it. T may be 0; rows
+    of x may be strided. Law, batch invariance: a row of y is the same bits whatever T is and wherever the row stands.
     """
     num_rows = x.shape[0]
     short = -num_rows % ROW_TILE
-    if not short:
-        return F.linear(x, weight, bias)
-    return F.linear(F.pad(x, (0, 0, 0, short)), weight, bias)[:num_rows]
+    y = F.linear(F.pad(x, (0, 0, 0, short)) if short else x, weight, bias)[:num_rows]
+    return y if residual is None else residual + y

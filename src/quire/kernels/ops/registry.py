@@ -39,13 +39,17 @@ class Op(Generic[P, R]):
         return MappingProxyType(self._bodies)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the body for the device of the first argument, which must be a tensor given by position."""
+        """Run the body for the first argument, which must be a tensor given by position.
+
+        That is the body for its device type, or the one that its class names (a recorded tensor's).
+        """
         first = args[0]
         assert isinstance(first, Tensor)
-        return self._bodies.get(first.device.type, self.reference)(*args, **kwargs)
+        kind = getattr(type(first), "body", None) or first.device.type
+        return self._bodies.get(kind, self.reference)(*args, **kwargs)
 
     def on(self, device_type: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-        """Decorate a body for tensors on ``device_type``."""
+        """Decorate a body for tensors on ``device_type``, or "program" for recorded ones."""
 
         def offer(body: Callable[P, R]) -> Callable[P, R]:
             assert device_type not in self._bodies, f"{self.__name__} has a body for {device_type} already"

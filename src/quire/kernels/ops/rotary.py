@@ -15,3 +15,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     a, b = x.float().chunk(2, dim=-1)
     cos, sin = cos[:, None], sin[:, None]
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(x.dtype)
+
+
+@op
+def angles(positions: Tensor, inv_freq: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """cos and sin of each position's angles, times ``factor``.
+
+    positions [T] int64, inv_freq [D/2] float32; returns two [T, D/2] float32. The product that makes an angle is
+    rounded to float32, as it was when models were trained.
+    """
+    turned = positions[:, None].float() * inv_freq
+    return turned.cos() * factor, turned.sin() * factor

@@ -1,12 +1,15 @@
 """What an attention backend is: it plans once for a step, then runs once for each layer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from quire.model.kv import KVSpec, KVStorage
+from quire.kernels.ops.heads import HeadNorms
+from quire.model.kv import KVSpec, KVStorage, Shape
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,10 @@ class AttentionBackend(Protocol):
         """Why this layer cannot run here, or None if it can."""
         ...
 
+    def kv_shapes(self, spec: KVSpec, num_blocks: int) -> tuple[Shape, Shape]:
+        """How this backend lays out one layer's keys and values. Dimension 0 is the block."""
+        ...
+
     def plan(self, starts: np.ndarray, counts: np.ndarray, block_tables: np.ndarray) -> AttentionPlan:
         """Prepare a step in which sequence i computes tokens starts[i] : starts[i] + counts[i].
 
@@ -43,15 +50,26 @@ class AttentionBackend(Protocol):
     def run(
         self,
         layer: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        qkv: Tensor,
+        norms: HeadNorms | None,
+        rotation: tuple[Tensor, Tensor],
         plan: AttentionPlan,
         kv: KVStorage,
         *,
+        num_heads: int,
         scale: float,
         sliding_window: int | None,
         softcap: float | None,
     ) -> Tensor:
-        """Store k and v [T, K, D] in the layer's pages, then attend q [T, H, D]. Returns [T, H, D] in q's dtype."""
+        """Norm (if asked) and turn queries and keys of qkv [T, H + 2K, D], store keys and values, attend.
+
+        ``rotation``: cos and sin [T, D/2]; H = num_heads. Returns [T, H, D] in qkv's dtype.
+        """
         ...
+
+
+def kv_storage(
+    backend: AttentionBackend, specs: Sequence[KVSpec], num_blocks: int, dtype: torch.dtype, device: torch.device
+) -> KVStorage:
+    """Pages for layers of these specs, as the backend lays them out."""
+    return KVStorage([backend.kv_shapes(spec, num_blocks) for spec in specs], dtype, device)

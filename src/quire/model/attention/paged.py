@@ -4,9 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quire.kernels.ops.attention import paged_attention, write_kv
+from quire.kernels.ops.attention import paged_attention
+from quire.kernels.ops.heads import HeadNorms, store_heads
 from quire.model.attention.backend import AttentionPlan
-from quire.model.kv import KVSpec, KVStorage
+from quire.model.kv import KVSpec, KVStorage, Shape
 
 
 class PagedAttention:
@@ -20,14 +21,14 @@ class PagedAttention:
         """It can run every layer there is."""
         return None
 
+    def kv_shapes(self, spec: KVSpec, num_blocks: int) -> tuple[Shape, Shape]:
+        """Both [N, K, B, D]."""
+        shape = (num_blocks, spec.num_kv_heads, self._block_size, spec.head_dim)
+        return shape, shape
+
     def plan(self, starts: np.ndarray, counts: np.ndarray, block_tables: np.ndarray) -> AttentionPlan:
         """See AttentionBackend.plan. Array operations only: nothing here loops over sequences."""
-        query_starts = np.zeros(len(counts) + 1, np.int32)
-        np.cumsum(counts, out=query_starts[1:])
-        rows = np.repeat(np.arange(len(counts)), counts)
-        positions = np.arange(len(rows)) + (starts - query_starts[:-1])[rows]
-        slots = block_tables[rows, positions // self._block_size].astype(np.int64) * self._block_size
-        slots += positions % self._block_size
+        query_starts, slots = places(starts, counts, block_tables, self._block_size)
         return AttentionPlan(
             backend=self,
             slot_mapping=torch.from_numpy(slots).to(self._device),
@@ -39,19 +40,20 @@ class PagedAttention:
     def run(
         self,
         layer: int,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        qkv: Tensor,
+        norms: HeadNorms | None,
+        rotation: tuple[Tensor, Tensor],
         plan: AttentionPlan,
         kv: KVStorage,
         *,
+        num_heads: int,
         scale: float,
         sliding_window: int | None,
         softcap: float | None,
     ) -> Tensor:
         """See AttentionBackend.run."""
         key_cache, value_cache = kv.layers[layer]
-        write_kv(k, v, key_cache, value_cache, plan.slot_mapping)
+        q = store_heads(qkv, num_heads, norms, *rotation, key_cache, value_cache, plan.slot_mapping)
         return paged_attention(
             q,
             key_cache,
@@ -63,3 +65,19 @@ class PagedAttention:
             sliding_window=sliding_window,
             softcap=softcap,
         )
+
+
+def places(
+    starts: np.ndarray, counts: np.ndarray, block_tables: np.ndarray, block_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where a step's tokens lie: query_starts [S + 1] int32, and the slot of each token, [T] int64."""
+    query_starts = np.zeros(len(counts) + 1, np.int32)
+    np.cumsum(counts, out=query_starts[1:])
+    if len(counts) == query_starts[-1]:  # one token each
+        rows, positions = np.arange(len(counts)), starts
+    else:
+        rows = np.repeat(np.arange(len(counts)), counts)
+        positions = np.arange(len(rows)) + (starts - query_starts[:-1])[rows]
+    slots = block_tables[rows, positions // block_size].astype(np.int64) * block_size
+    slots += positions % block_size
+    return query_starts, slots

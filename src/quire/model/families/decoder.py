@@ -72,10 +72,13 @@ class Block:
         w.skip("self_attn.rotary_emb.inv_freq")  # older checkpoints carry what is computed from the config
 
     def __call__(self, x: Tensor, rotation: Rotation, ctx: ForwardContext) -> Tensor:
-        attended = self.attention(self.before_attention(x), rotation, ctx)
-        x = x + (attended if self.after_attention is None else self.after_attention(attended))
-        y = self.mlp(self.before_mlp(x))
-        return x + (y if self.after_mlp is None else self.after_mlp(y))
+        if self.after_attention is None:
+            x = self.attention(self.before_attention(x), rotation, ctx, x)
+        else:
+            x = self.after_attention(self.attention(self.before_attention(x), rotation, ctx), x)
+        if self.after_mlp is None:
+            return self.mlp(self.before_mlp(x), x)
+        return self.after_mlp(self.mlp(self.before_mlp(x)), x)
 
 
 class CausalLM:
@@ -93,7 +96,7 @@ class CausalLM:
         )
         if config.is_head_tied:
             head.skip("weight")  # a copy, where it is stored at all
-            self._head = Head(self._embed.weight, config.logits_softcap)
+            self._head = Head(self._embed.table, config.logits_softcap)
         else:
             self._head = Head.load(head, config.vocab_size, config.hidden_size, config.logits_softcap)
         self._ropes = [Rotary(rope, config.head_dim, body.device, max_model_len=max_model_len) for rope in config.ropes]
@@ -104,13 +107,17 @@ class CausalLM:
         return [block.attention.kv_spec for block in self._blocks]
 
     def __call__(self, tokens: Tensor, ctx: ForwardContext) -> Tensor:
-        """Run a step: [T] int64 token ids -> [T, E] hidden states after the final norm. Writes the step's KV."""
+        """Run a step: [T] int64 token ids -> [T, E] hidden states before the final norm. Writes the step's KV."""
         rotations = [rope(ctx.positions) for rope in self._ropes]
         x = self._embed(tokens)
         for block in self._blocks:
             x = block(x, rotations[block.rope], ctx)
-        return self._norm(x)
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[R, E] -> [R, V] float32."""
-        return self._head(hidden)
+        """Rows of hidden states [R, E] -> [R, V] float32."""
+        return self._head.logits(self._norm(hidden))
+
+    def likeliest(self, hidden: Tensor) -> Tensor:
+        """Rows of hidden states [R, E] -> [R] int32: where each row of logits is greatest; -1 for rows not sound."""
+        return self._head.likeliest(self._norm(hidden))

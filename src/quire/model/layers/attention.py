@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from quire.kernels.ops.rotary import rotate
+from quire.kernels.ops.heads import HeadNorms
 from quire.model.context import ForwardContext
 from quire.model.kv import KVSpec
 from quire.model.layers.linear import Projection, split_in, split_out
@@ -52,34 +51,31 @@ class Attention:
             bias=config.has_qkv_bias,
         )
         self._out = split_in(w / "o_proj", heads * dim, config.hidden_size, units=heads, bias=config.has_out_bias)
-        self._norms: tuple[RMSNorm, RMSNorm] | None = None
+        self._norms: HeadNorms | None = None
         if config.has_head_norm:
             q_norm, k_norm = (
                 RMSNorm(w / name, dim, config.eps, is_zero_centered=config.is_norm_zero_centered)
                 for name in ("q_norm", "k_norm")
             )
-            self._norms = q_norm, k_norm
+            self._norms = HeadNorms(q_norm.weight, k_norm.weight, config.eps)
 
     @property
     def kv_spec(self) -> KVSpec:
         return KVSpec(self._kv_heads, self._config.head_dim, self._config.sliding_window)
 
-    def __call__(self, x: Tensor, rotation: Rotation, ctx: ForwardContext) -> Tensor:
-        """[T, E] -> [T, E]."""
+    def __call__(self, x: Tensor, rotation: Rotation, ctx: ForwardContext, residual: Tensor | None = None) -> Tensor:
+        """[T, E] -> [T, E], plus the residual if given."""
         config = self._config
-        fused = self._qkv(x).view(len(x), -1, config.head_dim)
-        q, k, v = torch.split_with_sizes(fused, (self._heads, self._kv_heads, self._kv_heads), dim=1)
-        if self._norms is not None:
-            q, k = self._norms[0](q), self._norms[1](k)
         attended = ctx.plan.backend.run(
             self._layer,
-            rotate(q, *rotation),
-            rotate(k, *rotation),
-            v,
+            self._qkv(x).view(len(x), -1, config.head_dim),
+            self._norms,
+            rotation,
             ctx.plan,
             ctx.kv,
+            num_heads=self._heads,
             scale=config.scale,
             sliding_window=config.sliding_window,
             softcap=config.softcap,
         )
-        return self._out(attended.flatten(1))
+        return self._out(attended.flatten(1), residual)

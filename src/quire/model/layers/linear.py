@@ -17,9 +17,9 @@ class Linear:
     weight: Weight
     bias: Tensor | None = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x [T, in] -> [T, out], in x's dtype."""
-        return self.weight.matmul(x, self.bias)
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x [T, in] -> [T, out], in x's dtype, plus the residual if given."""
+        return self.weight.matmul(x, self.bias, residual)
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ class GatedMLP:
         self._down = split_in(w / "down_proj", intermediate_size, hidden_size, bias=bias)
         self._activate = _activation(activation)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[T, E] -> [T, E]."""
-        return self._down(self._activate(self._gate_up(x)))
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[T, E] -> [T, E], plus the residual if given."""
+        return self._down(self._activate(self._gate_up(x)), residual)
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor]:

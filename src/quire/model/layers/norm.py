@@ -16,9 +16,9 @@ class RMSNorm:
 
     def __init__(self, w: Cursor, size: int, eps: float, *, is_zero_centered: bool = False) -> None:
         stored = w.pull("weight", (size,), dtype=torch.float32 if is_zero_centered else None)
-        self._weight = stored + 1 if is_zero_centered else stored
-        self._eps = eps
+        self.weight = stored + 1 if is_zero_centered else stored
+        self.eps = eps
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """[..., size] -> same shape and dtype."""
-        return rms_norm(x, self._weight, self._eps)
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[..., size] -> same shape and dtype, plus the residual if given."""
+        return rms_norm(x, self.weight, self.eps, residual)

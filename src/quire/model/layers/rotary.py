@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from quire.core.errors import UnsupportedModel
+from quire.kernels.ops.rotary import angles
 from quire.model.fields import Fields
 
 Rotation = tuple[Tensor, Tensor]
@@ -57,8 +58,7 @@ class Rotary:
 
     def __call__(self, positions: Tensor) -> Rotation:
         """[T] int64 -> cos and sin of each position's angles."""
-        angles = positions[:, None].float() * self.inv_freq
-        return angles.cos() * self._factor, angles.sin() * self._factor
+        return angles(positions, self.inv_freq, self._factor)
 
 
 def frequencies(config: RopeConfig, head_dim: int, max_model_len: int | None = None) -> tuple[Tensor, float]:

@@ -25,6 +25,22 @@ class Side(Enum):
 class Weight(Protocol):
     """The loaded form of one linear: one rank's part, several fused projections side by side."""
 
-    def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [T, in] -> [T, out], in x's dtype. Batch invariant."""
+    def matmul(self, x: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """x [T, in] -> [T, out], in x's dtype, plus ``residual`` [T, out] if given. Batch invariant."""
+        ...
+
+
+class Table(Protocol):
+    """A matrix with one row a token, [V, E]: the embedding, the head, or both at once. Batch invariant."""
+
+    def embed(self, ids: Tensor, scale: float) -> Tensor:
+        """ids [T] int64 -> [T, E], times ``scale``."""
+        ...
+
+    def logits(self, x: Tensor, softcap: float | None) -> Tensor:
+        """x [R, E] -> [R, V] float32, capped if asked."""
+        ...
+
+    def likeliest(self, x: Tensor, softcap: float | None) -> Tensor:
+        """x [R, E] -> [R] int32: each row's greatest logit, the lowest id among equals; -1 where it is not sound."""
         ...

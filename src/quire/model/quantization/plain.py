@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from quire.kernels.ops.linear import linear
+from quire.kernels.ops.vocabulary import embedding, likeliest_of, logits
 from quire.model.quantization.method import Side
 from quire.model.weights.cursor import Part, pull_fused
 
@@ -19,9 +20,29 @@ class PlainWeight:
     weight: Tensor
     """[out, in]."""
 
-    def matmul(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x [T, in] -> [T, out]; x, weight and bias are of one dtype."""
-        return linear(x, self.weight, bias)
+    def matmul(self, x: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """See Weight.matmul; all are of one dtype."""
+        return linear(x, self.weight, bias, residual)
+
+
+@dataclass(frozen=True)
+class PlainTable:
+    """A table as its numbers."""
+
+    table: Tensor
+    """[V, E]."""
+
+    def embed(self, ids: Tensor, scale: float) -> Tensor:
+        """See Table.embed."""
+        return embedding(ids, self.table, scale)
+
+    def logits(self, x: Tensor, softcap: float | None) -> Tensor:
+        """See Table.logits."""
+        return logits(x, self.table, softcap)
+
+    def likeliest(self, x: Tensor, softcap: float | None) -> Tensor:
+        """See Table.likeliest."""
+        return likeliest_of(logits(x, self.table, softcap))
 
 
 class Plain:
@@ -33,3 +54,7 @@ class Plain:
         return PlainWeight(
             pull_fused(parts, "weight", lambda part: (part.out_features, part.in_features), cut=_CUTS[side])
         )
+
+    def table(self, part: Part) -> PlainTable:
+        """See Method.table."""
+        return PlainTable(part.at.pull("weight", (part.out_features, part.in_features)))

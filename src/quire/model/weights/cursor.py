@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from quire.model.quantization.method import Side, Weight
+from quire.model.quantization.method import Side, Table, Weight
 from quire.model.weights.shard import Group, span
 from quire.model.weights.source import Shape, TensorSource, Window
 
@@ -56,12 +56,14 @@ class Cursor:
         units: int | None = None,
         dtype: torch.dtype | None = None,
         out: Tensor | None = None,
+        first: int = 0,
     ) -> Tensor:
         """Read tensor ``name``, of full ``shape``, whole or cut along dimension ``cut`` in ``units`` equal units.
 
-        It comes in ``dtype``, by default the cursor's, or is read into ``out``, a tensor of the part's shape, in its
-        dtype. Raises CorruptCheckpoint for a tensor that is missing, of another shape, unreadable or not finite, naming
-        file and tensor; UnsupportedModel if it is not stored as numbers that become this dtype.
+        It comes in ``dtype``, by default the cursor's, or is read into ``out``, in its dtype: a tensor of the part's
+        shape, or, to read piece by piece, of some of its rows from row ``first`` of the part on. Raises
+        CorruptCheckpoint for a tensor that is missing, of another shape, unreadable or not finite, naming file and
+        tensor; UnsupportedModel if it is not stored as numbers that become this dtype.
         """
         full = self._full(name)
         tensor = self.source.tensor(full, shape)
@@ -70,6 +72,10 @@ class Cursor:
         if out is None:
             sizes = [part.stop - part.start for part in window]
             out = torch.empty(sizes, dtype=dtype or self.dtype, device=self.device)
+        if out.dim():
+            begin = window[0].start + first
+            assert begin + len(out) <= window[0].stop
+            window = (slice(begin, begin + len(out)), *window[1:])
         tensor.read(window, out)
         return out
 
@@ -112,6 +118,10 @@ class Method(Protocol):
 
         With ``Side.IN`` there is one part. Raises CorruptCheckpoint.
         """
+        ...
+
+    def table(self, part: Part) -> Table:
+        """Read a matrix with one row a token, [V, E], of which every rank holds all. Raises CorruptCheckpoint."""
         ...
 
 

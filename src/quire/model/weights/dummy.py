@@ -15,6 +15,8 @@ from quire.model.weights.source import Shape, Window
 _STD = 0.02
 """What most models start their training with."""
 
+_CHUNK_VALUES = 1 << 20
+
 
 @dataclass(frozen=True)
 class DummyTensor:
@@ -28,9 +30,20 @@ class DummyTensor:
         if "norm" in self.name:
             out.fill_(1)
             return
-        random = torch.Generator().manual_seed(crc32(self.name.encode()))
-        whole = torch.empty(self.shape, dtype=torch.bfloat16).normal_(std=_STD, generator=random)
-        out.copy_(whole[window])
+        if len(self.shape) == 1:
+            out.copy_(self._chunk(0, self.shape)[window])
+            return
+        rows = max(1, _CHUNK_VALUES // self.shape[1])
+        start, stop = window[0].start, window[0].stop
+        for chunk in range(start // rows, -(-stop // rows)):
+            begin, end = max(start, chunk * rows), min(stop, (chunk + 1) * rows)
+            values = self._chunk(chunk, (min(rows, self.shape[0] - chunk * rows), *self.shape[1:]))
+            out[begin - start : end - start] = values[begin - chunk * rows : end - chunk * rows, *window[1:]]
+
+    def _chunk(self, index: int, shape: Shape) -> Tensor:
+        """Rows are drawn in chunks, each from a seed of its own, so that a part of them costs no more than itself."""
+        random = torch.Generator().manual_seed(crc32(f"{self.name} {index}".encode()))
+        return torch.empty(shape, dtype=torch.bfloat16).normal_(std=_STD, generator=random)
 
 
 class DummySource:

@@ -1,0 +1,77 @@
+"""Running a model for one step: the two things a model runner may have behind it.
+
+Law: what ``logits`` and ``likeliest`` return may be overwritten by the next call; rows refer to the last ``run``.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quire.model.attention.backend import AttentionBackend
+from quire.model.context import ForwardContext
+from quire.model.families.decoder import CausalLM
+from quire.model.kv import KVStorage
+
+
+class Forward(Protocol):
+    """A model, its KV storage and its attention, as one thing that computes steps."""
+
+    def run(
+        self,
+        tokens: np.ndarray,
+        positions: np.ndarray,
+        starts: np.ndarray,
+        counts: np.ndarray,
+        block_tables: np.ndarray,
+    ) -> None:
+        """Compute the hidden states of a step's tokens and write their KV.
+
+        tokens [T] int32, positions [T] int64; the rest as AttentionBackend.plan takes it.
+        """
+        ...
+
+    def logits(self, rows: np.ndarray) -> Tensor:
+        """Logits [R, V] float32 of rows [R] of the step's tokens. The caller may change them."""
+        ...
+
+    def likeliest(self, rows: np.ndarray) -> np.ndarray:
+        """The greatest logit of each row: [R] int32, the lowest id among equals, -1 where a row is not sound."""
+        ...
+
+
+class EagerForward:
+    """Calls the model, operator by operator."""
+
+    def __init__(self, model: CausalLM, kv: KVStorage, attention: AttentionBackend, device: torch.device) -> None:
+        self._model = model
+        self._kv = kv
+        self._attention = attention
+        self._device = device
+        self._hidden: Tensor | None = None
+
+    def run(
+        self,
+        tokens: np.ndarray,
+        positions: np.ndarray,
+        starts: np.ndarray,
+        counts: np.ndarray,
+        block_tables: np.ndarray,
+    ) -> None:
+        """See Forward.run."""
+        plan = self._attention.plan(starts, counts, block_tables)
+        context = ForwardContext(torch.from_numpy(positions).to(self._device), plan, self._kv)
+        self._hidden = self._model(torch.from_numpy(tokens.astype(np.int64)).to(self._device), context)
+
+    def logits(self, rows: np.ndarray) -> Tensor:
+        """See Forward.logits."""
+        return self._model.logits(self._rows(rows))
+
+    def likeliest(self, rows: np.ndarray) -> np.ndarray:
+        """See Forward.likeliest."""
+        return self._model.likeliest(self._rows(rows)).cpu().numpy()
+
+    def _rows(self, rows: np.ndarray) -> Tensor:
+        assert self._hidden is not None
+        return self._hidden[torch.from_numpy(rows.astype(np.int64)).to(self._device)]

@@ -1,0 +1,83 @@
+"""A model recorded once and replayed for every step: one native call, whatever the model's depth.
+
+Three programs share their buffers' ends: the body writes hidden states, of which the two heads take the rows asked for.
+Owns the step's inputs at fixed addresses. Recording happens at the start; a step is array copies and two calls.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quire.kernels.cpu import bodies as _bodies  # noqa: F401  the operators' bodies are offered by their import
+from quire.kernels.cpu.library import Library, Pool
+from quire.kernels.cpu.program import Program, Recorded, Rows
+from quire.kernels.ops.rows import take_rows
+from quire.model.attention.native import NativeAttention
+from quire.model.context import ForwardContext
+from quire.model.families.decoder import CausalLM
+from quire.model.kv import KVStorage
+
+
+class RecordedForward:
+    """A Forward by native programs. Lives on a worker; not thread-safe."""
+
+    def __init__(
+        self,
+        model: CausalLM,
+        kv: KVStorage,
+        attention: NativeAttention,
+        library: Library,
+        pool: Pool,
+        *,
+        max_rows: int,
+    ) -> None:
+        """``max_rows``: rows of logits asked for at once. Raises CannotRecord if a model does more than operators."""
+        self._attention, self._pool = attention, pool
+        max_tokens, max_seqs = attention.max_tokens, attention.max_seqs
+        capacity = {Rows.TOKENS: max_tokens, Rows.SEQUENCES: max_seqs, Rows.SAMPLED: max_rows}
+        self._tokens, self._positions = (torch.zeros(max_tokens, dtype=torch.int64) for _ in range(2))
+        self._rows = torch.zeros(max_rows, dtype=torch.int64)
+
+        self.body = Program(library, capacity)
+        context = ForwardContext(self.body.wrap(self._positions, Rows.TOKENS), attention.room, kv)
+        hidden = model(self.body.wrap(self._tokens, Rows.TOKENS), context)
+        assert isinstance(hidden, Recorded)
+
+        def head(call: str) -> tuple[Program, Tensor]:
+            program = Program(library, capacity)
+            rows = take_rows(
+                program.wrap(hidden.as_subclass(Tensor), Rows.TOKENS), program.wrap(self._rows, Rows.SAMPLED)
+            )
+            result = getattr(model, call)(rows)
+            return program, result.as_subclass(Tensor)
+
+        self._hidden = hidden  # its buffer is the heads' input
+        self.to_logits, self._logits = head("logits")
+        self.to_likeliest, self._likeliest = head("likeliest")
+
+    def run(
+        self,
+        tokens: np.ndarray,
+        positions: np.ndarray,
+        starts: np.ndarray,
+        counts: np.ndarray,
+        block_tables: np.ndarray,
+    ) -> None:
+        """See Forward.run."""
+        num_tokens = len(tokens)
+        self._tokens.numpy()[:num_tokens] = tokens
+        self._positions.numpy()[:num_tokens] = positions
+        self._attention.plan(starts, counts, block_tables)
+        self.body.run(self._pool, tokens=num_tokens, sequences=len(counts))
+
+    def logits(self, rows: np.ndarray) -> Tensor:
+        """See Forward.logits."""
+        self._rows.numpy()[: len(rows)] = rows
+        self.to_logits.run(self._pool, sampled=len(rows))
+        return self._logits[: len(rows)]
+
+    def likeliest(self, rows: np.ndarray) -> np.ndarray:
+        """See Forward.likeliest."""
+        self._rows.numpy()[: len(rows)] = rows
+        self.to_likeliest.run(self._pool, sampled=len(rows))
+        return self._likeliest[: len(rows)].numpy().copy()

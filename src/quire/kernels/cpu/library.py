@@ -1,0 +1,144 @@
+"""Opens the native kernels: one shared object for each instruction-set level, of which this processor runs the best.
+
+Owns the boundary to C: names, argument types, error codes. The objects lie beside this file, or in the folder that
+QUIRE_NATIVE_DIR names. Everything they do is declared, with its laws, in ``csrc/quire.h``.
+"""
+
+import ctypes
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from quire.core.errors import ConfigError
+
+LEVELS = ("v4n", "v4", "v3", "v2")
+"""Best first: AVX-512 with bfloat16 and int8 dot products, AVX-512, AVX2, SSE4.2."""
+
+NUM_COUNTS = 3
+
+_TYPES: Mapping[str, Any] = MappingProxyType(
+    {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float, "s": ctypes.c_char_p}
+)
+_SIGNATURES: Mapping[str, str] = MappingProxyType(
+    {
+        # name: result, arguments
+        "quire_level": "s",
+        "quire_runs_here": "i",
+        "quire_tile_width": "l",
+        "quire_pool_create": "p l",
+        "quire_pool_destroy": "i p",
+        "quire_program_create": "p",
+        "quire_program_destroy": "i p",
+        "quire_program_length": "l p",
+        "quire_run": "i ppp",
+        "quire_run_timed": "i pppp",
+        "quire_operator_name": "s pl",
+        "quire_allocate": "p l",
+        "quire_release": "i pl",
+        "quire_packed_bytes": "l lli",
+        "quire_pack": "i ppllllip",
+        "quire_linear": "i piplpllip",
+        "quire_embed": "i pippllifpl",
+        "quire_rms_norm": "i pipllpfplipl",
+        "quire_take_rows": "i piplplipl",
+        "quire_gated": "i piplliipl",
+        "quire_angles": "i pipplfpp",
+        "quire_store_heads": "i pipllllppfppppplipl",
+        "quire_attention": "i pplppplppllllflfipl",
+    }
+)
+
+
+class Output(ctypes.Structure):
+    """``quire_output``: what becomes of a matrix product."""
+
+    STORE, LIKELIEST = 0, 1
+
+    _fields_ = (
+        ("y", ctypes.c_void_p),
+        ("y_stride", ctypes.c_int64),
+        ("bias", ctypes.c_void_p),
+        ("residual", ctypes.c_void_p),
+        ("residual_stride", ctypes.c_int64),
+        ("workspace", ctypes.c_void_p),
+        ("softcap", ctypes.c_float),
+        ("kind", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+    )
+
+
+class Library:
+    """One opened object. ``level`` is a name of LEVELS; cheap to open again, since the system opens a file once."""
+
+    def __init__(self, path: Path) -> None:
+        self._object = ctypes.CDLL(str(path))
+        for name, signature in _SIGNATURES.items():
+            result, _, arguments = signature.partition(" ")
+            function = getattr(self._object, name)
+            function.restype = _TYPES[result]
+            function.argtypes = [_TYPES[letter] for letter in arguments]
+        self.level: str = self._object.quire_level().decode()
+        self.tile_width: int = self._object.quire_tile_width()
+
+    def __getattr__(self, name: str) -> Any:
+        """A function of the header, by its full name."""
+        return getattr(self._object, name)
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether this processor has all its instructions."""
+        return bool(self._object.quire_runs_here())
+
+    def allocate(self, num_bytes: int) -> np.ndarray:
+        """Zeroed bytes on huge pages, given back when the last array over them is gone. Raises MemoryError."""
+        address = self._object.quire_allocate(num_bytes)
+        if not address:
+            raise MemoryError(f"no memory for {num_bytes} bytes of weights")
+        return np.asarray(_Memory(self, address, num_bytes))
+
+
+class _Memory:
+    """Memory of the library's, as numpy likes to find it."""
+
+    def __init__(self, library: Library, address: int, num_bytes: int) -> None:
+        self._library, self._address, self._num_bytes = library, address, num_bytes
+        self.__array_interface__ = {"version": 3, "shape": (num_bytes,), "typestr": "|u1", "data": (address, False)}
+
+    def __del__(self) -> None:
+        self._library.quire_release(self._address, self._num_bytes)
+
+
+class Pool:
+    """Threads that run programs; the caller is one of them. Lives on a worker; idle, it sleeps."""
+
+    def __init__(self, library: Library, num_threads: int) -> None:
+        self.num_threads = num_threads
+        self._library = library
+        self.address: int | None = library.quire_pool_create(num_threads)
+        if not self.address:
+            raise ConfigError(f"num_threads is {num_threads}, but that many threads cannot be started: use fewer.")
+
+    def close(self) -> None:
+        """End the threads."""
+        if self.address:
+            self._library.quire_pool_destroy(self.address)
+            self.address = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def folder() -> Path:
+    """Where the objects lie."""
+    return Path(os.environ.get("QUIRE_NATIVE_DIR") or Path(__file__).parent)
+
+
+def available() -> list[Library]:
+    """The objects that are there and run on this processor, best first."""
+    paths = [folder() / f"libquire_{level}.so" for level in LEVELS]
+    opened = [Library(path) for path in paths if path.exists()]
+    return [library for library in opened if library.runs_here]
