@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from quire.core import threads
+from quire.kernels.cpu import library
 
 threads.settle()  # before anything imports torch
 
@@ -127,6 +128,11 @@ def make_tokenizer(folder: Path) -> None:
         chat_template=CHAT_TEMPLATE,
     )
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("native") and not library.available():
+        pytest.skip(f"no native kernels in {library.folder()}; make native builds them where there is a C++ compiler")
 
 
 @pytest.fixture(scope="session")
