@@ -11,7 +11,7 @@ NATIVE_LOG := build/native.log
 TORCH_INDEX ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native serve test test-slow test-gpu lint format docs clean
+.PHONY: help setup native serve test test-slow test-gpu lint format docs bench-cpu clean
 
 help:
 	@echo 'make setup              create $(VENV) and install Quire into it'
@@ -22,6 +22,7 @@ help:
 	@echo 'make test-gpu           the tests that need a CUDA device'
 	@echo 'make lint               style, types and import floors only'
 	@echo 'make format             put the code into its style'
+	@echo 'make bench-cpu ARGS="..."  measure beside other engines (installs them; --help for more)'
 	@echo 'make docs               write the pages that are made from the code'
 	@echo 'make clean              remove everything that these made'
 
@@ -52,7 +53,8 @@ native: $(READY)
 	    { $(PIP) 'cmake>=3.16' && cmake=$(BIN)/cmake; } || cannot 'no CMake is here or in the package index'; \
 	$$cmake -S csrc -B build/native >$(NATIVE_LOG) 2>&1 || \
 	    { reason=$$(sed -n 's/^-- refused: //p' $(NATIVE_LOG)); [ "$$reason" ] || fail; cannot "$$reason"; }; \
-	[ -e build/native/install_manifest.txt ] || echo 'Building the native kernels, once; this takes a minute.'; \
+	last=build/native/install_manifest.txt; [ -e $$last ] && [ -z "$$(find csrc -newer $$last)" ] || \
+	    echo 'Building the native kernels; this takes a minute.'; \
 	{ $$cmake --build build/native --parallel 2 && $$cmake --install build/native --prefix src; } >>$(NATIVE_LOG) 2>&1 || fail
 
 serve: native
@@ -79,6 +81,9 @@ format: $(READY)
 
 docs: $(READY)
 	@$(BIN)/python -m quire.cli.flags_doc docs/flags.md
+
+bench-cpu: $(READY)
+	@exec $(BIN)/python -m benchmarks.peers $(ARGS)
 
 clean:
 	@rm -rf $(VENV) $(NATIVE) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
