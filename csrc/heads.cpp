@@ -28,6 +28,8 @@ class Angles final : public Operator {
 
   const char* name() const override { return "angles"; }
 
+  bool is_small(const Step& step) const override { return step.counts[rows_] * half_size_ <= kSmallValues / 16; }
+
   // The C library's sine and cosine reduce large arguments exactly, at some ten nanoseconds a pair.
   void run(const Step& step, Worker& worker) const override {
     const int64_t rows = step.counts[rows_], piece = rows_per_piece(rows, worker.count());
@@ -114,6 +116,10 @@ template <typename T> class StoreHeads final : public Operator {
         q_out_(static_cast<T*>(q_out)), q_stride_(q_stride) {}
 
   const char* name() const override { return "store_heads"; }
+
+  bool is_small(const Step& step) const override {
+    return step.counts[rows_] * (qkv_.heads + 2 * qkv_.kv_heads) * qkv_.size <= kSmallValues;
+  }
 
   void run(const Step& step, Worker& worker) const override {
     const int64_t rows = step.counts[rows_], piece = rows_per_piece(rows, worker.count());

@@ -118,6 +118,8 @@ template <typename T> class Embed final : public Operator {
 
   const char* name() const override { return "embed"; }
 
+  bool is_small(const Step& step) const override { return step.counts[rows_] * table_.num_in <= kSmallValues; }
+
   void run(const Step& step, Worker& worker) const override {
     constexpr int kGroup = Element<T>::kGroup;
     const int64_t width = table_.num_in, tile_values = kTileWidth * width;

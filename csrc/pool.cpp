@@ -56,20 +56,19 @@ void grow(char*& memory, int64_t& size, int64_t num_bytes) {
 
 }  // namespace
 
-void Worker::barrier() {
-  Pool& pool = *pool_;
-  if (count_ == 1) {
-    pool.next_.store(0, std::memory_order_relaxed);
-    return;
-  }
-  const uint32_t seen = pool.phase_.load(std::memory_order_relaxed);
-  if (pool.arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == uint32_t(count_)) {
-    pool.arrived_.store(0, std::memory_order_relaxed);
-    pool.next_.store(0, std::memory_order_relaxed);
-    change(pool.phase_, pool.sleepers_);
-  } else {
-    wait_for_change(pool.phase_, seen, pool.sleepers_);
-  }
+bool Worker::arrive() {
+  seen_ = pool_->phase_.load(std::memory_order_relaxed);
+  if (pool_->arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 != uint32_t(count_)) return false;
+  pool_->arrived_.store(0, std::memory_order_relaxed);
+  restart();
+  return true;
+}
+
+void Worker::wait() { wait_for_change(pool_->phase_, seen_, pool_->sleepers_); }
+
+void Worker::release() {
+  restart();
+  if (count_ > 1) change(pool_->phase_, pool_->sleepers_);
 }
 
 void* Worker::scratch(int64_t num_bytes) {

@@ -22,7 +22,19 @@ class Worker {
   int count() const { return count_; }
 
   // Wait for all threads. What they wrote before is seen after.
-  void barrier();
+  void barrier() {
+    barrier([](Worker&) {});
+  }
+
+  // The same; the last to arrive calls alone(its worker) before any thread goes on. It may use for_each, and gets it all.
+  template <typename Alone> void barrier(const Alone& alone) {
+    if (!arrive()) return wait();
+    alone(*this);
+    release();
+  }
+
+  // Start the shared count of for_each again: only where no other thread runs, that is, in a barrier's alone.
+  void restart();
 
   // Call body(i) for 0 <= i < n, each i on one thread. All threads must call it alike, with a barrier between one
   // for_each and the next.
@@ -39,9 +51,13 @@ class Worker {
  private:
   friend class Pool;
   int64_t next();
+  bool arrive();  // true for the last one
+  void wait();
+  void release();
 
   Pool* pool_ = nullptr;
   int index_ = 0, count_ = 1;
+  uint32_t seen_ = 0;  // phases passed when this thread last arrived
   char* scratch_ = nullptr;
   int64_t scratch_bytes_ = 0;
 };
@@ -76,6 +92,7 @@ class Pool {
   std::vector<std::thread> threads_;
 };
 
+inline void Worker::restart() { pool_->next_.store(0, std::memory_order_relaxed); }
 inline int64_t Worker::next() { return pool_->next_.fetch_add(1, std::memory_order_relaxed); }
 
 }  // namespace quire

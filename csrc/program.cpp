@@ -21,6 +21,7 @@ struct Run {
   const quire_program* program;
   Step step;
   int64_t* times;  // or NULL
+  int64_t last;    // when the operator before ended; written by whoever arrives last
 };
 
 int64_t now_ns() {
@@ -28,19 +29,36 @@ int64_t now_ns() {
       .count();
 }
 
+// Small operators join the barrier of the one before them, the first ones that of their own.
 void run_on_thread(void* context, Worker& worker) {
-  const Run& run = *static_cast<Run*>(context);
+  Run& run = *static_cast<Run*>(context);
   const auto& operators = run.program->operators;
-  for (size_t i = 0; i < operators.size(); ++i) {
-    const int64_t began = run.times ? now_ns() : 0;
-    operators[i]->run(run.step, worker);
-    if (i + 1 < operators.size()) worker.barrier();
-    if (run.times && worker.index() == 0) run.times[i] += now_ns() - began;
+  const size_t count = operators.size();
+  const auto note = [&](size_t i) {
+    if (!run.times) return;
+    const int64_t now = now_ns();
+    run.times[i] += now - run.last;
+    run.last = now;
+  };
+  for (size_t i = 0; i < count;) {
+    const bool is_shared = !operators[i]->is_small(run.step);
+    const size_t first = i, small = is_shared ? i + 1 : i;
+    if (is_shared) operators[i]->run(run.step, worker);
+    for (i = small; i < count && operators[i]->is_small(run.step);) ++i;
+    if (i == count && small == count && !run.times) return;  // the pool has a barrier of its own at the end
+    worker.barrier([&](Worker& alone) {
+      if (is_shared) note(first);
+      for (size_t j = small; j < i; ++j) {
+        alone.restart();
+        operators[j]->run(run.step, alone);
+        note(j);
+      }
+    });
   }
 }
 
 int run_program(quire_pool* pool, const quire_program* program, const int64_t* counts, int64_t* times) {
-  Run run{program, {}, times};
+  Run run{program, {}, times, times ? now_ns() : 0};
   for (int i = 0; i < QUIRE_NUM_COUNTS; ++i) {
     if (counts[i] < 0) return QUIRE_BAD_ARGUMENT;
     run.step.counts[i] = counts[i];

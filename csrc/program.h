@@ -19,13 +19,21 @@ struct Step {
 // One step of a program: addresses and sizes fixed when it is appended.
 //
 // run() is called on every thread at once. It may share work by for_each once, and again after each barrier of its own;
-// the program puts a barrier after every operator.
+// the program puts a barrier after every operator. An operator that is small in a step has no barrier of its own, and
+// runs on one thread, the last to arrive at the barrier before it: so it costs no meeting of its own.
 class Operator {
  public:
   virtual ~Operator() = default;
   virtual const char* name() const = 0;
   virtual void run(const Step& step, Worker& worker) const = 0;
+  virtual bool is_small(const Step& step) const {
+    (void)step;
+    return false;
+  }
 };
+
+// Values that one thread goes through in less time than threads need to meet.
+constexpr int64_t kSmallValues = 4096;
 
 }  // namespace quire
 

@@ -19,6 +19,8 @@ template <typename T> class RMSNorm final : public Operator {
 
   const char* name() const override { return "rms_norm"; }
 
+  bool is_small(const Step& step) const override { return step.counts[rows_] * size_ <= kSmallValues; }
+
   void run(const Step& step, Worker& worker) const override {
     const int64_t rows = step.counts[rows_], piece = rows_per_piece(rows, worker.count());
     worker.for_each(ceil_div(rows, piece), [&](int64_t i) {
@@ -70,6 +72,8 @@ class TakeRows final : public Operator {
 
   const char* name() const override { return "take_rows"; }
 
+  bool is_small(const Step& step) const override { return step.counts[rows_] * row_bytes_ <= 4 * kSmallValues; }
+
   void run(const Step& step, Worker& worker) const override {
     worker.for_each(step.counts[rows_], [&](int64_t i) {
       std::memcpy(y_ + i * y_stride_, x_ + index_[i] * x_stride_, size_t(row_bytes_));
@@ -106,6 +110,8 @@ template <typename T> class Gated final : public Operator {
         y_(static_cast<T*>(y)), y_stride_(y_stride) {}
 
   const char* name() const override { return "gated"; }
+
+  bool is_small(const Step& step) const override { return step.counts[rows_] * size_ <= kSmallValues / 2; }
 
   void run(const Step& step, Worker& worker) const override {
     // A row of one token is shared too: pieces are parts of rows.

@@ -78,7 +78,10 @@ class Library:
         self._object = ctypes.CDLL(str(path))
         for name, signature in _SIGNATURES.items():
             result, _, arguments = signature.partition(" ")
-            function = getattr(self._object, name)
+            try:
+                function = getattr(self._object, name)
+            except AttributeError:
+                raise ConfigError(f"{path} has no {name}: it was built from other sources; run make native.") from None
             function.restype = _TYPES[result]
             function.argtypes = [_TYPES[letter] for letter in arguments]
         self.level: str = self._object.quire_level().decode()
