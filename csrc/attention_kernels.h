@@ -1,0 +1,257 @@
+// The arithmetic of attention: products of a few rows with keys or values, and the softmax of a row.
+//
+// Everything here is about one segment of kSegment keys and depends on nothing but their positions in it: see
+// attention.cpp for what follows from that. Scores are in units of log 2.
+#pragma once
+
+#include <limits>
+
+#include "simd.h"
+#include "tile.h"
+
+namespace quire {
+namespace attention {
+
+constexpr int64_t kSegment = 128;
+constexpr int64_t kGroup = 16;  // adjacent tokens that always lie in one page
+constexpr int64_t kGroups = kSegment / kGroup;
+constexpr float kLowest = -3e38f;  // the maximum of nothing: finite, since -inf minus -inf is not a number
+
+template <typename T> struct Element;
+template <> struct Element<float> {
+  static constexpr int kAdjacent = 1;  // numbers of the summed dimension in one lane
+  using Lane = float;
+};
+template <> struct Element<bf16> {
+  static constexpr int kAdjacent = 2;
+  using Lane = int32_t;
+};
+template <typename T> using Lane = typename Element<T>::Lane;
+
+inline F multiply_add(F acc, F w, F x) { return fma(x, w, acc); }
+inline F multiply_add(F acc, I w, I x) { return dot2(acc, w, x); }
+inline F operand(const float* p) { return broadcast(*p); }
+inline I operand(const bf16* p) {
+  int32_t pair;
+  std::memcpy(&pair, p, 4);
+  return broadcast(pair);
+}
+
+// ---- kernels: MR rows against NV vectors ----
+
+// Every third row has a pointer, the two after it are reached by the stride.
+template <typename T, int MR> struct RowsOf {
+  const T* at[(MR + 2) / 3];
+  int64_t stride;
+  RowsOf(const T* first, int64_t row_stride) : stride(row_stride) {
+#pragma GCC unroll 4
+    for (int m = 0; m < MR; m += 3) at[m / 3] = first + m * stride;
+  }
+  const T* operator[](int m) const { return at[m / 3] + (m % 3) * stride; }
+};
+
+template <typename T> struct Scores {
+  const T* q;               // [rows, size]
+  const Lane<T>* const* keys;    // for each vector of tokens, its column of the page
+  const Lane<T>* const* values;  // and its values, which will be needed soon
+  int64_t size, block;
+  float scale;
+  float* scores;            // [rows, kSegment]
+};
+
+template <typename T, int MR, int NV, bool kIsAhead> void score(const Scores<T>& a) {
+  constexpr int kAdjacent = Element<T>::kAdjacent;
+  using V = decltype(load(static_cast<const Lane<T>*>(nullptr)));
+  const RowsOf<T, MR> q(a.q, a.size);
+  const Lane<T>* key[NV];
+  const Lane<T>* value[NV];
+  for (int v = 0; v < NV; ++v) key[v] = a.keys[v], value[v] = a.values[v];
+  F acc[MR][NV];
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) acc[m][v] = zero();
+  const int64_t steps = a.size / kAdjacent, block = a.block;
+  for (int64_t k = 0; k < steps; ++k) {
+    V w[NV];
+    for (int v = 0; v < NV; ++v) {
+      w[v] = load(key[v] + k * block);
+      if (kIsAhead) prefetch(value[v] + k * kLanes);
+    }
+#pragma GCC unroll 12
+    for (int m = 0; m < MR; ++m) {
+      const V x = operand(q[m] + k * kAdjacent);
+      for (int v = 0; v < NV; ++v) acc[m][v] = multiply_add(acc[m][v], w[v], x);
+    }
+  }
+  const F scale = broadcast(a.scale);
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) store(a.scores + m * kSegment + v * kLanes, acc[m][v] * scale);
+}
+
+// Sums before a segment and its own, by their shares.
+inline F folded(F before, F here, F kept, F added) { return fma(before, kept, here * added); }
+
+template <typename T> struct Sum {
+  const T* weights;             // [rows, kSegment]
+  const Lane<T>* const* values; // for each group of tokens
+  const Lane<T>* const* keys;   // and the keys that will be needed soon
+  int64_t num_groups, size, block, column;
+  float* sums;                  // [rows, size]
+  const float* kept;            // [rows], the shares of what is in sums, and of what is added; NULL: sums is written
+  const float* added;
+};
+
+template <typename T, int MR, int NV, bool kIsAhead> void sum(const Sum<T>& a) {
+  constexpr int kAdjacent = Element<T>::kAdjacent, kSteps = kGroup / kAdjacent;
+  using V = decltype(load(static_cast<const Lane<T>*>(nullptr)));
+  const RowsOf<T, MR> weights(a.weights, kSegment);
+  F acc[MR][NV];
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) acc[m][v] = zero();
+  const int64_t size = a.size, block = a.block;
+  for (int64_t g = 0; g < a.num_groups; ++g) {
+    const Lane<T>* value = a.values[g] + a.column;
+    // A group has as many vectors of keys as of values: with each value one key is asked for.
+    const Lane<T>* key = kIsAhead ? a.keys[g] + a.column / 16 * kSteps * block : nullptr;
+    for (int k = 0; k < kSteps; ++k) {
+      V w[NV];
+      for (int v = 0; v < NV; ++v) {
+        w[v] = load(value + k * size + v * kLanes);
+        if (kIsAhead && v * kLanes % 16 == 0) prefetch(key + (v * kLanes / 16 * kSteps + k) * block);
+      }
+#pragma GCC unroll 12
+      for (int m = 0; m < MR; ++m) {
+        const V x = operand(weights[m] + g * kGroup + k * kAdjacent);
+        for (int v = 0; v < NV; ++v) acc[m][v] = multiply_add(acc[m][v], w[v], x);
+      }
+    }
+  }
+  float* sums = a.sums + a.column;
+  const float* kept = a.kept;
+  const float* added = a.added;
+  if (!kept) {
+#pragma GCC unroll 12
+    for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; ++v) store(sums + m * size + v * kLanes, acc[m][v]);
+    return;
+  }
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; ++m)
+#pragma GCC unroll 4
+    for (int v = 0; v < NV; ++v) {
+      float* at = sums + m * size + v * kLanes;
+      store(at, folded(load(at), acc[m][v], broadcast(kept[m]), broadcast(added[m])));
+    }
+}
+
+template <typename T, int NV, bool kIsAhead, int... MR>
+void score_rows(int rows, const Scores<T>& a, std::integer_sequence<int, MR...>) {
+  static constexpr void (*kByRows[])(const Scores<T>&) = {score<T, MR + 1, NV, kIsAhead>...};
+  kByRows[rows - 1](a);
+}
+template <typename T, int NV, bool kIsAhead, int... MR>
+void sum_rows(int rows, const Sum<T>& a, std::integer_sequence<int, MR...>) {
+  static constexpr void (*kByRows[])(const Sum<T>&) = {sum<T, MR + 1, NV, kIsAhead>...};
+  kByRows[rows - 1](a);
+}
+using AnyRows = std::make_integer_sequence<int, kTileRows>;
+using FewRows = std::make_integer_sequence<int, kTileRows / 2>;  // twice as wide a tile has room for
+
+template <typename T, int NV> void score_rows(int rows, bool is_ahead, const Scores<T>& a) {
+  if (is_ahead)
+    score_rows<T, NV, true>(rows, a, AnyRows());
+  else
+    score_rows<T, NV, false>(rows, a, AnyRows());
+}
+template <typename T, int NV, typename Rows> void sum_rows(int rows, bool is_ahead, const Sum<T>& a) {
+  if (is_ahead)
+    sum_rows<T, NV, true>(rows, a, Rows());
+  else
+    sum_rows<T, NV, false>(rows, a, Rows());
+}
+
+// ---- softmax of one row of a segment ----
+
+// softcap * tanh(scores), of n vectors' scores.
+inline void cap(float* scores, float softcap, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) store(scores + i, broadcast(softcap) * tanh(load(scores + i)));
+}
+
+// Take what lies outside of begin .. end out of the vector of positions at ..
+inline F only(F v, int64_t at, int64_t begin, int64_t end) {
+  static constexpr float kIota[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const F position = load(kIota) + broadcast(float(at)), nothing = broadcast(-std::numeric_limits<float>::infinity());
+  const F above = where_less(position, broadcast(float(begin)), nothing, v);
+  return where_less(position, broadcast(float(end)), above, nothing);
+}
+
+// Positions of a segment: vectors from .. to were computed, begin .. end are seen (none if end <= begin).
+struct Span {
+  int64_t from, to, begin, end;
+  int64_t first() const { return begin < end ? begin / kLanes * kLanes : to; }
+  int64_t last() const { return begin < end ? (end + kLanes - 1) / kLanes * kLanes : to; }
+};
+
+// The greatest visible score; invisible ones beside visible ones become -inf.
+inline float greatest(float* scores, const Span& span) {
+  if (span.begin >= span.end) return kLowest;
+  const int64_t first = span.first(), last = span.last();
+  if (first < span.begin) store(scores + first, only(load(scores + first), first, span.begin, span.end));
+  if (last > span.end)
+    store(scores + last - kLanes, only(load(scores + last - kLanes), last - kLanes, span.begin, span.end));
+  F top = broadcast(kLowest);
+  for (int64_t i = first; i < last; i += kLanes) top = max(top, load(scores + i));
+  return max_lanes(top);
+}
+
+// weights = 2^(scores - top) rounded; returns their sum.
+template <typename T> float weigh(const float* scores, float top, const Span& span, T* weights) {
+  const int64_t first = span.first(), last = span.last();
+  const F at = broadcast(top);
+  F total = zero();
+  for (int64_t i = span.from; i < first; i += kLanes) store_rounded(weights + i, zero());
+  for (int64_t i = first; i < last; i += kLanes) {
+    store_rounded(weights + i, exp2(load(scores + i) - at));
+    total = total + load_as_float(weights + i);
+  }
+  for (int64_t i = last; i < span.to; i += kLanes) store_rounded(weights + i, zero());
+  return sum_lanes(total);
+}
+
+// ---- folding ----
+
+// Fold a segment's tops and totals into those of what came before it. The shares of the sums before it and of its own
+// go to kept and added. Arrays of rows, filled up to whole vectors.
+inline void fold(float* tops, float* totals, const float* segment_tops, const float* segment_totals, int64_t rows,
+                 float* kept, float* added) {
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    const F before = load(tops + r), here = load(segment_tops + r), both = max(before, here);
+    const F keep = exp2(before - both), add = exp2(here - both);
+    store(kept + r, keep);
+    store(added + r, add);
+    store(tops + r, both);
+    store(totals + r, fma(load(totals + r), keep, load(segment_totals + r) * add));
+  }
+}
+
+// One row's sums; kept NULL: there is nothing before.
+inline void fold_sums(const float* here, int64_t size, const float* kept, float added, float* sums) {
+  for (int64_t i = 0; i < size; i += kLanes) {
+    const F v = load(here + i);
+    store(sums + i, kept ? folded(load(sums + i), v, broadcast(*kept), broadcast(added)) : v);
+  }
+}
+
+template <typename T> void write_mean(const float* sums, float total, int64_t size, T* y) {
+  const F share = broadcast(1.0f / total);
+  for (int64_t i = 0; i < size; i += kLanes) store_rounded(y + i, load(sums + i) * share);
+}
+
+}  // namespace attention
+}  // namespace quire
