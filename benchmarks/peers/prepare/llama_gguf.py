@@ -8,6 +8,7 @@ even and odd ones interleaved (its rotation turns neighbours); they are put in t
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import gguf
 import torch
@@ -56,10 +57,10 @@ def write_config(writer: gguf.GGUFWriter, config: PretrainedConfig) -> None:
 
 
 def write_words(writer: gguf.GGUFWriter, words: gguf.GGUFReader, size: int) -> None:
-    def field(name: str) -> object:
+    def field(name: str) -> Any:
         return words.fields[f"tokenizer.ggml.{name}"].contents()
 
-    tokens, types = list(field("tokens")), list(field("token_type"))  # type: ignore[call-overload]
+    tokens, types = list(field("tokens")), list(field("token_type"))
     missing = range(len(tokens), size)
     writer.add_tokenizer_model(field("model"))
     writer.add_tokenizer_pre(field("pre"))

@@ -24,7 +24,7 @@ def main() -> None:
         head_dim=64,
         vocab_size=128_256,
         max_position_embeddings=8192,
-        rope_theta=500_000.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
         rms_norm_eps=1e-5,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
