@@ -82,7 +82,7 @@ format: $(READY)
 docs: $(READY)
 	@$(BIN)/python -m quire.cli.flags_doc docs/flags.md
 
-bench-cpu: $(READY)
+bench-cpu: native
 	@exec $(BIN)/python -m benchmarks.peers $(ARGS)
 
 clean:

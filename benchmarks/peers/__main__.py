@@ -147,13 +147,8 @@ def publish(options: argparse.Namespace, journal: Journal, models: Models) -> No
     picture = target.with_suffix(".png")
     try:
         install(options.folder, "plot", options.jobs, only_check=options.no_install)
-        command = [
-            python_of(options.folder, "plot"),
-            "-m",
-            "benchmarks.peers.plot",
-            target.with_suffix(".json"),
-            picture,
-        ]
+        python, figures = python_of(options.folder, "plot"), target.with_suffix(".json")
+        command = [str(python), "-m", "benchmarks.peers.plot", str(figures), str(picture)]
         subprocess.run(command, cwd=ROOT, check=True)
         drawn: str | None = picture.name
     except (InstallFailed, subprocess.CalledProcessError) as failure:
