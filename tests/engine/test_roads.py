@@ -6,13 +6,18 @@ beginning came from the prefix cache: the same token ids, and the same log proba
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quire import LLM, SamplingParams
 from quire.core.outputs import RequestOutput
+from quire.kernels.cpu import library
 
 FAMILIES = ("llama", "llama_rope3", "mistral", "qwen2", "qwen3", "gemma3")
+BODIES = ("torch", "v4n", "v4n bfloat16", "v4", "v3", "v3 bfloat16", "v2")
+"""What computes: torch, or the native kernels of one instruction-set level; in float32 unless said."""
+
 Answer = list[tuple[list[int], list[dict[int, float]]]]
 
 # Prompts of many lengths, some sharing beginnings: around block borders, chunk borders and padding borders.
@@ -52,92 +57,110 @@ def answers(outputs: list[RequestOutput]) -> list[Answer]:
     ]
 
 
-def engine(path: Path, **settings: object) -> LLM:
-    defaults = {"max_num_batched_tokens": 512, "max_num_seqs": 32, "max_model_len": 128, "block_size": 16}
-    return LLM(str(path), num_gpu_blocks_override=400, **(defaults | settings))
+class Road:
+    """A tiny model on one kind of body, and what it answers when each request runs alone."""
+
+    def __init__(self, path: Path, body: str) -> None:
+        level, _, dtype = body.partition(" ")
+        self._path, self._level = path, level
+        self._settings: dict[str, Any] = {
+            "cpu_kernels": "torch" if level == "torch" else "native",
+            "dtype": dtype or "float32",
+            "max_num_batched_tokens": 512,
+            "max_num_seqs": 32,
+            "max_model_len": 128,
+            "block_size": 16,
+            "num_gpu_blocks_override": 400,
+        }
+        llm = self.engine(enable_prefix_caching=False)
+        self.expected = [
+            answers(llm.generate([prompt], one, use_tqdm=False))[0] for prompt, one in zip(PROMPTS, PARAMS, strict=True)
+        ]
+
+    def engine(self, **settings: Any) -> LLM:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("QUIRE_CPU_LEVEL", "" if self._level == "torch" else self._level)
+            return LLM(str(self._path), **(self._settings | settings))
 
 
-def alone(path: Path) -> list[Answer]:
-    llm = engine(path, enable_prefix_caching=False)
-    return [
-        answers(llm.generate([prompt], one, use_tqdm=False))[0] for prompt, one in zip(PROMPTS, PARAMS, strict=True)
-    ]
+@pytest.fixture(scope="module", params=BODIES)
+def body(request: pytest.FixtureRequest) -> str:
+    level = str(request.param).partition(" ")[0]
+    if level != "torch" and level not in [one.level for one in library.available()]:
+        pytest.skip(f"the kernels {level} do not run here")
+    return str(request.param)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def road(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path]) -> tuple[Path, list[Answer]]:
-    """A tiny model and what it answers when each request runs alone."""
-    path = tiny_checkpoint(request.param)
-    return path, alone(path)
+def road(request: pytest.FixtureRequest, body: str, tiny_checkpoint: Callable[[str], Path]) -> Road:
+    return Road(tiny_checkpoint(request.param), body)
 
 
-def test_the_reference_varies(road: tuple[Path, list[Answer]]) -> None:
+def test_the_reference_varies(road: Road) -> None:
     """Else the tests below would prove little."""
-    assert len({tuple(answer[0][0]) for answer in road[1]}) > len(PROMPTS) // 2
+    assert len({tuple(answer[0][0]) for answer in road.expected}) > len(PROMPTS) // 2
 
 
 @pytest.mark.parametrize("size", [2, 3, 7, 32])
-def test_batched(road: tuple[Path, list[Answer]], size: int) -> None:
-    path, expected = road
-    llm = engine(path, max_num_seqs=size, enable_prefix_caching=False)
-    assert answers(llm.generate(PROMPTS, PARAMS, use_tqdm=False)) == expected
+def test_batched(road: Road, size: int) -> None:
+    llm = road.engine(max_num_seqs=size, enable_prefix_caching=False)
+    assert answers(llm.generate(PROMPTS, PARAMS, use_tqdm=False)) == road.expected
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 4096])
-def test_chunked(road: tuple[Path, list[Answer]], chunk: int) -> None:
-    path, expected = road
-    llm = engine(path, max_num_batched_tokens=chunk)
-    assert answers(llm.generate(PROMPTS, PARAMS, use_tqdm=False)) == expected
+def test_chunked(road: Road, chunk: int) -> None:
+    llm = road.engine(max_num_batched_tokens=chunk)
+    assert answers(llm.generate(PROMPTS, PARAMS, use_tqdm=False)) == road.expected
 
 
-def test_preempted(road: tuple[Path, list[Answer]]) -> None:
-    path, expected = road
-    llm = LLM(
-        str(path), num_gpu_blocks_override=12, max_model_len=128, block_size=16, max_num_seqs=16,
-        max_num_batched_tokens=64,
-    )  # fmt: skip
-    assert answers(llm.generate(PROMPTS, PARAMS, use_tqdm=False)) == expected
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_other_threads(road: Road, num_threads: int, body: str) -> None:
+    if body == "torch":
+        pytest.skip("torch's threads are the process's own")
+    llm = road.engine(num_threads=num_threads)
+    assert answers(llm.generate(PROMPTS, PARAMS, use_tqdm=False)) == road.expected
+
+
+def test_preempted(road: Road) -> None:
+    llm = road.engine(num_gpu_blocks_override=12, max_num_seqs=16, max_num_batched_tokens=64)
+    assert answers(llm.generate(PROMPTS, PARAMS, use_tqdm=False)) == road.expected
     assert llm.stats.num_preemptions > 0
     assert llm.check().error == ""
 
 
-def test_prefix_hit_inside_a_block(road: tuple[Path, list[Answer]]) -> None:
-    path, expected = road
-    llm = engine(path)
+def test_prefix_hit_inside_a_block(road: Road) -> None:
+    llm = road.engine()
     llm.generate(PROMPTS, PARAMS, use_tqdm=False)
     again = llm.generate(PROMPTS, PARAMS, use_tqdm=False)
-    assert answers(again) == expected
+    assert answers(again) == road.expected
     hits = [output.num_cached_tokens or 0 for output in again]
     assert all(hit == len(prompt) - 1 for hit, prompt in zip(hits, PROMPTS, strict=True))
     assert any(hit % 16 for hit in hits)
 
 
 @pytest.mark.parametrize("block_size", [16, 32])
-def test_other_blocks_of_the_same_size(road: tuple[Path, list[Answer]], block_size: int) -> None:
+def test_other_blocks_of_the_same_size(road: Road, block_size: int) -> None:
     """Where a sequence's blocks lie in memory is nobody's business."""
-    path, _ = road
-    llm = engine(path, block_size=block_size)
+    llm = road.engine(block_size=block_size)
     first = answers(llm.generate(PROMPTS, PARAMS, use_tqdm=False))
     llm.generate(list(reversed(PROMPTS)), SamplingParams(max_tokens=3, seed=1), use_tqdm=False)
     assert answers(llm.generate(PROMPTS, PARAMS, use_tqdm=False)) == first
 
 
-def test_several_continuations(road: tuple[Path, list[Answer]]) -> None:
-    path, _ = road
+def test_several_continuations(road: Road) -> None:
     many = SamplingParams(n=4, temperature=1.0, seed=5, max_tokens=8, logprobs=0, ignore_eos=True)
     apart = [many.replace(n=1, seed=5 + i) for i in range(4)]
-    llm = engine(path)
+    llm = road.engine()
     together = answers(llm.generate(PROMPTS[:8], many, use_tqdm=False))
     single = answers(llm.generate([p for p in PROMPTS[:8] for _ in range(4)], apart * 8, use_tqdm=False))
     assert [continuation for answer in together for continuation in answer] == [answer[0] for answer in single]
 
 
-def test_prompt_logprobs(road: tuple[Path, list[Answer]]) -> None:
+def test_prompt_logprobs(road: Road) -> None:
     """Scores of the prompt do not depend on chunks either."""
-    path, _ = road
     scored = SamplingParams(temperature=0, max_tokens=2, prompt_logprobs=2)
-    whole = engine(path).generate(PROMPTS, scored, use_tqdm=False)
-    cut = engine(path, max_num_batched_tokens=7).generate(PROMPTS, scored, use_tqdm=False)
+    whole = road.engine().generate(PROMPTS, scored, use_tqdm=False)
+    cut = road.engine(max_num_batched_tokens=7).generate(PROMPTS, scored, use_tqdm=False)
     for a, b, prompt in zip(whole, cut, PROMPTS, strict=True):
         assert a.prompt_logprobs is not None
         assert len(a.prompt_logprobs) == len(prompt)

@@ -141,7 +141,14 @@ def folder() -> Path:
 
 
 def available() -> list[Library]:
-    """The objects that are there and run on this processor, best first."""
-    paths = [folder() / f"libquire_{level}.so" for level in LEVELS]
+    """The objects that are there and run on this processor, best first.
+
+    QUIRE_CPU_LEVEL, one of LEVELS, leaves only that one: to see how another processor would fare. Raises ConfigError
+    for objects that were built from other sources.
+    """
+    wanted = os.environ.get("QUIRE_CPU_LEVEL")
+    if wanted and wanted not in LEVELS:
+        raise ConfigError(f"QUIRE_CPU_LEVEL is {wanted!r}: it must be one of {', '.join(LEVELS)}.")
+    paths = [folder() / f"libquire_{level}.so" for level in LEVELS if wanted in (None, "", level)]
     opened = [Library(path) for path in paths if path.exists()]
     return [library for library in opened if library.runs_here]
