@@ -30,7 +30,7 @@ class Native:
         return packed
 
     def replay(self, call: Callable[..., Any], x: Tensor, *args: Any, capacity: int | None = None, **more: Any) -> Any:
-        """call(x, ...) with x, and every argument in ``more`` that has x's rows, recorded; then one replay for x's rows."""
+        """call(x, ...) with x, and what in ``more`` has its rows, recorded; then one replay for these rows."""
         program = Program(self.library, dict.fromkeys(Rows, capacity or max(1, len(x))))
 
         def roomy(tensor: Tensor) -> Tensor:
