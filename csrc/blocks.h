@@ -1,15 +1,16 @@
 // Weights in GGUF's block formats, as they lie in memory: what packing writes, products and embeddings read.
 //
-// A format says: value = scale (q - offset) + least, q of a few bits. 32 adjacent k make a unit, which has one scale, or
-// two, of 16 k each; formats with mins have as many of those. Plain formats keep scale and min in half precision. Nested
-// formats (K) keep them as small integers, and a superblock of eight units has the half-precision factors of both.
+// A format says: value = scale (q - offset) + least, q of a few bits. 32 adjacent k make a unit, which has one scale,
+// or two, of 16 k each; formats with mins have as many of those. Plain formats keep scale and min in half precision.
+// Nested formats (K) keep them as small integers, and a superblock of eight units has half-precision factors of both.
 //
 // Packed layout: tiles of kTileWidth output features, one stream of memory each, columns always side by side:
 //   superblock  [factors f16[kTileWidth], min factors f16[kTileWidth]] where nested, then its units
-//   unit        scales, then mins: f16[kTileWidth], or int8[subs][kTileWidth] where nested; then low, then high bits of q
-// Bits are held four k to a lane: the q of quad j (k = 4j .. 4j + 3 of the unit) are the bytes of a 32-bit word, and b bits
-// of each lie in row j % b of b rows uint32[kTileWidth], at bit b * (j / b) of each byte. So a format takes the bits that
-// it takes in its file (Q4_0: 4.5), and one load, shift and mask bring four k of kLanes columns, ready for dot4.
+//   unit        rows of q, uint32[kTileWidth] each; then scales, then mins: f16[kTileWidth], or int8[subs][kTileWidth]
+// The q of quad j (k = 4j .. 4j + 3 of the unit) are the bytes of a 32-bit word. Of q's bits, the low ones and the high
+// ones are kept apart: b bits of quad j lie in row j % b of b rows, at bit b * (j / b) of each byte. So a format takes
+// the bits that it takes in its file (Q4_0: 4.5), and a load, shift and mask bring four k of kLanes columns, ready for
+// dot4. Rows stand in the order of their use, the scales last: memory's own prefetching wants addresses that ascend.
 #pragma once
 
 #include "program.h"
@@ -32,7 +33,11 @@ struct BlockForm {
   constexpr int64_t head_bytes() const { return is_nested ? (has_min ? 4 : 2) * kTileWidth : 0; }
   constexpr int64_t scales_bytes() const { return (is_nested ? subs : 2) * kTileWidth; }
   constexpr int64_t scaling_bytes() const { return scales_bytes() * (has_min ? 2 : 1); }
-  constexpr int64_t unit_bytes() const { return scaling_bytes() + (low + high) * 4 * kTileWidth; }
+  constexpr int64_t q_bytes() const { return (low + high) * 4 * kTileWidth; }
+  // Where row r of the low and of the high bits stands: high 0, low 0, high 1, low 1 ...
+  constexpr int low_row(int r) const { return r + (r < high ? r + 1 : high); }
+  constexpr int high_row(int r) const { return 2 * r; }
+  constexpr int64_t unit_bytes() const { return q_bytes() + scaling_bytes(); }
   constexpr int64_t superblock_bytes() const { return head_bytes() + units() * unit_bytes(); }
 };
 
@@ -73,27 +78,29 @@ template <int n> inline I shift_to_right(I v) {
   return v;
 }
 
-// bits of each byte, of quad j, at bit `to` of the byte.
-template <int bits, int j, int to> inline I quad_field(const char* plane, int v) {
-  const I word = load(reinterpret_cast<const int32_t*>(plane) + (j % bits) * kTileWidth + v * kLanes);
+// bits of each byte of a row's words, from bit `from`, moved to bit `to`.
+template <int bits, int from, int to> inline I bit_field(const char* unit, int row, int v) {
+  const I word = load(reinterpret_cast<const int32_t*>(unit) + row * kTileWidth + v * kLanes);
   if constexpr (bits == 8) return word;
   constexpr uint32_t kMask = ((1u << bits) - 1u) * 0x01010101u << to;
-  return bit_and(shift_to_right<bits * (j / bits) - to>(word), broadcast(int32_t(kMask)));
+  return bit_and(shift_to_right<from - to>(word), broadcast(int32_t(kMask)));
 }
 
 // q of quad j, unsigned bytes.
 template <int format, int j> inline I quad(const char* unit, int v) {
   constexpr BlockForm form = kForms[format];
-  const char* plane = unit + form.scaling_bytes();
-  const I low = quad_field<form.low, j, 0>(plane, v);
+  const I low = bit_field<form.low, form.low * (j / form.low), 0>(unit, form.low_row(j % form.low), v);
   if constexpr (form.high == 0) return low;
-  else return bit_or(low, quad_field<form.high, j, form.low>(plane + form.low * 4 * kTileWidth, v));
+  else {
+    constexpr int kFrom = form.high * (j / form.high), kRow = form.high_row(j % form.high);
+    return bit_or(low, bit_field<form.high, kFrom, form.low>(unit, kRow, v));
+  }
 }
 
 // Scale of sub-block sub; for the mins, of `part` 1. Exact: a half-precision number, or one times a small integer.
 template <int format> inline F scaling(const char* head, const char* unit, int sub, int part, int v) {
   constexpr BlockForm form = kForms[format];
-  const char* at = unit + part * form.scales_bytes();
+  const char* at = unit + form.q_bytes() + part * form.scales_bytes();
   if constexpr (!form.is_nested) return load_f16(reinterpret_cast<const f16*>(at) + v * kLanes);
   const F factor = load_f16(reinterpret_cast<const f16*>(head) + part * kTileWidth + v * kLanes);
   return factor * to_float(load_i8(reinterpret_cast<const int8_t*>(at) + sub * kTileWidth + v * kLanes));

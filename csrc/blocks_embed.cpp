@@ -15,6 +15,8 @@ template <int format, typename T> class BlockEmbed final : public Operator {
 
   const char* name() const override { return "embed_blocks"; }
 
+  bool is_small(const Step& step) const override { return step.counts[rows_] * table_.num_in <= kSmallValues; }
+
   void run(const Step& step, Worker& worker) const override {
     constexpr BlockForm form = kForms[format];
     const int64_t bytes = form.superblock_bytes(), superblocks = table_.num_in / form.block_values();
@@ -33,10 +35,12 @@ template <int format, typename T> class BlockEmbed final : public Operator {
     for (int u = 0; u < form.units(); ++u, unit += form.unit_bytes(), y += kUnit) {
       uint8_t q[kUnit];
       read_quads(unit, column, q, std::make_integer_sequence<int, kQuads>());
-      for (int sub = 0; sub < form.subs; ++sub)
-        expand_sub(q + sub * kUnit / form.subs, lane_of(scaling<format>(superblock, unit, sub, 0, column / kLanes), column),
-                   form.has_min ? lane_of(scaling<format>(superblock, unit, sub, 1, column / kLanes), column) : 0,
-                   y + sub * kUnit / form.subs);
+      for (int sub = 0; sub < form.subs; ++sub) {
+        const int v = column / kLanes, first = sub * kUnit / form.subs;
+        const float scale = lane_of(scaling<format>(superblock, unit, sub, 0, v), column);
+        const float least = form.has_min ? lane_of(scaling<format>(superblock, unit, sub, 1, v), column) : 0;
+        expand_sub(q + first, scale, least, y + first);
+      }
     }
   }
 

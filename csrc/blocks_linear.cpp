@@ -5,8 +5,9 @@
 // whose first sum is exact in int32 and begins at -offset sum a; units are added in float32 in the order of k, one
 // accumulator for each result, so that a result depends neither on the rows beside it nor on how work is cut.
 //
-// A piece of work is one tile by up to kPieceRows rows, in ranges of k that leave the tile's part in the first-level cache,
-// as in linear.cpp. Few rows are rounded by each thread for itself; many are shared out first, into the caller's workspace.
+// A piece of work is one tile by up to kPieceRows rows, in ranges of k that leave the tile's part in the first-level
+// cache, as in linear.cpp; or all of a few rows by several tiles, one stream of memory. Few numbers are rounded by each
+// thread for itself; many are shared out first, into the caller's workspace.
 //
 // Bound: memory for a few rows, and the integer dot products for many: at best 8 of 10 operations of the units that
 // multiply are dot products, where a unit has one scale (the others scale and add).
@@ -24,7 +25,14 @@ constexpr int kBandRows = 6;  // 24 of 32 registers accumulate
 constexpr int kBandRows = 2;
 #endif
 constexpr int64_t kRangeBytes = 20 << 10;  // of a tile, in the first-level cache
+constexpr int64_t kBusyBytes = 23;         // that memory brings in the time of a vector operation (measured)
 constexpr int64_t kOwnRounding = 4096;     // numbers that a thread rounds in less time than waiting for others takes
+
+// What of the weights comes next, to be brought into the second-level cache while this part is worked on.
+struct Ahead {
+  const char* at;
+  int64_t lines;  // for each unit
+};
 
 inline I broadcast_quad(const int8_t* p) {
   int32_t word;
@@ -84,7 +92,8 @@ inline void add_sub(Sums<MR, kTileVectors>& sums, const char* head, const char* 
 
 // The sums of MR rows over some superblocks, from and to scratch.
 template <int format, int MR>
-void add_range(const RoundedUnit* x, int64_t x_stride, const char* w, int64_t superblocks, float* sums, bool is_first) {
+void add_range(const RoundedUnit* x, int64_t x_stride, const char* w, int64_t superblocks, float* sums, bool is_first,
+               Ahead ahead) {
   constexpr BlockForm form = kForms[format];
   constexpr auto kSubQuads = std::make_integer_sequence<int, kQuads / form.subs>();
   Sums<MR, kTileVectors> s;
@@ -97,6 +106,7 @@ void add_range(const RoundedUnit* x, int64_t x_stride, const char* w, int64_t su
   for (int64_t b = 0; b < superblocks; ++b, w += form.superblock_bytes()) {
     const char* unit = w + form.head_bytes();
     for (int i = 0; i < form.units(); ++i, ++u, unit += form.unit_bytes()) {
+      for (int line = 0; line < ahead.lines; ++line, ahead.at += 64) prefetch(ahead.at);
       add_sub<format, MR, 0>(s, w, unit, rows, u, kSubQuads);
       if constexpr (form.subs == 2) add_sub<format, MR, 1>(s, w, unit, rows, u, kSubQuads);
     }
@@ -104,7 +114,7 @@ void add_range(const RoundedUnit* x, int64_t x_stride, const char* w, int64_t su
   s.write(sums, kTileWidth);
 }
 
-using AddRange = void (*)(const RoundedUnit*, int64_t, const char*, int64_t, float*, bool);
+using AddRange = void (*)(const RoundedUnit*, int64_t, const char*, int64_t, float*, bool, Ahead);
 
 template <int format, int... MR> AddRange pick(int rows, std::integer_sequence<int, MR...>) {
   static constexpr AddRange kByRows[] = {add_range<format, MR + 1>...};
@@ -133,10 +143,14 @@ template <int format, typename T> class BlockLinear final : public Operator {
     char* scratch = static_cast<char*>(worker.scratch(own_bytes + piece * kTileWidth * 4));
     const RoundedUnit* rounded = is_own ? round_all(rows, scratch) : round_shared(rows, worker);
     float* sums = reinterpret_cast<float*>(scratch + own_bytes);
-    worker.for_each(w_.tiles() * pieces, [&](int64_t i) {
-      const int64_t first = i % pieces * piece;
-      run_piece(rounded, i / pieces, first, std::min(piece, rows - first), sums);
-    });
+    if (rows <= kBandRows)
+      run_streams(rounded, rows, worker, sums);
+    else
+      worker.for_each(w_.tiles() * pieces, [&](int64_t i) {
+        const int64_t first = i % pieces * piece;
+        // Whoever works alike takes the tiles between this one and the next.
+        run_piece(rounded, i / pieces, (i + worker.count()) / pieces, first, std::min(piece, rows - first), sums);
+      });
     if (!output_->has_end()) return;
     worker.barrier();
     output_->end(rows, worker);
@@ -162,24 +176,47 @@ template <int format, typename T> class BlockLinear final : public Operator {
     return x_.workspace;
   }
 
-  void run_piece(const RoundedUnit* rounded, int64_t tile, int64_t first, int64_t rows, float* sums) const {
+  // All rows at once, by some tiles one after another.
+  void run_streams(const RoundedUnit* rounded, int64_t rows, Worker& worker, float* sums) const {
+    const int64_t tiles = w_.tiles(), tile_bytes = block_tile_bytes(kForms[format], w_.num_in);
+    const int64_t piece = piece_tiles(tiles, tile_bytes, worker.count());
+    worker.for_each(ceil_div(tiles, piece), [&](int64_t i) {
+      for (int64_t tile = i * piece; tile < std::min(tiles, (i + 1) * piece); ++tile)
+        run_piece(rounded, tile, tile + 1, 0, rows, sums);
+    });
+  }
+
+  void run_piece(const RoundedUnit* rounded, int64_t tile, int64_t next_tile, int64_t first, int64_t rows,
+                 float* sums) const {
     constexpr BlockForm form = kForms[format];
-    const int64_t superblocks = units_ / form.units(), bytes = form.superblock_bytes();
-    const char* w = w_.packed + tile * superblocks * bytes;
+    const int64_t bytes = form.superblock_bytes(), superblocks = units_ / form.units();
+    const int64_t tile_bytes = superblocks * bytes;
+    const char* w = w_.packed + tile * tile_bytes;
     const RoundedUnit* x = rounded + first * units_;
-    const int64_t ranges = rows <= kBandRows ? 1 : ceil_div(superblocks * bytes, kRangeBytes);
-    const int64_t bands = ceil_div(rows, kBandRows);
+    const int64_t ranges = rows <= kBandRows ? 1 : ceil_div(tile_bytes, kRangeBytes);
+    const int64_t bands = ceil_div(rows, kBandRows), lines = lines_ahead(rows, bands);
     for (int64_t range = 0; range < ranges; ++range) {
-      const int64_t b = superblocks * range / ranges, length = superblocks * (range + 1) / ranges - b;
+      const int64_t b = superblocks * range / ranges, end_b = superblocks * (range + 1) / ranges;
+      const char* next = range + 1 < ranges ? w + end_b * bytes : w_.packed + next_tile * tile_bytes;
       for (int64_t band = 0; band < bands; ++band) {
         // Bands of even height: a short last one would leave the vector units waiting for their own results.
         const int64_t begin = rows * band / bands, end = rows * (band + 1) / bands;
+        const Ahead ahead{next + band * lines * 64 * (end_b - b) * form.units(), lines};
         const AddRange add = pick<format>(int(end - begin), std::make_integer_sequence<int, kBandRows>());
-        add(x + begin * units_ + b * form.units(), units_, w + b * bytes, length, sums + begin * kTileWidth, range == 0);
+        add(x + begin * units_ + b * form.units(), units_, w + b * bytes, end_b - b, sums + begin * kTileWidth,
+            range == 0, ahead);
       }
     }
     const int64_t column = tile * kTileWidth;
     output_->take(sums, kTileWidth, rows, first, column, std::min<int64_t>(kTileWidth, w_.num_out - column));
+  }
+
+  // Each band brings its share. Where few rows leave the memory busy, its own prefetching does better.
+  static int64_t lines_ahead(int64_t rows, int64_t bands) {
+    constexpr BlockForm form = kForms[format];
+    constexpr int64_t kUnpacking = (form.low < 8 ? kQuads : 0) + (form.high > 0 ? kQuads - 2 : 0);
+    if ((rows * kQuads + kUnpacking) * kBusyBytes < form.unit_bytes()) return 0;
+    return ceil_div(form.superblock_bytes(), 64 * form.units() * bands);
   }
 
   int rows_;

@@ -32,8 +32,8 @@ void add_fifth_bits(const uint8_t* bytes, Codes& c) {
   for (int i = 0; i < kUnit; ++i) c.q[i] |= uint8_t((bytes[i / 8] >> (i % 8) & 1) << 4);
 }
 
-// Scale and min i of eight, of 6 bits: bytes 0-3 and 4-7 hold the first four of each, and in their top bits those of the
-// last four; bytes 8-11 hold the low bits of the last four, scales below mins.
+// Scale and min i of eight, of 6 bits: bytes 0-3 and 4-7 hold the first four of each, and in their top bits those of
+// the last four; bytes 8-11 hold the low bits of the last four, scales below mins.
 void read_six_bit_pair(const uint8_t* bytes, int i, Codes& c) {
   const uint8_t* s = bytes + i % 4;
   c.small[0][0] = int8_t(i < 4 ? s[0] & 63 : (s[8] & 15) | s[0] >> 6 << 4);
@@ -69,8 +69,8 @@ template <int format> void read_unit(const uint8_t* b, int u, Codes& c) {
     for (int i = 0; i < kUnit; ++i)
       c.q[i] = uint8_t((b[32 + 32 * half + i] >> (2 * field) & 3) | (b[i] >> u & 1) << 2);
     for (int s = 0; s < 2; ++s) {
-      const int at = 2 * u + s, low = b[96 + at % 8] >> (4 * (at / 8)) & 15, high = b[104 + at % 4] >> (2 * (at / 4)) & 3;
-      c.small[0][s] = int8_t((low | high << 4) - 32);
+      const int at = 2 * u + s, low = b[96 + at % 8] >> (4 * (at / 8)) & 15;
+      c.small[0][s] = int8_t((low | (b[104 + at % 4] >> (2 * (at / 4)) & 3) << 4) - 32);
     }
   } else if constexpr (format == QUIRE_Q4_K || format == QUIRE_Q5_K) {
     c.factor[0] = half_at(b), c.factor[1] = negative(half_at(b + 2));
@@ -89,32 +89,31 @@ template <int format> void read_unit(const uint8_t* b, int u, Codes& c) {
   }
 }
 
-// Bits first .. first + bits of each q into the column's words.
-template <int bits> void write_plane(const uint8_t* q, int first, uint32_t* column) {
+// One of `bits` rows of words: bits first .. first + bits of each q of every quad that it holds.
+template <int bits> uint32_t word_of(const uint8_t* q, int row, int first) {
   constexpr uint32_t kMask = ((1u << bits) - 1u) * 0x01010101u;
-  for (int row = 0; row < bits; ++row) {
-    uint32_t word = 0;
-    for (int at = 0; at < 8 / bits; ++at) {
-      uint32_t four;
-      std::memcpy(&four, q + 4 * (row + bits * at), 4);
-      word |= (four >> first & kMask) << (bits * at);
-    }
-    column[row * kTileWidth] = word;
+  uint32_t word = 0;
+  for (int at = 0; at < 8 / bits; ++at) {
+    uint32_t four;
+    std::memcpy(&four, q + 4 * (row + bits * at), 4);
+    word |= (four >> first & kMask) << (bits * at);
   }
+  return word;
 }
 
 template <int format> void write_unit(const Codes& c, char* unit, int64_t column) {
   constexpr BlockForm form = kForms[format];
+  uint32_t* words = reinterpret_cast<uint32_t*>(unit) + column;
+  for (int r = 0; r < form.low; ++r) words[form.low_row(r) * kTileWidth] = word_of<form.low>(c.q, r, 0);
+  if constexpr (form.high != 0)
+    for (int r = 0; r < form.high; ++r) words[form.high_row(r) * kTileWidth] = word_of<form.high>(c.q, r, form.low);
   for (int part = 0; part < (form.has_min ? 2 : 1); ++part) {
-    char* at = unit + part * form.scales_bytes();
+    char* at = unit + form.q_bytes() + part * form.scales_bytes();
     if constexpr (form.is_nested)
       for (int s = 0; s < form.subs; ++s) reinterpret_cast<int8_t*>(at)[s * kTileWidth + column] = c.small[part][s];
     else
       reinterpret_cast<f16*>(at)[column] = c.factor[part];
   }
-  uint32_t* low = reinterpret_cast<uint32_t*>(unit + form.scaling_bytes()) + column;
-  write_plane<form.low>(c.q, 0, low);
-  if constexpr (form.high != 0) write_plane<form.high>(c.q, form.low, low + form.low * kTileWidth);
 }
 
 struct Packing {
@@ -166,7 +165,8 @@ int64_t quire_packed_blocks_bytes(int64_t num_out, int64_t num_in, int format) {
 int quire_pack_blocks(quire_pool* pool, const void* rows, int64_t row_bytes, int64_t first_row, int64_t num_rows,
                       int64_t num_in, int format, void* packed) {
   if (first_row < 0 || !is_block_matrix(num_rows, num_in, format)) return QUIRE_BAD_ARGUMENT;
-  Packing packing{static_cast<const uint8_t*>(rows), row_bytes, first_row, num_rows, num_in, static_cast<char*>(packed)};
+  const uint8_t* source = static_cast<const uint8_t*>(rows);
+  Packing packing{source, row_bytes, first_row, num_rows, num_in, static_cast<char*>(packed)};
   return with_format(format, [&](auto name) {
     run_on(pool, pack_rows<name()>, &packing);
     return 0;

@@ -1,8 +1,8 @@
 // Rows of a product's input, rounded to 8 bits for integer dot products.
 //
 // Each unit of 32 adjacent numbers has its own scale, its largest magnitude over 127; q is rounded to nearest, ties to
-// even. A unit that holds NaN or infinity gets the scale NaN, so that all its products are NaN. What is beside the numbers
-// of a row never matters: batch invariant by construction.
+// even. A unit with NaN or infinity gets the scale NaN, so that all its products are NaN. What stands beside a row
+// never matters: batch invariant by construction.
 #pragma once
 
 #include "blocks.h"
@@ -13,8 +13,8 @@ namespace quire {
 struct alignas(16) RoundedUnit {
   int8_t q[kUnit];
   float scale;
-  // For each sub-block of the weights: where mins are, scale times the sum of q (float32); else where the sum of products
-  // begins, less the weights' offset times the sum of q (int32).
+  // For each sub-block of the weights: where mins are, scale times the sum of q (float32); else where the sum of
+  // products begins, less the weights' offset times the sum of q (int32).
   int32_t sums[2];
 };
 static_assert(sizeof(RoundedUnit) == 48);
