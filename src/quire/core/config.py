@@ -81,6 +81,10 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     enable_chunked_prefill: Annotated[
         bool, Meta(description="let a long prompt share steps with others; off: a prompt is computed in one step")
     ] = True
+    max_num_interleaved_tokens: Annotated[
+        Annotated[int, Meta(ge=1)] | None,
+        Meta(description="prompt tokens computed in a step in which others decode: what they wait between two tokens"),
+    ] = None
     long_prefill_token_threshold: Annotated[
         int, Meta(ge=0, description="most prompt tokens one sequence computes in a step; 0: no limit but the step's")
     ] = 0

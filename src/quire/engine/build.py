@@ -86,6 +86,7 @@ def _assemble(resolved: Resolved, model: CausalLM, device: torch.device, native:
         policy=scheduler_config.scheduling_policy,
         enable_prefix_caching=cache.enable_prefix_caching,
         enable_chunked_prefill=scheduler_config.enable_chunked_prefill,
+        max_num_interleaved_tokens=scheduler_config.max_num_interleaved_tokens or 0,
         long_prefill_token_threshold=scheduler_config.long_prefill_token_threshold,
     )
     forward, kv = make_forward(resolved, model, device, native)

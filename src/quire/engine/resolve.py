@@ -16,7 +16,12 @@ _GIB = 2**30
 _CPU_SHARE = 0.25
 """Of the memory that is free: other programs live on this machine too."""
 _CPU_BATCHED_TOKENS = 512
-"""A quarter of a second of prompt on two cores for a 135M model: what a decoding neighbour may have to wait."""
+"""Of prompts alone: enough for matrix products to run at their peak."""
+_CPU_INTERLEAVED_S = 0.05
+"""What prompts may add to a step in which others decode: a reader should not notice."""
+_CPU_FLOPS = {True: 180e9, False: 50e9}
+"""Of one core, roughly, with and without bfloat16 products."""
+_INTERLEAVED_STEP, _LEAST_INTERLEAVED = 16, 32
 _CPU_SEQS = 128
 _CPU_BLOCK = 32
 
@@ -27,6 +32,8 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     max_position_embeddings: int
     stored_dtype: str
     """float32, float16 or bfloat16; GGUF's quantized types count as bfloat16."""
+    flops_per_token: float = 0
+    """Of a prompt token, roughly; 0 if the config does not say."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> "ModelShape":
@@ -39,7 +46,23 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
                 "least 2, the longest context in tokens."
             )
         stored = text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype")
-        return cls(max_position_embeddings=positions, stored_dtype=str(stored or "bfloat16"))
+        return cls(
+            max_position_embeddings=positions,
+            stored_dtype=str(stored or "bfloat16"),
+            flops_per_token=_flops_per_token(text),
+        )
+
+
+def _flops_per_token(text: Mapping[str, Any]) -> float:
+    """Two for each weight of the layers, by a dense decoder's usual fields; 0 if one is missing."""
+    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    sizes = [text.get(name) for name in names]
+    if not all(isinstance(size, int) and size > 0 for size in sizes):
+        return 0
+    hidden, wide, layers, heads = (float(size or 0) for size in sizes)
+    head_dim = float(text.get("head_dim") or hidden / heads)
+    attention = 2 * hidden * head_dim * (heads + float(text.get("num_key_value_heads") or heads))
+    return 2 * layers * (attention + 3 * hidden * wide)
 
 
 class Resolved(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,12 +120,16 @@ def resolve(config: EngineConfig, shape: ModelShape, machine: Machine, block_byt
     batched = config.scheduler.max_num_batched_tokens or max(_CPU_BATCHED_TOKENS, max_num_seqs)
     if not config.scheduler.enable_chunked_prefill:
         batched = max(batched, context)
+    interleaved = config.scheduler.max_num_interleaved_tokens or min(batched, _interleaved_tokens(shape, machine))
     return Resolved(
         config=msgspec.structs.replace(
             config,
             model=msgspec.structs.replace(config.model, max_model_len=context),
             scheduler=msgspec.structs.replace(
-                config.scheduler, max_num_seqs=max_num_seqs, max_num_batched_tokens=batched
+                config.scheduler,
+                max_num_seqs=max_num_seqs,
+                max_num_batched_tokens=batched,
+                max_num_interleaved_tokens=interleaved,
             ),
             machine=msgspec.structs.replace(
                 config.machine,
@@ -113,6 +140,14 @@ def resolve(config: EngineConfig, shape: ModelShape, machine: Machine, block_byt
         num_blocks=num_blocks,
         notes=notes,
     )
+
+
+def _interleaved_tokens(shape: ModelShape, machine: Machine) -> int:
+    """Prompt tokens that take about _CPU_INTERLEAVED_S."""
+    if not shape.flops_per_token:
+        return _CPU_BATCHED_TOKENS
+    tokens = _CPU_INTERLEAVED_S * machine.num_cores * _CPU_FLOPS[machine.has_bfloat16] / shape.flops_per_token
+    return max(_LEAST_INTERLEAVED, int(tokens) // _INTERLEAVED_STEP * _INTERLEAVED_STEP)
 
 
 def _refuse_what_is_missing(config: EngineConfig) -> None:

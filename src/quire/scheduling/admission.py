@@ -8,8 +8,9 @@ import numpy as np
 
 from quire.core.config import Policy
 from quire.core.step import Admission
+from quire.scheduling.budget import Budget
 from quire.scheduling.kv_cache_manager import Allocation, KVCacheManager
-from quire.scheduling.prefix_cache import Match
+from quire.scheduling.prefix_cache import Match, common_prefix
 from quire.scheduling.queue import WaitingQueue
 from quire.scheduling.running import RunningSequences
 from quire.scheduling.sequence import Sequence
@@ -34,7 +35,7 @@ class Admitter:
         queue: WaitingQueue,
         policy: Policy,
         max_num_running: int,
-        budget: int,
+        budget: Budget,
         max_chunk: int | None,
     ) -> None:
         self._kv = kv
@@ -78,6 +79,10 @@ class Admitter:
         left = self._tokens_left()
         while not self._queue.is_empty and self.alone is None:
             sequence = self._queue.next()
+            leader = self._leader_of(sequence)
+            if leader is not None:
+                self._queue.follow(sequence, leader)
+                continue
             room = self._tokens_left(sequence.key) if left <= 0 and self._has_priorities else left
             if room <= 0:
                 break
@@ -105,13 +110,39 @@ class Admitter:
             return False
         return len(self._running) < self._max_num_running or self._has_priorities
 
+    def _leader_of(self, sequence: Sequence) -> Sequence | None:
+        """Who is just computing KV that the sequence could share, if waiting for it costs no more than it saves.
+
+        Prompts are computed one after another, so whoever waits for a senior one is not held up; unless chunks are
+        limited, so that prompts go on side by side.
+        """
+        if not self._kv.has_prefix_cache or not self._running.prefilling:
+            return None
+        tokens = sequence.tokens[: sequence.max_cached_tokens]
+        saved, leader = max(
+            (
+                (common_prefix(other.tokens, tokens), other)
+                for other in self._running.prefilling
+                if other.namespace == sequence.namespace and other.key < sequence.key
+            ),
+            key=lambda pair: pair[0],
+            default=(0, None),
+        )
+        if leader is None or saved < self._kv.block_size:
+            return None
+        saved -= self._kv.num_matching(self._kv.lookup(sequence.namespace, tokens))
+        if saved < self._kv.block_size:
+            return None
+        is_side_by_side = self._max_chunk is not None and self._max_chunk < UNLIMITED
+        return None if is_side_by_side and self._pending(leader) > saved else leader
+
     def _fit(self, sequence: Sequence, room: int, is_first: bool) -> Allocation | None:
         """Blocks for a sequence, if need be those of lesser priority; None if it has to wait."""
         while True:
             match = self._kv.lookup(sequence.namespace, sequence.tokens[: sequence.max_cached_tokens])
             if self._max_chunk is None:
                 pending = sequence.tokens.size - match.blocks.size * self._kv.block_size
-                is_alone = pending > self._budget and is_first
+                is_alone = pending > self._budget.most and is_first
                 if pending > room and not is_alone:
                     return None
                 self.alone = sequence if is_alone else None
@@ -145,11 +176,14 @@ class Admitter:
         """The budget less what all that run want; with ``key``, those junior to it make do with one token."""
         prefilling = self._running.prefilling
         wanted = sum(self._wanted(other) if key is None or other.key < key else 1 for other in prefilling)
-        return self._budget - (len(self._running) - len(prefilling)) - wanted
+        num_decoding = len(self._running) - len(prefilling)
+        return self._budget.tokens(num_decoding) - num_decoding - wanted
+
+    def _pending(self, sequence: Sequence) -> int:
+        return int(self._slots.num_tokens[sequence.slot] - self._slots.num_computed[sequence.slot])
 
     def _wanted(self, sequence: Sequence) -> int:
-        slot = sequence.slot
-        return min(int(self._slots.num_tokens[slot] - self._slots.num_computed[slot]), self._max_chunk or UNLIMITED)
+        return min(self._pending(sequence), self._max_chunk or UNLIMITED)
 
     def _count(self, sequence: Sequence, allocation: Allocation) -> None:
         if not sequence.is_started and self._kv.has_prefix_cache and sequence.max_cached_tokens:

@@ -4,7 +4,22 @@ Law: every sequence gets a token, and what remains goes to those that lack more,
 never wait for prompts, and no prompt ever stands still. Never more sequences run than the budget has tokens.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many tokens a step may compute."""
+
+    most: int
+    most_beside_decodes: int
+    """Prompt tokens in a step in which others decode: what they wait for between two tokens."""
+
+    def tokens(self, num_decoding: int) -> int:
+        """Of a step with so many sequences that decode."""
+        return min(self.most, num_decoding + self.most_beside_decodes) if num_decoding else self.most
 
 
 def share_budget(pending: np.ndarray, budget: int, max_chunk: int) -> np.ndarray:

@@ -62,13 +62,13 @@ class _Node:
         at = bisect_left(self.keys, key)
         best, most = None, 0
         for neighbour in self.keys[max(at - 1, 0) : at + 1]:
-            shared = _common(np.frombuffer(neighbour, np.int32), np.frombuffer(key, np.int32))
+            shared = common_prefix(np.frombuffer(neighbour, np.int32), np.frombuffer(key, np.int32))
             if shared > most:
                 best, most = self.children[neighbour], shared
         return best, most
 
 
-def _common(a: np.ndarray, b: np.ndarray) -> int:
+def common_prefix(a: np.ndarray, b: np.ndarray) -> int:
     """How many leading elements are equal."""
     n = min(a.size, b.size)
     differs = a[:n] != b[:n]
@@ -102,7 +102,7 @@ class PrefixCache:
                 child, shared = node.closest(key)
                 partial = int(child.blocks[0]) if child is not None else -1
                 return Match(np.concatenate([_NONE, *found]), partial, shared)
-            shared = _common(child.tokens, tokens)
+            shared = common_prefix(child.tokens, tokens)
             full = shared // size
             found.append(child.blocks[:full])
             if shared < child.tokens.size or shared % size:
@@ -129,7 +129,7 @@ class PrefixCache:
                     kept.append(blocks[: tokens.size // size])
                 break
             self._touch(child)
-            shared = _common(child.tokens, tokens)
+            shared = common_prefix(child.tokens, tokens)
             full = shared // size
             kept.append(child.blocks[:full])
             if shared == tokens.size:

@@ -35,7 +35,7 @@ class WaitingQueue:
         self._num_tokens = 0
 
     def __len__(self) -> int:
-        """Sequences waiting, including those that wait for a sibling."""
+        """Sequences waiting, including those that wait for another's prompt."""
         return len(self._ready) + self._num_followers
 
     @property
@@ -68,6 +68,12 @@ class WaitingQueue:
         at = bisect_left(self._ready, sequence.key, key=_KEY)
         assert self._ready[at] is sequence
         del self._ready[at]
+
+    def follow(self, sequence: Sequence, leader: Sequence) -> None:
+        """Put a sequence that was to be let in aside, until the prompt of ``leader``, which runs, is computed."""
+        self.remove(sequence)
+        sequence.leader = leader
+        self.add(sequence)
 
     def release_followers(self, leader: Sequence, is_prompt_computed: bool) -> None:
         """Let those waiting for ``leader`` go on; if its prompt is not in the KV, only one, whom the rest follow."""
@@ -105,7 +111,7 @@ class WaitingQueue:
         """Verify the law and the counts; ``waiting`` are all sequences that should be here."""
         assert [s.key for s in self._ready] == sorted(s.key for s in self._ready), "the queue is out of order"
         aside = [follower for s in waiting for follower in s.followers]
-        assert all(s.leader is None for s in self._ready), "a sequence waits for a sibling, and does not"
+        assert all(s.leader is None for s in self._ready), "a sequence waits for another, and does not"
         assert self._num_tokens == sum(s.tokens.size for s in waiting), "the number of waiting tokens is wrong"
         assert len(self) == len(waiting), "the number of waiting sequences is wrong"
         assert {s.handle for s in waiting} >= {s.handle for s in [*self._ready, *aside]}, "a stranger is waiting"

@@ -26,7 +26,7 @@ from quire.core.step import (
     StepOutput,
 )
 from quire.scheduling.admission import UNLIMITED, Admitter
-from quire.scheduling.budget import share_budget
+from quire.scheduling.budget import Budget, share_budget
 from quire.scheduling.kv_cache_manager import KVCacheManager
 from quire.scheduling.queue import WaitingQueue
 from quire.scheduling.running import RunningSequences
@@ -53,6 +53,7 @@ class Scheduler:
         policy: Policy = "fcfs",
         enable_prefix_caching: bool = True,
         enable_chunked_prefill: bool = True,
+        max_num_interleaved_tokens: int = 0,
         long_prefill_token_threshold: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -65,7 +66,8 @@ class Scheduler:
         self._queue = WaitingQueue(policy, self._num_cached, lambda: self._kv.generation)
         is_chunked = enable_chunked_prefill  # otherwise the Admitter sees to the budget
         self._max_chunk = long_prefill_token_threshold if long_prefill_token_threshold and is_chunked else UNLIMITED
-        self._budget = max_num_batched_tokens if is_chunked else UNLIMITED
+        beside = max_num_interleaved_tokens if max_num_interleaved_tokens and is_chunked else max_num_batched_tokens
+        self._budget = Budget(max_num_batched_tokens if is_chunked else UNLIMITED, beside if is_chunked else UNLIMITED)
         self._admitter = Admitter(
             kv=self._kv,
             slots=self._slots,
@@ -73,7 +75,7 @@ class Scheduler:
             queue=self._queue,
             policy=policy,
             max_num_running=min(max_num_seqs, max_num_batched_tokens),
-            budget=max_num_batched_tokens,
+            budget=Budget(max_num_batched_tokens, beside),
             max_chunk=self._max_chunk if is_chunked else None,
         )
         self._sequences: dict[int, Sequence] = {}  # by handle: all that wait or run
@@ -168,7 +170,8 @@ class Scheduler:
         counts, samples = self._ones[: rows.size], self._trues[: rows.size]
         if running.prefilling:
             pending = slots.num_tokens[rows] - starts
-            counts = share_budget(pending, self._budget, self._max_chunk)
+            num_decoding = rows.size - len(running.prefilling)
+            counts = share_budget(pending, self._budget.tokens(num_decoding), self._max_chunk)
             samples = counts == pending
         copies = self._admitter.copies
         self._is_thinned = False

@@ -39,7 +39,7 @@ class Sequence:
         self.num_prompt_logprobs = 0
         """Prompt positions whose log probabilities have been delivered."""
         self.leader: Sequence | None = None
-        """The sibling whose prompt it waits for, to share its KV."""
+        """Whose prompt it waits for, to share its KV: a sibling, or one that runs and begins alike."""
         self.followers: list[Sequence] = []
         self.num_passes = 0
         """Times a younger one was let in before it, while it was the oldest (lpm)."""
