@@ -61,7 +61,8 @@ inline void add_quad(I (&acc)[MR][kTileVectors], const char* unit, const RowsOf<
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m) {
     const I a = broadcast_quad(x(m, u).q + 4 * j);
-    for (int v = 0; v < kTileVectors; ++v) acc[m][v] = dot4(acc[m][v], q[v], a);
+    for (int v = 0; v < kTileVectors; ++v)
+      acc[m][v] = kForms[format].low < 8 ? dot4_small(acc[m][v], q[v], a) : dot4(acc[m][v], q[v], a);
   }
 }
 

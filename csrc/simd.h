@@ -56,6 +56,10 @@ inline void store_f16(f16* p, F v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvt
 // Where a < b take x, elsewhere y.
 inline F where_less(F a, F b, F x, F y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), y, x); }
 inline F where_nan(F a, F x, F y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), y, x); }
+// Bit i: whether a >= b in lane i.
+inline uint32_t bits_at_least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
+// Towards zero.
+inline I to_int_down(F v) { return _mm512_cvttps_epi32(v); }
 
 #elif defined(__AVX2__) && defined(__FMA__)
 
@@ -99,6 +103,8 @@ inline F load_f16(const f16* p) { return _mm256_cvtph_ps(_mm_loadu_si128((const 
 inline void store_f16(f16* p, F v) { _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, 0)); }
 inline F where_less(F a, F b, F x, F y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, b, _CMP_LT_OQ)); }
 inline F where_nan(F a, F x, F y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, a, _CMP_UNORD_Q)); }
+inline uint32_t bits_at_least(F a, F b) { return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ))); }
+inline I to_int_down(F v) { return _mm256_cvttps_epi32(v); }
 
 #else  // SSE 4.2
 
@@ -137,6 +143,8 @@ inline I load_u16(const uint16_t* p) { return _mm_cvtepu16_epi32(_mm_loadl_epi64
 inline void store_u16(uint16_t* p, I v) { _mm_storel_epi64((I*)p, _mm_packus_epi32(v, v)); }
 inline F where_less(F a, F b, F x, F y) { return _mm_blendv_ps(y, x, _mm_cmplt_ps(a, b)); }
 inline F where_nan(F a, F x, F y) { return _mm_blendv_ps(y, x, _mm_cmpunord_ps(a, a)); }
+inline uint32_t bits_at_least(F a, F b) { return uint32_t(_mm_movemask_ps(_mm_cmpge_ps(a, b))); }
+inline I to_int_down(F v) { return _mm_cvttps_epi32(v); }
 // Half precision by arithmetic: a product by 2^112 puts the exponent right, subnormals included.
 inline F load_f16(const f16* p) {
   const I half = load_u16(p);
@@ -205,6 +213,19 @@ inline I dot4(I acc, I w, I a) {
 #endif
 }
 
+// The same where every byte of w is under 129: pairs of products fit 16 bits.
+inline I dot4_small(I acc, I w, I a) {
+#if defined(__AVX512VNNI__)
+  return dot4(acc, w, a);
+#elif defined(__AVX512BW__)
+  return add(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(w, a), _mm512_set1_epi16(1)));
+#elif defined(__AVX2__)
+  return add(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
+#else
+  return add(acc, _mm_madd_epi16(_mm_maddubs_epi16(w, a), _mm_set1_epi16(1)));
+#endif
+}
+
 // ---- typed rows: float32 or bfloat16 in memory, float32 in registers ----
 
 inline F load_as_float(const float* p) { return load(p); }
@@ -270,6 +291,62 @@ inline int32_t max_lanes(I v) {
   return _mm_cvtsi128_si32(_mm_max_epi32(half, _mm_shuffle_epi32(half, 0xb1)));
 }
 #endif
+
+// ---- 64-bit integers ----
+
+// kLanes of them, in two vectors.
+struct Wide {
+  I low, high;
+};
+
+inline Wide wide_zero() { return {as_int(zero()), as_int(zero())}; }
+inline void store(int64_t* p, Wide v) {
+  std::memcpy(p, &v.low, sizeof(I));
+  std::memcpy(p + kLanes / 2, &v.high, sizeof(I));
+}
+
+// The whole number nearest to each v in 0 .. 2^51.
+inline Wide to_wide(F v) {
+#if defined(__AVX512F__)
+  return {_mm512_cvtps_epi64(_mm512_castps512_ps256(v)), _mm512_cvtps_epi64(_mm512_extractf32x8_ps(v, 1))};
+#elif defined(__AVX2__) && defined(__FMA__)
+  // In a double of 2^52 + v the low bits are v, rounded.
+  const __m256d shift = _mm256_set1_pd(0x1p52);
+  const auto whole = [&](__m128 half) {
+    return _mm256_xor_si256(_mm256_castpd_si256(_mm256_cvtps_pd(half) + shift), _mm256_castpd_si256(shift));
+  };
+  return {whole(_mm256_castps256_ps128(v)), whole(_mm256_extractf128_ps(v, 1))};
+#else
+  const __m128d shift = _mm_set1_pd(0x1p52);
+  const auto whole = [&](__m128 half) {
+    return _mm_xor_si128(_mm_castpd_si128(_mm_cvtps_pd(half) + shift), _mm_castpd_si128(shift));
+  };
+  return {whole(v), whole(_mm_movehl_ps(v, v))};
+#endif
+}
+
+inline Wide add(Wide a, Wide b) {
+#if defined(__AVX512F__)
+  return {_mm512_add_epi64(a.low, b.low), _mm512_add_epi64(a.high, b.high)};
+#elif defined(__AVX2__) && defined(__FMA__)
+  return {_mm256_add_epi64(a.low, b.low), _mm256_add_epi64(a.high, b.high)};
+#else
+  return {_mm_add_epi64(a.low, b.low), _mm_add_epi64(a.high, b.high)};
+#endif
+}
+
+inline int64_t sum_lanes(Wide v) {
+#if defined(__AVX512F__)
+  return _mm512_reduce_add_epi64(_mm512_add_epi64(v.low, v.high));
+#elif defined(__AVX2__) && defined(__FMA__)
+  const __m256i four = _mm256_add_epi64(v.low, v.high);
+  const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+  return _mm_cvtsi128_si64(two) + _mm_extract_epi64(two, 1);
+#else
+  const __m128i two = _mm_add_epi64(v.low, v.high);
+  return _mm_cvtsi128_si64(two) + _mm_extract_epi64(two, 1);
+#endif
+}
 
 // ---- functions ----
 
