@@ -9,6 +9,7 @@ report; with --record it is written to benchmarks/results/. See benchmarks/peers
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -83,6 +84,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the engines are ended on the way out
     journal = Journal(options.folder / "runs" / (options.run or time.strftime("%Y%m%d-%H%M%S")))
     models = Models(options.folder, options.quire_python)
     if not options.report_only:

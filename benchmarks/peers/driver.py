@@ -4,6 +4,7 @@ Owns the process and everything it started. Law: whenever no request is under wa
 SIGSTOP, so that an engine's spinning threads cost the others nothing.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -26,6 +27,12 @@ class Answer:
     tokens: list[list[int]]
 
 
+def die_with_parent() -> None:
+    """Called between fork and exec: an engine that sleeps, or is busy, must not outlive a harness that was killed."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
 class Family:
     """A process and all its descendants, in a session of their own; standard output and error go to ``log``."""
 
@@ -40,6 +47,7 @@ class Family:
             stdout=subprocess.PIPE if piped else self._log_file,
             stderr=self._log_file,
             start_new_session=True,
+            preexec_fn=die_with_parent,
         )
 
     def pids(self) -> list[int]:

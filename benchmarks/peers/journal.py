@@ -6,7 +6,7 @@ Owns RUN/journal.jsonl. Each line is a dict with ``kind``; the kinds are
     limits     round, model, weights, and what the machine could do at that moment
     engine     model, weights, contender, version, settings, start_s, peak_gb (latest line counts)
     server     model, weights, contender, start_s, peak_gb
-    accuracy   model, weights, contender, same, of
+    accuracy   model, weights, contender, same, of, agreed (share of tokens before the first that differs)
     result     model, weights, contender, workload, round, metrics
     failure    model, weights, contender, what, why
 """

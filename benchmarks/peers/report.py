@@ -84,13 +84,16 @@ def _cells(one: Summary, shown: list[str]) -> list[str]:
 def _engines(match: Summary) -> list[str]:
     rows = []
     for name, one in match["contenders"].items():
-        same = one["same_answers"]
         rows.append([
             name, one["version"] or "", one["settings"] or "", _number(one["start_s"]), _number(one["server_start_s"]),
-            _number(one["peak_gb"]), _number(one["server_peak_gb"]), f"{same[0]} of {same[1]}" if same else "",
+            _number(one["peak_gb"]), _number(one["server_peak_gb"]), _accuracy(one["same_answers"]),
         ])  # fmt: skip
     heads = ["", "version", "run as", "start s", "server start s", "peak GB", "server peak GB", "answers as in float32"]
     return _table(heads, rows)
+
+
+def _accuracy(same: list[float] | None) -> str:
+    return f"{same[0]} of {same[1]}, {same[2]:.0%} of tokens" if same else ""
 
 
 def _ratios(match: Summary, shown: list[str]) -> list[str]:

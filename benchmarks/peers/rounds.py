@@ -5,6 +5,7 @@ on. What the journal already has is not measured again.
 """
 
 import json
+import statistics
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -122,8 +123,9 @@ class Match:
             if answer is not None:
                 pairs = list(zip(answer.tokens, reference["answers"], strict=True))
                 same = sum(tokens[: len(truth)] == truth for tokens, truth in pairs)
-                self.journal.add("accuracy", **self._who(contender), same=same, of=len(pairs))
-                self._say(contender, f"{same} of {len(pairs)} answers as the reference")
+                agreed = statistics.mean(_common(tokens, truth) / len(truth) for tokens, truth in pairs)
+                self.journal.add("accuracy", **self._who(contender), same=same, of=len(pairs), agreed=agreed)
+                self._say(contender, f"{same} of {len(pairs)} answers as the reference, {agreed:.0%} of the tokens")
 
     def _measure(self, contender: Contender, name: str, number: int, run: Callable[[], workloads.Metrics]) -> None:
         if self.journal.has("result", workload=name, round=number, **self._who(contender)):
@@ -178,3 +180,8 @@ class Match:
 
     def _say(self, contender: Contender, what: str) -> None:
         print(f"{self.model.name} {self.weights} {contender.title}: {what}", file=sys.stderr, flush=True)
+
+
+def _common(tokens: list[int], truth: list[int]) -> int:
+    """How many tokens agree before the first that does not."""
+    return next((i for i, (one, other) in enumerate(zip(tokens, truth, strict=False)) if one != other), len(truth))

@@ -62,7 +62,7 @@ def _contender(journal: Journal, where: dict[str, str], name: str, metrics: dict
         "server_start_s": statistics.median(e["start_s"] for e in servers) if servers else None,
         "peak_gb": max((e["peak_gb"] for e in engines), default=None),
         "server_peak_gb": max((e["peak_gb"] for e in servers), default=None),
-        "same_answers": [accuracy[-1]["same"], accuracy[-1]["of"]] if accuracy else None,
+        "same_answers": [accuracy[-1]["same"], accuracy[-1]["of"], accuracy[-1]["agreed"]] if accuracy else None,
         "metrics": {metric: spread(list(rounds.values())) for metric, rounds in metrics.items()},
         "failures": {e["what"]: e["why"] for e in journal.find("failure", **who)},
     }

@@ -12,6 +12,7 @@ import subprocess
 import time
 from typing import Any
 
+from benchmarks.peers.driver import die_with_parent
 from benchmarks.peers.drivers.protocol import Options, Tokens, claim_stdout, options, serve
 
 NUM_SLOTS = 16
@@ -27,7 +28,7 @@ class LlamaCpp:
             self._port = probe.getsockname()[1]
         command = [os.environ["LLAMA_SERVER"], "-m", given.model, "--port", str(self._port), "-t", str(given.threads)]
         command += ["-np", str(NUM_SLOTS), "-c", str(NUM_SLOTS * SLOT_LEN), "--offline"]
-        self._server = subprocess.Popen(command, stdout=2)
+        self._server = subprocess.Popen(command, stdout=2, preexec_fn=die_with_parent)
         self._pool = concurrent.futures.ThreadPoolExecutor(64)
         self._wait()
 
