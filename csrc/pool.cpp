@@ -26,67 +26,77 @@ void futex_wake_all(std::atomic<uint32_t>& word) {
   syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 
-// Return once word differs from seen. Whoever changes it must wake sleepers if there are any.
-void wait_for_change(std::atomic<uint32_t>& word, uint32_t seen, std::atomic<uint32_t>& sleepers) {
+char* aligned(int64_t& num_bytes) {
+  num_bytes = (num_bytes + 4095) / 4096 * 4096;
+  char* memory = static_cast<char*>(std::aligned_alloc(4096, size_t(num_bytes)));
+  if (!memory) std::abort();  // a few megabytes: the machine is beyond help, and other threads wait for this one
+  return memory;
+}
+
+constexpr uint32_t kClosed = 1u << 31;
+
+}  // namespace
+
+uint32_t Gate::wait_while(uint32_t seen) {
   const auto deadline = std::chrono::steady_clock::now() + kSpin;
   do {
     for (int i = 0; i < kPausesBetweenLooks; ++i) {
-      if (word.load(std::memory_order_acquire) != seen) return;
+      const uint32_t now = word.load(std::memory_order_acquire);
+      if (now != seen) return now;
       _mm_pause();
     }
   } while (std::chrono::steady_clock::now() < deadline);
   sleepers.fetch_add(1, std::memory_order_seq_cst);
-  while (word.load(std::memory_order_seq_cst) == seen) futex_wait(word, seen);
+  uint32_t now;
+  while ((now = word.load(std::memory_order_seq_cst)) == seen) futex_wait(word, seen);
   sleepers.fetch_sub(1, std::memory_order_relaxed);
+  return now;
 }
 
-void change(std::atomic<uint32_t>& word, std::atomic<uint32_t>& sleepers) {
-  word.fetch_add(1, std::memory_order_seq_cst);
+void Gate::wake() {
   if (sleepers.load(std::memory_order_seq_cst)) futex_wake_all(word);
 }
 
-void grow(char*& memory, int64_t& size, int64_t num_bytes) {
-  if (num_bytes <= size) return;
-  std::free(memory);
-  const int64_t rounded = (num_bytes + 4095) / 4096 * 4096;
-  memory = static_cast<char*>(std::aligned_alloc(4096, size_t(rounded)));
-  if (!memory) std::abort();  // a few megabytes: the machine is beyond help, and other threads wait for this one
-  size = rounded;
+void Worker::wait() {
+  // A thread that has just come may be told to begin a moment before the region is announced here.
+  uint32_t now = pool_->region_.word.load(std::memory_order_acquire);
+  while (int32_t(now - region_) <= 0) now = pool_->region_.wait_while(now);
+  ++region_;
 }
-
-}  // namespace
-
-bool Worker::arrive() {
-  seen_ = pool_->phase_.load(std::memory_order_relaxed);
-  if (pool_->arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 != uint32_t(count_)) return false;
-  pool_->arrived_.store(0, std::memory_order_relaxed);
-  restart();
-  return true;
-}
-
-void Worker::wait() { wait_for_change(pool_->phase_, seen_, pool_->sleepers_); }
 
 void Worker::release() {
-  restart();
-  if (count_ > 1) change(pool_->phase_, pool_->sleepers_);
+  Pool& pool = *pool_;
+  ++region_;
+  pool.done_.store(0, std::memory_order_relaxed);
+  pool.claimed_.store(uint64_t(region_) << 32, std::memory_order_release);
+  if (has_next_) pool.start_.store(uint64_t(region_) << 32 | next_place_, std::memory_order_release);
+  has_next_ = false;
+  pool.region_.word.store(region_, std::memory_order_seq_cst);
+  pool.region_.wake();
 }
 
 void* Worker::scratch(int64_t num_bytes) {
-  grow(scratch_, scratch_bytes_, num_bytes);
+  if (num_bytes > scratch_bytes_) {
+    std::free(scratch_);
+    scratch_ = aligned(num_bytes);
+    scratch_bytes_ = num_bytes;
+  }
   return scratch_;
 }
 
 void* Worker::shared(int64_t num_bytes) {
   Pool& pool = *pool_;
-  if (num_bytes > pool.shared_bytes_) {  // for all threads or none: it changes only between the two barriers
-    barrier();
-    if (index_ == 0) grow(pool.shared_, pool.shared_bytes_, num_bytes);
-    barrier();
+  const std::lock_guard<std::mutex> lock(pool.sharing_);
+  if (num_bytes > pool.shared_bytes_) {
+    if (pool.shared_) pool.outgrown_.push_back(pool.shared_);
+    pool.shared_ = aligned(num_bytes);
+    pool.shared_bytes_ = num_bytes;
   }
   return pool.shared_;
 }
 
 Pool::Pool(int num_threads) : workers_(size_t(num_threads)) {
+  inside_.word.store(kClosed, std::memory_order_relaxed);
   for (int i = 0; i < num_threads; ++i) {
     workers_[i].pool_ = this;
     workers_[i].index_ = i;
@@ -97,29 +107,56 @@ Pool::Pool(int num_threads) : workers_(size_t(num_threads)) {
 
 Pool::~Pool() {
   is_ending_ = true;
-  change(started_, sleepers_);
+  runs_.word.fetch_add(1, std::memory_order_seq_cst);
+  runs_.wake();
   for (auto& thread : threads_) thread.join();
   for (auto& worker : workers_) std::free(worker.scratch_);
   std::free(shared_);
 }
 
 void Pool::run(void (*work)(void*, Worker&), void* context) {
+  Worker& own = workers_[0];
   work_ = work;
   context_ = context;
-  next_.store(0, std::memory_order_relaxed);
-  if (size() > 1) change(started_, sleepers_);
-  work(context, workers_[0]);
-  workers_[0].barrier();  // the others' last deed is to arrive here
+  own.place_ = 0;
+  start_.store(uint64_t(own.region_) << 32, std::memory_order_relaxed);
+  inside_.word.store(0, std::memory_order_release);
+  if (size() > 1) {
+    runs_.word.fetch_add(1, std::memory_order_seq_cst);
+    runs_.wake();
+  }
+  work(context, own);
+  own.barrier();
+  uint32_t others = inside_.word.fetch_or(kClosed, std::memory_order_acq_rel) & ~kClosed;
+  while (others) others = inside_.wait_while(others | kClosed) & ~kClosed;
+  for (char* memory : outgrown_) std::free(memory);
+  outgrown_.clear();
+}
+
+bool Pool::enter(Worker& worker) {
+  uint32_t others = inside_.word.load(std::memory_order_relaxed);
+  do {
+    if (others & kClosed) return false;
+  } while (!inside_.word.compare_exchange_weak(others, others + 1, std::memory_order_acq_rel));
+  const uint64_t start = start_.load(std::memory_order_acquire);
+  worker.region_ = uint32_t(start >> 32);
+  worker.place_ = uint32_t(start);
+  return true;
+}
+
+void Pool::leave() {
+  if (inside_.word.fetch_sub(1, std::memory_order_seq_cst) & kClosed) inside_.wake();
 }
 
 void Pool::serve(int index) {
-  uint32_t seen = 0;
-  for (;;) {
-    wait_for_change(started_, seen, sleepers_);
-    ++seen;
+  Worker& worker = workers_[size_t(index)];
+  for (uint32_t seen = 0;;) {
+    seen = runs_.wait_while(seen);
     if (is_ending_) return;
-    work_(context_, workers_[index]);
-    workers_[index].barrier();
+    if (!enter(worker)) continue;
+    work_(context_, worker);
+    worker.barrier();
+    leave();
   }
 }
 

@@ -21,7 +21,7 @@ struct Run {
   const quire_program* program;
   Step step;
   int64_t* times;  // or NULL
-  int64_t last;    // when the operator before ended; written by whoever arrives last
+  int64_t last;    // when the operator before ended; written by whoever finishes it
 };
 
 int64_t now_ns() {
@@ -29,7 +29,8 @@ int64_t now_ns() {
       .count();
 }
 
-// Small operators join the barrier of the one before them, the first ones that of their own.
+// Small operators join the barrier of the one before them, the first ones one of their own. A thread that comes late
+// begins at the operator that the others are at.
 void run_on_thread(void* context, Worker& worker) {
   Run& run = *static_cast<Run*>(context);
   const auto& operators = run.program->operators;
@@ -40,19 +41,18 @@ void run_on_thread(void* context, Worker& worker) {
     run.times[i] += now - run.last;
     run.last = now;
   };
-  for (size_t i = 0; i < count;) {
+  for (size_t i = worker.place(); i < count;) {
     const bool is_shared = !operators[i]->is_small(run.step);
     const size_t first = i, small = is_shared ? i + 1 : i;
     if (is_shared) operators[i]->run(run.step, worker);
     for (i = small; i < count && operators[i]->is_small(run.step);) ++i;
-    if (i == count && small == count && !run.times) return;  // the pool has a barrier of its own at the end
     worker.barrier([&](Worker& alone) {
       if (is_shared) note(first);
       for (size_t j = small; j < i; ++j) {
-        alone.restart();
         operators[j]->run(run.step, alone);
         note(j);
       }
+      alone.say_next(uint32_t(i));
     });
   }
 }
