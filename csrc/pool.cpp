@@ -148,6 +148,15 @@ void Pool::leave() {
   if (inside_.word.fetch_sub(1, std::memory_order_seq_cst) & kClosed) inside_.wake();
 }
 
+void Pool::run_alone(void (*work)(void*, Worker&), void* context) {
+  Worker& worker = workers_[0];
+  worker.count_ = 1;
+  worker.is_alone_ = true;
+  work(context, worker);
+  worker.is_alone_ = false;
+  worker.count_ = size();
+}
+
 void Pool::serve(int index) {
   Worker& worker = workers_[size_t(index)];
   for (uint32_t seen = 0;;) {

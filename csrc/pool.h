@@ -48,6 +48,7 @@ class Worker {
 
   // The same; one thread calls alone(its worker) before any goes on. It may use for_each, and gets it all.
   template <typename Alone> void barrier(const Alone& alone) {
+    if (is_alone_) return alone(*this);
     if (!has_shared_) for_each(0, [](int64_t) {});
     has_shared_ = false;
     if (!is_finisher_) return wait();
@@ -108,6 +109,9 @@ class Pool {
   // Run work(context, worker) on every thread that comes in time; returns when all is done and none is left inside. One
   // run at a time.
   void run(void (*work)(void*, Worker&), void* context);
+
+  // The same on the caller's thread alone: for work that is done sooner than others are woken.
+  void run_alone(void (*work)(void*, Worker&), void* context);
 
  private:
   friend class Worker;

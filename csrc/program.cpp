@@ -72,6 +72,9 @@ constexpr int64_t kHugePage = int64_t(2) << 20;
 }  // namespace
 
 void quire::run_on(quire_pool* pool, void (*work)(void*, Worker&), void* context) { pool->pool.run(work, context); }
+void quire::run_alone_on(quire_pool* pool, void (*work)(void*, Worker&), void* context) {
+  pool->pool.run_alone(work, context);
+}
 
 extern "C" {
 

@@ -45,6 +45,8 @@ namespace quire {
 
 // Run work(context, worker) on every thread of a pool, outside a program.
 void run_on(quire_pool* pool, void (*work)(void*, Worker&), void* context);
+// The same on the caller's thread alone.
+void run_alone_on(quire_pool* pool, void (*work)(void*, Worker&), void* context);
 
 // Append an Op made of these arguments; what an extern "C" function returns.
 template <typename Op, typename... Args> int append(quire_program* program, Args&&... args) {
