@@ -39,21 +39,25 @@ struct Rows {
   int64_t stride;
 };
 
-// The sums of mr rows over one range of k, from and to scratch.
+// The sums of MR rows over one range of k, from and to scratch; what lies `ahead` of w is asked for, if not 0.
 template <int MR, typename T>
 void add_range(const T* x, int64_t x_stride, const typename Element<T>::Lane* w, int64_t groups, float* sums,
-               bool is_first) {
+               bool is_first, int64_t ahead) {
   Sums<MR, kTileVectors> s;
   if (is_first)
     s.clear();
   else
     s.read(sums, kTileWidth);
-  multiply_add(s, x, x_stride, w, kTileWidth, groups);
+  if (ahead)
+    multiply_add<MR, kTileVectors, true>(s, x, x_stride, w, kTileWidth, groups, ahead);
+  else
+    multiply_add(s, x, x_stride, w, kTileWidth, groups);
   s.write(sums, kTileWidth);
 }
 
 template <typename T>
-using AddRange = void (*)(const T*, int64_t, const typename Element<T>::Lane*, int64_t, float*, bool);
+using AddRange = void (*)(const T*, int64_t, const typename Element<T>::Lane*, int64_t, float*, bool,
+                           int64_t);
 
 template <typename T, int... MR> AddRange<T> pick(int rows, std::integer_sequence<int, MR...>) {
   static constexpr AddRange<T> kByRows[] = {add_range<MR + 1, T>...};
@@ -70,21 +74,40 @@ template <typename T> class Linear final : public Operator {
   void run(const Step& step, Worker& worker) const override {
     const int64_t rows = step.counts[rows_];
     if (!rows) return;
-    const int64_t tiles = ceil_div(w_.num_out, kTileWidth), piece = piece_rows(rows, tiles, worker.count());
-    const int64_t pieces = ceil_div(rows, piece);
-    worker.for_each(tiles * pieces, [&](int64_t i) {
-      const int64_t first = i % pieces * piece;
-      run_piece(i / pieces, first, std::min(piece, rows - first), worker);
-    });
+    if (rows <= kTileRows)
+      run_streams(rows, worker);
+    else
+      run_pieces(rows, worker);
     if (!output_->has_end()) return;
     worker.barrier();
     output_->end(rows, worker);
   }
 
  private:
-  void run_piece(int64_t tile, int64_t first, int64_t rows, Worker& worker) const {
+  int64_t tiles() const { return ceil_div(w_.num_out, kTileWidth); }
+  int64_t groups() const { return w_.num_in / Element<T>::kGroup; }
+
+  // All rows at once, by some tiles one after another.
+  void run_streams(int64_t rows, Worker& worker) const {
+    const int64_t piece = piece_tiles(tiles(), groups() * kTileWidth * 4, worker.count());
+    worker.for_each(ceil_div(tiles(), piece), [&](int64_t i) {
+      for (int64_t tile = i * piece; tile < std::min(tiles(), (i + 1) * piece); ++tile)
+        run_piece(tile, tile, 0, rows, worker);
+    });
+  }
+
+  void run_pieces(int64_t rows, Worker& worker) const {
+    const int64_t piece = piece_rows(rows, tiles(), worker.count()), pieces = ceil_div(rows, piece);
+    worker.for_each(tiles() * pieces, [&](int64_t i) {
+      const int64_t first = i % pieces * piece;
+      // Whoever works alike takes the tiles between this one and the next.
+      run_piece(i / pieces, (i + worker.count()) / pieces, first, std::min(piece, rows - first), worker);
+    });
+  }
+
+  void run_piece(int64_t tile, int64_t next_tile, int64_t first, int64_t rows, Worker& worker) const {
     using Lane = typename Element<T>::Lane;
-    const int64_t groups = w_.num_in / Element<T>::kGroup;
+    const int64_t groups = this->groups(), ahead = (next_tile - tile) * groups * kTileWidth;
     const Lane* w = reinterpret_cast<const Lane*>(w_.packed) + tile * groups * kTileWidth;
     const T* x = static_cast<const T*>(x_.data) + first * x_.stride;
     float* sums = static_cast<float*>(worker.scratch(rows * kTileWidth * 4));
@@ -97,7 +120,7 @@ template <typename T> class Linear final : public Operator {
         const int64_t begin = rows * band / bands, end = rows * (band + 1) / bands;
         const auto add = pick<T>(int(end - begin), std::make_integer_sequence<int, kTileRows>());
         add(x + begin * x_.stride + g * Element<T>::kGroup, x_.stride, w + g * kTileWidth, length,
-            sums + begin * kTileWidth, g == 0);
+            sums + begin * kTileWidth, g == 0, band ? 0 : ahead);
       }
     }
     const int64_t column = tile * kTileWidth;

@@ -18,6 +18,7 @@ constexpr int kTileVectors = 2;  // 8 of 16
 constexpr int kTileRows = 4;
 #endif
 constexpr int kTileWidth = kTileVectors * kLanes;
+constexpr int kVectorsInLine = 16 / kLanes;  // a line of the cache is 64 bytes
 
 constexpr int64_t kPieceRows = 96;  // of x, over which one thread takes one tile: their sums lie in the second-level cache
 
@@ -56,10 +57,11 @@ template <int MR, int NV> struct Sums {
   }
 };
 
-// a: rows of bfloat16 pairs, strides in elements; b: [pairs, b_stride] of 32-bit pairs.
-template <int MR, int NV>
+// a: rows of bfloat16 pairs, strides in elements; b: [pairs, b_stride] of 32-bit pairs. With kIsAhead, what lies `ahead`
+// of each vector of b is asked for meanwhile.
+template <int MR, int NV, bool kIsAhead = false>
 inline void multiply_add(Sums<MR, NV>& sums, const bf16* a, int64_t a_stride, const int32_t* b, int64_t b_stride,
-                         int64_t pairs) {
+                         int64_t pairs, int64_t ahead = 0) {
   F acc[MR][NV];
   for (int m = 0; m < MR; ++m)
     for (int v = 0; v < NV; ++v) acc[m][v] = sums.acc[m][v];
@@ -68,6 +70,8 @@ inline void multiply_add(Sums<MR, NV>& sums, const bf16* a, int64_t a_stride, co
   for (int64_t p = 0; p < pairs; ++p, b += b_stride) {
     I w[NV];
     for (int v = 0; v < NV; ++v) w[v] = load(b + v * kLanes);
+    if constexpr (kIsAhead)
+      for (int v = 0; v < NV; v += kVectorsInLine) prefetch(b + ahead + v * kLanes);
 #pragma GCC unroll 12
     for (int m = 0; m < MR; ++m) {
       int32_t pair;
@@ -81,9 +85,9 @@ inline void multiply_add(Sums<MR, NV>& sums, const bf16* a, int64_t a_stride, co
 }
 
 // The same in float32: b [n, b_stride].
-template <int MR, int NV>
+template <int MR, int NV, bool kIsAhead = false>
 inline void multiply_add(Sums<MR, NV>& sums, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
-                         int64_t n) {
+                         int64_t n, int64_t ahead = 0) {
   F acc[MR][NV];
   for (int m = 0; m < MR; ++m)
     for (int v = 0; v < NV; ++v) acc[m][v] = sums.acc[m][v];
@@ -92,6 +96,8 @@ inline void multiply_add(Sums<MR, NV>& sums, const float* a, int64_t a_stride, c
   for (int64_t k = 0; k < n; ++k, b += b_stride) {
     F w[NV];
     for (int v = 0; v < NV; ++v) w[v] = load(b + v * kLanes);
+    if constexpr (kIsAhead)
+      for (int v = 0; v < NV; v += kVectorsInLine) prefetch(b + ahead + v * kLanes);
 #pragma GCC unroll 12
     for (int m = 0; m < MR; ++m) {
       const F x = broadcast(row[m / 3][(m % 3) * a_stride + k]);
