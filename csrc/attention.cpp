@@ -46,11 +46,35 @@ template <typename T> struct Queries {
   int64_t y_stride;
 };
 
-// Where a segment's groups of tokens lie, from the first that some row of a tile sees to the last.
+// Where a segment's groups of tokens lie, from the first that some row of a tile sees to the last, of a piece's first
+// kv head; others follow at head_lanes.
 template <typename T> struct Places {
   const Lane<T>* keys[kGroups];
   const Lane<T>* values[kGroups];
   int64_t first, num;  // groups, counted from the segment's first
+};
+
+// Keys or values that will be read soon, in the order of memory: group after group with all the piece's heads.
+template <typename T> class Ahead {
+ public:
+  Ahead(const Lane<T>* const* groups, int64_t num, int64_t heads, int64_t head_lanes, int64_t stride)
+      : groups_(groups), num_(num), heads_(heads), head_lanes_(head_lanes), stride_(stride) {}
+
+  bool is_done() const { return group_ == num_; }
+
+  // The last one again when all are taken.
+  Chunk<T> take() {
+    if (is_done()) return last_;
+    last_ = {groups_[group_] + head_ * head_lanes_, stride_};
+    if (++head_ == heads_) head_ = 0, ++group_;
+    return last_;
+  }
+
+ private:
+  const Lane<T>* const* groups_;
+  int64_t num_, heads_, head_lanes_, stride_;
+  int64_t group_ = 0, head_ = 0;
+  Chunk<T> last_{};
 };
 
 // A thread's memory; arrays of rows are filled up to whole vectors.
@@ -89,6 +113,7 @@ template <typename T> class Attention final : public Operator {
             const Shape& shape)
       : queries_(queries), pages_(pages), query_starts_(query_starts), context_lens_(context_lens), shape_(shape),
         group_(shape.group()), max_rows_(shape.max_rows()),
+        head_lanes_(shape.block * shape.size / Element<T>::kAdjacent),
         scale_(shape.softcap == 0 ? shape.scale * kLog2e : shape.scale / shape.softcap),
         softcap_(shape.softcap * kLog2e) {}
 
@@ -115,47 +140,64 @@ template <typename T> class Attention final : public Operator {
   // -- pieces --
 
   void run_pieces(const Plan& plan, const Buffers<T>& buffers, float* shared, Worker& worker) const {
-    const Tile* tile = plan.tiles();  // a thread's pieces come in order
-    int64_t asked = -1;               // the piece whose first keys are on their way
-    worker.for_each(plan.num_pieces(), [&](int64_t i) {
-      tile = plan.tile_of(tile, i);
-      const Piece piece = plan.piece_of(*tile, i);
-      const Places<T> first = find(*tile, piece.head, piece.first);
-      Places<T> next = first;
-      if (asked != i) ask_for_keys(first);
-      asked = i + worker.count();  // most likely this thread's next
-      if (asked < plan.num_pieces()) {
-        const Tile* later = plan.tile_of(tile, asked);
-        const Piece then = plan.piece_of(*later, asked);
-        next = find(*later, then.head, then.first);
+    const Tile* tile = nullptr;  // a thread's pieces come in order
+    Piece piece{};
+    Places<T> places{};
+    worker.for_each_ahead(plan.num_pieces(), [&](int64_t i, int64_t next) {
+      if (!tile) {
+        tile = plan.tile_of(plan.tiles(), i);
+        piece = plan.piece_of(*tile, i);
+        places = find(*tile, piece.head, piece.first);
+        ask(keys_of(places, piece.num_heads));
       }
-      run_piece(plan, *tile, piece, first, next, buffers, shared);
+      const Tile* next_tile = tile;
+      Piece next_piece = piece;
+      Places<T> next_places = places;
+      if (next < plan.num_pieces()) {
+        next_tile = plan.tile_of(tile, next);
+        next_piece = plan.piece_of(*next_tile, next);
+        next_places = find(*next_tile, next_piece.head, next_piece.first);
+      }
+      run_piece(plan, *tile, piece, places, keys_of(next_places, next_piece.num_heads), buffers, shared);
+      tile = next_tile;
+      piece = next_piece;
+      places = next_places;
     });
   }
 
-  // places: of the piece's first segment; next: what will be read after its last.
-  void run_piece(const Plan& plan, const Tile& t, const Piece& piece, Places<T> places, const Places<T>& next,
+  // places: of the piece's first segment; next: the keys that will be read after its last.
+  void run_piece(const Plan& plan, const Tile& t, const Piece& piece, Places<T> places, const Ahead<T>& next,
                  const Buffers<T>& b, float* shared) const {
-    const int64_t rows = t.num_tokens * group_, row_size = group_ * shape_.size;
-    for (int64_t i = 0; i < t.num_tokens; ++i)
-      std::memcpy(b.q + i * row_size, queries_.q + (t.first_token + i) * queries_.q_stride + piece.head * row_size,
-                  size_t(row_size) * sizeof(T));
-    clear(b, rows);
+    const int64_t rows = t.num_tokens * group_, all_rows = rows * piece.num_heads;
+    copy_queries(t, piece, b.q);
+    clear(b, all_rows);
     for (int64_t s = piece.first; s < piece.last; ++s) {
-      const Places<T> following = s + 1 < piece.last ? find(t, piece.head, s + 1) : next;
+      const bool is_last = s + 1 == piece.last;
+      const Places<T> following = is_last ? places : find(t, piece.head, s + 1);
+      Ahead<T> keys = is_last ? next : keys_of(following, piece.num_heads);
+      weigh_segment(t, s, piece.num_heads, places, b);
       if (t.is_split()) {
         float* sums = shared + plan.segment_at(t, piece.head, s);
-        float* tops = sums + rows * shape_.size;
-        weigh_segment(t, s, places, b, tops, tops + max_rows_);
-        add_values(rows, places, following, b, sums, nullptr, nullptr);
+        std::copy_n(b.segment_top, rows, sums + rows * shape_.size);
+        std::copy_n(b.segment_total, rows, sums + rows * shape_.size + max_rows_);
+        add_values(rows, 1, places, keys, b, sums, false);
       } else {
-        weigh_segment(t, s, places, b, b.segment_top, b.segment_total);
-        fold(b.top, b.total, b.segment_top, b.segment_total, rows, b.kept, b.added);
-        add_values(rows, places, following, b, b.sums, s > piece.first ? b.kept : nullptr, b.added);
+        fold(b.top, b.total, b.segment_top, b.segment_total, all_rows, b.kept, b.added);
+        add_values(rows, piece.num_heads, places, keys, b, b.sums, s > piece.first);
       }
+      ask(keys);
       places = following;
     }
-    if (!t.is_split()) write(t, piece.head, b);
+    if (!t.is_split()) write(t, piece.head, piece.num_heads, b);
+  }
+
+  // Rows are heads by tokens by the query heads that share a kv head.
+  void copy_queries(const Tile& t, const Piece& piece, T* to) const {
+    const int64_t row_size = group_ * shape_.size;
+    for (int64_t h = piece.head; h < piece.head + piece.num_heads; ++h)
+      for (int64_t i = 0; i < t.num_tokens; ++i, to += row_size)
+        std::memcpy(to, queries_.q + (t.first_token + i) * queries_.q_stride + h * row_size,
+                    size_t(row_size) * sizeof(T));
   }
 
   // What run_piece does of a whole context, of segments that lie in shared memory.
@@ -170,7 +212,7 @@ template <typename T> class Attention final : public Operator {
       for (int64_t r = 0; r < rows; ++r)
         fold_sums(sums + r * size, size, s ? b.kept + r : nullptr, b.added[r], b.sums + r * size);
     }
-    write(t, head, b);
+    write(t, head, 1, b);
   }
 
   // Nothing seen yet; also in the rows that fill up a vector.
@@ -181,12 +223,15 @@ template <typename T> class Attention final : public Operator {
     }
   }
 
-  void write(const Tile& t, int64_t head, const Buffers<T>& b) const {
-    for (int64_t i = 0, r = 0; i < t.num_tokens; ++i) {
-      T* y = queries_.y + (t.first_token + i) * queries_.y_stride + head * group_ * shape_.size;
-      for (int64_t g = 0; g < group_; ++g, ++r)
-        write_mean(b.sums + r * shape_.size, b.total[r], shape_.size, y + g * shape_.size);
-    }
+  void write(const Tile& t, int64_t head, int64_t num_heads, const Buffers<T>& b) const {
+    const float* sums = b.sums;
+    const float* total = b.total;
+    for (int64_t h = head; h < head + num_heads; ++h)
+      for (int64_t i = 0; i < t.num_tokens; ++i) {
+        T* y = queries_.y + (t.first_token + i) * queries_.y_stride + h * group_ * shape_.size;
+        for (int64_t g = 0; g < group_; ++g, sums += shape_.size, ++total)
+          write_mean(sums, *total, shape_.size, y + g * shape_.size);
+      }
   }
 
   // -- pages --
@@ -196,14 +241,14 @@ template <typename T> class Attention final : public Operator {
     const int64_t start = (t.first_segment + segment) * kSegment, block = shape_.block;
     const int64_t seen = std::max(start, shape_.first_seen(t.position)) / kGroup;
     const int64_t end = ceil_div(std::min(start + kSegment, t.position + t.num_tokens), kGroup);
-    const int64_t head_lanes = block * shape_.size / kAdjacent, page_lanes = head_lanes * shape_.kv_heads;
+    const int64_t page_lanes = head_lanes_ * shape_.kv_heads;
     const int32_t* page = pages_.tables + t.sequence * pages_.table_stride + seen * kGroup / block;
     int64_t offset = seen * kGroup % block;
     Places<T> places;
     places.first = seen - start / kGroup;
     places.num = end - seen;
     for (int64_t g = 0; g < places.num; ++g) {
-      const int64_t at = *page * page_lanes + head * head_lanes;
+      const int64_t at = *page * page_lanes + head * head_lanes_;
       places.keys[g] = pages_.keys + at + offset;
       places.values[g] = pages_.values + at + offset / kAdjacent * shape_.size;
       offset += kGroup;
@@ -212,53 +257,68 @@ template <typename T> class Attention final : public Operator {
     return places;
   }
 
-  void ask_for_keys(const Places<T>& places) const {
-    for (int64_t g = 0; g < places.num; ++g)
-      for (int64_t k = 0; k < shape_.size / Element<T>::kAdjacent; ++k) prefetch(places.keys[g] + k * shape_.block);
+  Ahead<T> keys_of(const Places<T>& places, int64_t heads) const {
+    return {places.keys, places.num, heads, head_lanes_, shape_.block};
+  }
+
+  // Ask for all that is left.
+  void ask(Ahead<T> ahead) const {
+    while (!ahead.is_done()) {
+      const Chunk<T> chunk = ahead.take();
+      for (int64_t k = 0; k < shape_.size / Element<T>::kAdjacent; ++k) prefetch(chunk.at + k * chunk.stride);
+    }
   }
 
   // -- one segment --
 
-  void weigh_segment(const Tile& t, int64_t segment, const Places<T>& places, const Buffers<T>& b, float* top,
-                     float* total) const {
+  void weigh_segment(const Tile& t, int64_t segment, int64_t heads, const Places<T>& places,
+                     const Buffers<T>& b) const {
     const int64_t rows = t.num_tokens * group_, start = (t.first_segment + segment) * kSegment;
-    score_segment(rows, places, b);
+    Ahead<T> values(places.values, places.num, heads, head_lanes_, kGroup);
+    for (int64_t h = 0; h < heads; ++h) score_segment(h * rows, rows, h * head_lanes_, places, values, b);
     if (softcap_ != 0)
-      for (int64_t r = 0; r < rows; ++r)
+      for (int64_t r = 0; r < heads * rows; ++r)
         cap(b.scores + r * kSegment + places.first * kGroup, softcap_, places.num * kGroup);
-    for (int64_t i = 0, r = 0; i < t.num_tokens; ++i) {
-      const Span span = span_of(t.position + i, start, places);
-      for (int64_t g = 0; g < group_; ++g, ++r) top[r] = greatest(b.scores + r * kSegment, span);
-    }
-    for (int64_t i = 0, r = 0; i < t.num_tokens; ++i) {
-      const Span span = span_of(t.position + i, start, places);
-      for (int64_t g = 0; g < group_; ++g, ++r)
-        total[r] = weigh(b.scores + r * kSegment, top[r], span, b.weights + r * kSegment);
-    }
+    each_row(t, heads, start, places,
+             [&](int64_t r, const Span& span) { b.segment_top[r] = greatest(b.scores + r * kSegment, span); });
+    each_row(t, heads, start, places, [&](int64_t r, const Span& span) {
+      b.segment_total[r] = weigh(b.scores + r * kSegment, b.segment_top[r], span, b.weights + r * kSegment);
+    });
   }
 
-  Span span_of(int64_t position, int64_t start, const Places<T>& places) const {
+  // Call body with each row and what it sees of the segment that begins at start.
+  template <typename Body>
+  void each_row(const Tile& t, int64_t heads, int64_t start, const Places<T>& places, const Body& body) const {
     const int64_t from = places.first * kGroup, to = from + places.num * kGroup;
-    return {from, to, std::max(from, shape_.first_seen(position) - start), std::min(to, position + 1 - start)};
+    for (int64_t i = 0; i < t.num_tokens; ++i) {
+      const int64_t position = t.position + i;
+      const Span span{from, to, std::max(from, shape_.first_seen(position) - start),
+                      std::min(to, position + 1 - start)};
+      for (int64_t h = 0; h < heads; ++h)
+        for (int64_t g = 0; g < group_; ++g) body((h * t.num_tokens + i) * group_ + g, span);
+    }
   }
 
   // Rows of one pass over a tile of the product: bands of even height, as few as there can be.
   static int64_t band_height(int64_t rows) { return ceil_div(rows, ceil_div(rows, kTileRows)); }
 
-  void score_segment(int64_t rows, const Places<T>& places, const Buffers<T>& b) const {
+  // Scores of one kv head's rows, whose keys lie at lanes from the first head's.
+  void score_segment(int64_t first_row, int64_t rows, int64_t lanes, const Places<T>& places, Ahead<T>& ahead,
+                     const Buffers<T>& b) const {
     constexpr int64_t kVectors = kGroup / kLanes;
     const Lane<T>* keys[kSegment / kLanes];
-    const Lane<T>* values[kSegment / kLanes];
-    for (int64_t g = 0; g < places.num; ++g)
-      for (int64_t v = 0; v < kVectors; ++v) {
-        keys[g * kVectors + v] = places.keys[g] + v * kLanes;
-        values[g * kVectors + v] = places.values[g] + v * kLanes / Element<T>::kAdjacent * shape_.size;
-      }
+    Chunk<T> chunks[kGroups];
+    for (int64_t g = 0; g < places.num; ++g) {
+      for (int64_t v = 0; v < kVectors; ++v) keys[g * kVectors + v] = places.keys[g] + lanes + v * kLanes;
+      chunks[g] = ahead.take();
+    }
+    const T* q = b.q + first_row * shape_.size;
+    float* scores = b.scores + first_row * kSegment + places.first * kGroup;
     const int64_t vectors = places.num * kVectors, height = band_height(rows);
     for (int64_t v = 0; v < vectors; v += kTileVectors)
       for (int64_t r = 0; r < rows; r += height) {
-        float* scores = b.scores + r * kSegment + places.first * kGroup + v * kLanes;
-        const Scores<T> a{b.q + r * shape_.size, keys + v, values + v, shape_.size, shape_.block, scale_, scores};
+        const Scores<T> a{q + r * shape_.size, keys + v, chunks + v / kVectors, shape_.size, shape_.block, scale_,
+                          scores + r * kSegment + v * kLanes};
         const int num = int(std::min(height, rows - r));
         if (v + kTileVectors <= vectors)
           score_rows<T, kTileVectors>(num, r == 0, a);
@@ -267,28 +327,43 @@ template <typename T> class Attention final : public Operator {
       }
   }
 
-  // sums = sums kept + (weights V) added, or weights V where kept is NULL. next: what will be read after these values.
-  void add_values(int64_t rows, const Places<T>& places, const Places<T>& next, const Buffers<T>& b, float* sums,
-                  const float* kept, const float* added) const {
-    const int64_t height = band_height(rows), size = shape_.size;
-    const Lane<T>* keys[kGroups];
-    for (int64_t g = 0; g < places.num; ++g) keys[g] = next.keys[std::min(g, next.num - 1)];
-    for (int64_t column = 0; column < size;) {
-      const int64_t left = (size - column) / kLanes;
+  // sums = sums kept + (weights V) added; or weights V, where is_more is false. rows: of one of the heads.
+  void add_values(int64_t rows, int64_t heads, const Places<T>& places, Ahead<T>& ahead, const Buffers<T>& b,
+                  float* sums, bool is_more) const {
+    const Lane<T>* values[kGroups];
+    Chunk<T> chunks[kGroups];
+    for (int64_t h = 0; h < heads; ++h) {
+      for (int64_t g = 0; g < places.num; ++g) {
+        values[g] = places.values[g] + h * head_lanes_;
+        chunks[g] = ahead.take();
+      }
+      const int64_t row = h * rows;
+      const Sum<T> a{b.weights + row * kSegment + places.first * kGroup, values, chunks, places.num, shape_.size, 0,
+                     sums + row * shape_.size, is_more ? b.kept + row : nullptr, b.added + row};
+      sum_columns(a, rows);
+    }
+  }
+
+  static void sum_columns(Sum<T> a, int64_t rows) {
+    const int64_t height = band_height(rows);
+    for (; a.column < a.size;) {
+      const int64_t left = (a.size - a.column) / kLanes;
       const bool is_wide = rows <= kTileRows / 2 && left >= 2 * kTileVectors;
       const int64_t vectors = is_wide ? 2 * kTileVectors : left >= kTileVectors ? kTileVectors : 1;
       for (int64_t r = 0; r < rows; r += height) {
-        const Sum<T> a{b.weights + r * kSegment + places.first * kGroup, places.values, keys, places.num, size,
-                       shape_.block, column, sums + r * size, kept ? kept + r : nullptr, kept ? added + r : nullptr};
+        Sum<T> band = a;
+        band.weights += r * kSegment;
+        band.sums += r * a.size;
+        if (a.kept) band.kept += r, band.added += r;
         const int num = int(std::min(height, rows - r));
         if (is_wide)
-          sum_rows<T, 2 * kTileVectors, FewRows>(num, r == 0, a);
+          sum_rows<T, 2 * kTileVectors, FewRows>(num, r == 0, band);
         else if (vectors == kTileVectors)
-          sum_rows<T, kTileVectors, AnyRows>(num, r == 0, a);
+          sum_rows<T, kTileVectors, AnyRows>(num, r == 0, band);
         else
-          sum_rows<T, 1, AnyRows>(num, r == 0, a);
+          sum_rows<T, 1, AnyRows>(num, r == 0, band);
       }
-      column += vectors * kLanes;
+      a.column += vectors * kLanes;
     }
   }
 
@@ -297,7 +372,7 @@ template <typename T> class Attention final : public Operator {
   const int32_t* query_starts_;
   const int32_t* context_lens_;
   Shape shape_;
-  int64_t group_, max_rows_;
+  int64_t group_, max_rows_, head_lanes_;
   float scale_, softcap_;  // as the scores are, in units of log 2; with a softcap, scale_ makes its argument
 };
 

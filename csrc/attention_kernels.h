@@ -50,13 +50,19 @@ template <typename T, int MR> struct RowsOf {
   const T* operator[](int m) const { return at[m / 3] + (m % 3) * stride; }
 };
 
+// Memory that will be read soon: a group's keys or values of one head, size / kAdjacent lines of 64 bytes.
+template <typename T> struct Chunk {
+  const Lane<T>* at;
+  int64_t stride;
+};
+
 template <typename T> struct Scores {
-  const T* q;               // [rows, size]
-  const Lane<T>* const* keys;    // for each vector of tokens, its column of the page
-  const Lane<T>* const* values;  // and its values, which will be needed soon
+  const T* q;                  // [rows, size]
+  const Lane<T>* const* keys;  // for each vector of tokens, its column of the page
+  const Chunk<T>* ahead;       // for each group of tokens, what to ask for meanwhile
   int64_t size, block;
   float scale;
-  float* scores;            // [rows, kSegment]
+  float* scores;  // [rows, kSegment]
 };
 
 template <typename T, int MR, int NV, bool kIsAhead> void score(const Scores<T>& a) {
@@ -64,8 +70,8 @@ template <typename T, int MR, int NV, bool kIsAhead> void score(const Scores<T>&
   using V = decltype(load(static_cast<const Lane<T>*>(nullptr)));
   const RowsOf<T, MR> q(a.q, a.size);
   const Lane<T>* key[NV];
-  const Lane<T>* value[NV];
-  for (int v = 0; v < NV; ++v) key[v] = a.keys[v], value[v] = a.values[v];
+  Chunk<T> ahead[NV];
+  for (int v = 0; v < NV; ++v) key[v] = a.keys[v], ahead[v] = a.ahead[v * kLanes / kGroup];
   F acc[MR][NV];
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
@@ -76,7 +82,7 @@ template <typename T, int MR, int NV, bool kIsAhead> void score(const Scores<T>&
     V w[NV];
     for (int v = 0; v < NV; ++v) {
       w[v] = load(key[v] + k * block);
-      if (kIsAhead) prefetch(value[v] + k * kLanes);
+      if (kIsAhead && v * kLanes % kGroup == 0) prefetch(ahead[v].at + k * ahead[v].stride);
     }
 #pragma GCC unroll 12
     for (int m = 0; m < MR; ++m) {
@@ -95,12 +101,12 @@ template <typename T, int MR, int NV, bool kIsAhead> void score(const Scores<T>&
 inline F folded(F before, F here, F kept, F added) { return fma(before, kept, here * added); }
 
 template <typename T> struct Sum {
-  const T* weights;             // [rows, kSegment]
-  const Lane<T>* const* values; // for each group of tokens
-  const Lane<T>* const* keys;   // and the keys that will be needed soon
-  int64_t num_groups, size, block, column;
-  float* sums;                  // [rows, size]
-  const float* kept;            // [rows], the shares of what is in sums, and of what is added; NULL: sums is written
+  const T* weights;              // [rows, kSegment]
+  const Lane<T>* const* values;  // for each group of tokens
+  const Chunk<T>* ahead;         // for each group, what to ask for meanwhile
+  int64_t num_groups, size, column;
+  float* sums;        // [rows, size]
+  const float* kept;  // [rows], the shares of what is in sums, and of what is added; NULL: sums is written
   const float* added;
 };
 
@@ -113,16 +119,17 @@ template <typename T, int MR, int NV, bool kIsAhead> void sum(const Sum<T>& a) {
   for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) acc[m][v] = zero();
-  const int64_t size = a.size, block = a.block;
+  const int64_t size = a.size;
   for (int64_t g = 0; g < a.num_groups; ++g) {
     const Lane<T>* value = a.values[g] + a.column;
-    // A group has as many vectors of keys as of values: with each value one key is asked for.
-    const Lane<T>* key = kIsAhead ? a.keys[g] + a.column / 16 * kSteps * block : nullptr;
+    // A chunk has as many lines as a group of values: with each of these one of those is asked for.
+    const Chunk<T> ahead = kIsAhead ? a.ahead[g] : Chunk<T>{};
+    const Lane<T>* line = ahead.at + a.column / kGroup * kSteps * ahead.stride;
     for (int k = 0; k < kSteps; ++k) {
       V w[NV];
       for (int v = 0; v < NV; ++v) {
         w[v] = load(value + k * size + v * kLanes);
-        if (kIsAhead && v * kLanes % 16 == 0) prefetch(key + (v * kLanes / 16 * kSteps + k) * block);
+        if (kIsAhead && v * kLanes % kGroup == 0) prefetch(line + (v * kLanes / kGroup * kSteps + k) * ahead.stride);
       }
 #pragma GCC unroll 12
       for (int m = 0; m < MR; ++m) {

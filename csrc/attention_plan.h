@@ -1,8 +1,9 @@
 // Who computes what in a step's attention: tiles of rows, and pieces of their contexts.
 //
 // A tile is some tokens of one sequence with all query heads of a kv head: few enough rows that their scores lie near,
-// enough to read keys once for many. A piece is some segments of a tile's context, of one kv head. Every thread makes
-// the same plan from the step's lengths; it costs some nanoseconds a tile. What a row gets does not depend on it.
+// enough to read keys once for many. A piece is some segments of a tile's context, of one kv head or of all: heads lie
+// side by side in a page, and memory is fastest read in order. Every thread makes the same plan from the step's lengths,
+// in some nanoseconds a tile. What a row gets does not depend on it.
 #pragma once
 
 #include <algorithm>
@@ -16,6 +17,7 @@ namespace attention {
 
 constexpr int64_t kTileRowsWanted = 48;  // about: their scores, weights and sums lie in the second-level cache
 constexpr int64_t kPiecesPerThread = 8;  // at least, where contexts are long enough to be cut
+constexpr int64_t kSmallShares = 2;      // of such a piece: up to here a tile is taken with all its heads
 constexpr int64_t kReadingCost = 6;      // of a segment's keys and values, in rows
 constexpr int64_t kMaxSharedFloats = int64_t(16) << 20;
 
@@ -27,8 +29,8 @@ struct Shape {
 
   int64_t group() const { return heads / kv_heads; }
   int64_t tile_tokens() const { return std::max<int64_t>(1, kTileRowsWanted / group()); }
-  // Rows of the largest tile, filled up to whole vectors.
-  int64_t max_rows() const { return ceil_div(group() * tile_tokens(), 16) * 16; }
+  // Rows of the largest piece, filled up to whole vectors.
+  int64_t max_rows() const { return ceil_div(std::max(group() * tile_tokens(), heads), 16) * 16; }
   int64_t first_seen(int64_t position) const { return window ? std::max<int64_t>(0, position - window + 1) : 0; }
 };
 
@@ -44,15 +46,16 @@ struct Tile {
   int64_t position;                           // of the first token
   int64_t first_segment, num_segments;
   int64_t num_parts;    // of its context: it is split if there are several
-  int64_t first_piece;  // pieces are parts by kv heads
+  int64_t piece_heads;  // kv heads of a piece: one or all
+  int64_t first_piece;
   int64_t shared;       // where a split tile's segments lie in shared memory, in floats
 
   bool is_split() const { return num_parts > 1; }
 };
 
-// Segments first .. last of a tile, counted from the tile's first.
+// Segments first .. last of a tile, counted from the tile's first, of some kv heads.
 struct Piece {
-  int64_t head, first, last;
+  int64_t head, num_heads, first, last;
 };
 
 class Plan {
@@ -78,13 +81,13 @@ class Plan {
 
   // The tile of a piece, at tile or after it.
   const Tile* tile_of(const Tile* tile, int64_t piece) const {
-    while (piece >= tile->first_piece + tile->num_parts * shape_.kv_heads) ++tile;
+    while (piece >= tile->first_piece + num_pieces(*tile)) ++tile;
     return tile;
   }
 
   Piece piece_of(const Tile& t, int64_t piece) const {
-    const int64_t part = (piece - t.first_piece) / shape_.kv_heads;
-    return {(piece - t.first_piece) % shape_.kv_heads, t.num_segments * part / t.num_parts,
+    const int64_t beside = shape_.kv_heads / t.piece_heads, i = piece - t.first_piece, part = i / beside;
+    return {i % beside, t.piece_heads, t.num_segments * part / t.num_parts,
             t.num_segments * (part + 1) / t.num_parts};
   }
 
@@ -111,6 +114,8 @@ class Plan {
     }
   }
 
+  int64_t num_pieces(const Tile& t) const { return t.num_parts * (shape_.kv_heads / t.piece_heads); }
+
   int64_t cost(const Tile& t) const { return t.num_segments * (t.num_tokens * shape_.group() + kReadingCost); }
 
   // No piece above a share of the whole, as far as segments allow; so that none that comes last is long.
@@ -125,8 +130,10 @@ class Plan {
       t.num_parts = is_whole ? 1 : std::min(t.num_segments, ceil_div(cost(t), share));
       t.shared = shared_floats_;
       if (t.is_split()) shared_floats_ += needed;
+      const bool is_small = cost(t) * shape_.kv_heads <= kSmallShares * share;
+      t.piece_heads = is_small && t.num_tokens * shape_.heads <= shape_.max_rows() ? shape_.kv_heads : 1;
       t.first_piece = num_pieces_;
-      num_pieces_ += t.num_parts * shape_.kv_heads;
+      num_pieces_ += num_pieces(t);
     }
   }
 

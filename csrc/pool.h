@@ -12,6 +12,7 @@
 // would keep from the processor just the thread it waits for.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <mutex>
@@ -39,6 +40,22 @@ class Worker {
     for (uint32_t i; (i = claim(pieces)) < pieces; ++done)
       if (n > 0) body(int64_t(i));
     finish(pieces, done);
+  }
+
+  // The same for who fetches ahead: body(i, next), where next is what this thread will be called with after i, or n.
+  template <typename Body> void for_each_ahead(int64_t n, const Body& body) {
+    if (is_alone_) {
+      for (int64_t i = 0; i < n; ++i) body(i, i + 1);
+      return;
+    }
+    if (n <= 0) return for_each(n, [](int64_t) {});
+    uint32_t done = 0;
+    for (uint32_t i = claim(uint32_t(n)); i < uint32_t(n); ++done) {
+      const uint32_t next = claim(uint32_t(n));
+      body(int64_t(i), std::min<int64_t>(next, n));
+      i = next;
+    }
+    finish(uint32_t(n), done);
   }
 
   // Return when the region is over: what was written in it is seen now.

@@ -207,6 +207,17 @@ def test_every_road_gives_the_same_bits(run: Run, name: str) -> None:
     assert torch.equal(beside[2], whole[0][149:])
 
 
+@pytest.mark.parametrize("name", SETTINGS)
+def test_one_token_of_each_of_many_sequences(run: Run, name: str) -> None:
+    lens = [1, 16, 31, 127, 128, 129, 140, 150, 200, 257]
+    history = History(SETTINGS[name], lens)
+    together = history.attend(run, [(i, n - 1, n) for i, n in enumerate(lens)], threads=2)
+    for i, (n, got) in enumerate(zip(lens, together, strict=True)):
+        assert torch.equal(history.attend(run, [(i, n - 1, n)])[0], got)
+        expected = history.expected(i)[-1:]
+        assert (got.double() - expected).norm() / expected.norm() < (4e-3 if got.dtype == BF16 else 2e-6)
+
+
 @pytest.mark.parametrize("tokens", [1, 2, 60])
 def test_a_long_context_is_shared_by_threads_without_a_trace(run: Run, tokens: int) -> None:
     history = History(Setting(6, 2, 32), [1500], sharpness=2.0)
