@@ -23,12 +23,15 @@ def load_model(
 ) -> CausalLM:
     """Build the family the checkpoint names and fill it; every tensor of the checkpoint must find its place.
 
-    With a ``packer``, weights are laid out for the native kernels. Raises UnsupportedModel for a family, type or
-    quantization that is not implemented, CorruptCheckpoint for files that are not what they claim to be.
+    With a ``packer``, weights are laid out for the native kernels, a GGUF's in its own formats. Raises UnsupportedModel
+    for a family, type or quantization that is not implemented, CorruptCheckpoint for files that are not what they claim
+    to be.
     """
     source = open_source(checkpoint, load_format)
     try:
-        cursor = Cursor(source, dtype, device, method_for(checkpoint.config, packer))
+        cursor = Cursor(
+            source, dtype, device, method_for(checkpoint.config, packer, is_gguf=checkpoint.gguf is not None)
+        )
         model = build(checkpoint.config, cursor, max_model_len=max_model_len)
         left = sorted(cursor.unread())
     finally:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quire.kernels.cpu import bodies as _bodies  # noqa: F401  the operators' bodies are offered by their import
+from quire.kernels.cpu import blocks as _blocks  # noqa: F401  the operators' bodies are offered by their import
+from quire.kernels.cpu import bodies as _bodies  # noqa: F401  likewise
 from quire.kernels.cpu.library import Library, Pool
 from quire.kernels.cpu.program import Program, Recorded, Rows
 from quire.kernels.ops.rows import take_rows

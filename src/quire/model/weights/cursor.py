@@ -16,7 +16,7 @@ from torch import Tensor
 
 from quire.model.quantization.method import Side, Table, Weight
 from quire.model.weights.shard import Group, span
-from quire.model.weights.source import Shape, TensorSource, Window
+from quire.model.weights.source import LazyBlocks, Shape, TensorSource, Window
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,25 @@ class Cursor:
             window = (slice(begin, begin + len(out)), *window[1:])
         tensor.read(window, out)
         return out
+
+    def block_type(self, name: str, shape: Shape, *, cut: int | None = None, units: int | None = None) -> str | None:
+        """The block format that ``pull_blocks`` would find; None where ``pull`` must read plain numbers."""
+        tensor = self.source.tensor(self._full(name), shape)
+        return tensor.block_type(self._window(shape, cut, units)) if isinstance(tensor, LazyBlocks) else None
+
+    def pull_blocks(
+        self, name: str, shape: Shape, *, cut: int | None = None, units: int | None = None, first: int, count: int
+    ) -> Tensor:
+        """Rows first .. first + count of the part that ``pull`` would read, as blocks: [count, bytes] uint8.
+
+        Raises CorruptCheckpoint, naming file and tensor.
+        """
+        full = self._full(name)
+        tensor = self.source.tensor(full, shape)
+        assert isinstance(tensor, LazyBlocks)
+        self._read.add(full)
+        rows, columns = self._window(shape, cut, units)
+        return tensor.blocks((slice(rows.start + first, rows.start + first + count), columns))
 
     def skip(self, name: str) -> None:
         """Declare that this tensor, if the checkpoint has it, is known and not needed (a tied head, a buffer)."""

@@ -1,8 +1,8 @@
 """Tensors of a GGUF file, under the names and in the layout that Hugging Face checkpoints give them.
 
-Blocks are expanded while they are read, and only the rows asked for; what conversion to GGUF changed (the order of
-rows of rotated heads, the 1 added to some norms) is undone on the way. Pages of the file leave memory as soon as they
-were read; the file itself belongs to the checkpoint that opened it.
+Blocks are had as they are, or expanded while they are read, and only the rows asked for; what conversion to GGUF
+changed (the order of rows of rotated heads, the 1 added to some norms) is undone on the way. Pages of the file leave
+memory as soon as they were expanded; the file itself belongs to the checkpoint that opened it.
 """
 
 from collections.abc import Mapping, Set
@@ -16,6 +16,7 @@ from torch import Tensor
 from quire.checkpoint.gguf import GGUFFile
 from quire.checkpoint.gguf_names import Placement, placements
 from quire.core.errors import CorruptCheckpoint, UnsupportedModel
+from quire.kernels.ops.blocks import BLOCK_LAYOUTS
 from quire.kernels.ops.dequantize import FORMATS, dequantize
 from quire.model.weights.source import Shape, Window, check_shape, put, slabs
 
@@ -46,6 +47,31 @@ class BlockTensor:
                 values += offset
             put(values[:, window[1]] if len(window) == 2 else values[:, 0], out[slab], self.where)
         self.file.drop_pages(name)
+
+    def block_type(self, window: Window) -> str | None:
+        """See LazyBlocks.block_type."""
+        name = self.file.tensors[self.placement.gguf_name].type
+        if name not in BLOCK_LAYOUTS or self.placement.offset:
+            return None
+        return None if self._cuts_a_block(name, window[1]) else name
+
+    def blocks(self, window: Window) -> Tensor:
+        """See LazyBlocks.blocks."""
+        name = self.placement.gguf_name
+        block_type = self.file.tensors[name].type
+        form = FORMATS[block_type]
+        first, last = (edge // form.num_values * form.num_bytes for edge in (window[1].start, window[1].stop))
+        rows = self.file.data(name)[self._order()[window[0]], first:last]
+        blocks = rows.reshape(-1, form.num_bytes)
+        for at in BLOCK_LAYOUTS[block_type].factors:
+            # The largest exponent is infinity's, and that of what is not a number.
+            if (blocks[:, at + 1] & 0x7C == 0x7C).any():
+                raise CorruptCheckpoint(f"{self.where} holds a value that is not finite: the file is damaged.")
+        return torch.from_numpy(rows)
+
+    def _cuts_a_block(self, block_type: str, columns: slice) -> bool:
+        size = FORMATS[block_type].num_values
+        return bool(columns.start % size or columns.stop % size)
 
     def _order(self) -> np.ndarray:
         """[rows] int64: for each row, the row of the file that it comes from."""

@@ -7,7 +7,7 @@ little memory beside the weights.
 
 from collections.abc import Iterator, Set
 from math import prod
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -29,6 +29,22 @@ class LazyTensor(Protocol):
 
         Raises CorruptCheckpoint, naming file and tensor, for bytes that cannot be read, and for values that are not
         finite in out's dtype.
+        """
+        ...
+
+
+@runtime_checkable
+class LazyBlocks(Protocol):
+    """A LazyTensor of two dimensions that may lie in its file as blocks, which can be had as they are."""
+
+    def block_type(self, window: Window) -> str | None:
+        """The format's name (kernels/ops/blocks.py); None for plain numbers, or a part that cuts a block in two."""
+        ...
+
+    def blocks(self, window: Window) -> Tensor:
+        """A part whose block_type is not None: [rows, bytes] uint8, a copy.
+
+        Raises CorruptCheckpoint, naming file and tensor, if a block's factors are not finite.
         """
         ...
 
