@@ -54,7 +54,7 @@ class Server:
             "--dataset-name", "random", "--random-input-len", str(spec.prompt_len),
             "--random-output-len", str(spec.output_len), "--num-prompts", str(spec.num_requests),
             "--max-concurrency", str(spec.clients), "--ignore-eos", "--temperature", "0", "--seed", seed,
-            "--metric-percentiles", "50,99", "--disable-tqdm", "--save-result",
+            "--metric-percentiles", "50,99", "--header", "Connection=close", "--disable-tqdm", "--save-result",
             "--result-dir", str(self._result.parent), "--result-filename", self._result.name,
         ]  # fmt: skip
         self._family.resume()

@@ -45,6 +45,7 @@ def main() -> None:
                 tensors[name] = tensor
                 continue
             scale = tensor.float().abs().amax(dim=1, keepdim=True).clamp_min(1e-9) / 127
+            scale = scale.to(torch.bfloat16).float()  # as it is stored, before anything is divided by it
             tensors[name] = (tensor.float() / scale).round().clamp(-127, 127).to(torch.int8)
             tensors[f"{name}_scale"] = scale.to(torch.bfloat16)
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
