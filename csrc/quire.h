@@ -182,6 +182,32 @@ QUIRE_API int quire_attention(quire_program *program, const void *q, int64_t q_s
                               int64_t kv_heads, int64_t size, int64_t block, float scale, int64_t window,
                               float softcap, int dtype, void *y, int64_t y_stride);
 
+/* ---- from logits to tokens: called on a pool, outside of any program ---- */
+
+/* What each row of logits wants of a draw: arrays of a number a row. */
+typedef struct quire_draws {
+  const float *temperature; /* 0: the likeliest token, the lowest id among equals; the rest is not looked at */
+  const float *log_min_p;   /* tokens whose probability is less than this factor (its logarithm) of the best's are out */
+  const int64_t *top_k;     /* from 1; size and above: off */
+  const double *top_p;      /* in (0, 1] */
+  const double *uniforms;   /* in [0, 1), of 53 bits */
+} quire_draws;
+
+/* One token for each row of logits [rows, size] float32, of which none is changed; -1 where a row holds NaN or +inf, or
+ * only -inf. size is at most 2^20. Cutting is by min_p, top_k, top_p, in this order: what is kept is the smallest
+ * beginning of the ranking, the lowest id first among equals, that holds top_p of what the top_k best have together.
+ * Drawn is the first token at which the mass exceeds the uniform number's part: in the order of ids, or if top_k or top_p
+ * is on, of the ranking. */
+QUIRE_API int quire_draw_tokens(quire_pool *pool, const float *logits, int64_t stride, int64_t rows, int64_t size,
+                                const quire_draws *draws, int32_t *ids);
+
+/* Log probabilities of rows index[i] (or i, if index is NULL): ids and values [rows, 1 + k]: the given token, then the k
+ * likeliest in the order of their ranking; ranks: 1 + the number of tokens likelier than the given one. Values are
+ * rounded to float32 before they are compared. NaN and rank 1 where a row is not sound. */
+QUIRE_API int quire_score_tokens(quire_pool *pool, const float *logits, int64_t stride, const int64_t *index,
+                                 int64_t rows, int64_t size, const int32_t *tokens, int64_t k, int32_t *ids,
+                                 float *values, int64_t *ranks);
+
 #ifdef __cplusplus
 }
 #endif

@@ -6,12 +6,34 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import Admission
 from quire.decoding.random import uniforms
+from quire.decoding.sampler import Sampler
+from quire.kernels.cpu import library
+from quire.kernels.cpu.sampling import NativeSampling
+from quire.kernels.ops.sampling import Sampling, TorchSampling
 
 NONE = -1
+
+
+@pytest.fixture(scope="module", params=["torch", *library.LEVELS])
+def sampling(request: pytest.FixtureRequest) -> Sampling:
+    """What chooses: torch, or the native kernels of each level that this processor runs."""
+    if request.param == "torch":
+        return TorchSampling()
+    for opened in library.available():
+        if opened.level == request.param:
+            return NativeSampling(opened, library.Pool(opened, 2))
+    pytest.skip(f"the kernels {request.param} are not here, or do not run on this processor")
+
+
+@pytest.fixture
+def make_sampler(sampling: Sampling) -> Callable[[int, int], Sampler]:
+    """make_sampler(max_num_seqs, vocab_size)."""
+    return lambda max_num_seqs, vocab_size: Sampler(max_num_seqs, vocab_size, torch.device("cpu"), sampling)
 
 
 @pytest.fixture

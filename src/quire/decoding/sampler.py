@@ -16,13 +16,16 @@ import torch
 from torch import Tensor
 
 from quire.core.step import Admission, TopLogprobs
-from quire.decoding.choice import draw, greedy, masses, rescale
 from quire.decoding.logprobs import top_logprobs
 from quire.decoding.masks import Constraints
 from quire.decoding.penalties import Penalties
 from quire.decoding.random import uniforms
 from quire.decoding.slots import NO_LOGPROBS, SlotParameters
-from quire.decoding.truncation import draw_truncated, drop_improbable
+from quire.kernels.ops.choice import greedy
+from quire.kernels.ops.sampling import Draws, Sampling, TorchSampling
+
+Entries = dict[int, TopLogprobs]
+"""Log probabilities by row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +34,8 @@ class Sampled:
 
     token_ids: np.ndarray
     """[R] int32; -1 where the logits held NaN or +inf, or where the request's own rules left no token."""
-    logprobs: dict[int, TopLogprobs] = field(default_factory=dict)
-    """By row, for those that asked and got a token."""
+    logprobs: Entries = field(default_factory=dict)
+    """For the rows that asked and got a token."""
 
 
 class Sampler:
@@ -41,8 +44,12 @@ class Sampler:
     A slot is admitted, sampled any number of times, released. Not thread-safe.
     """
 
-    def __init__(self, max_num_seqs: int, vocab_size: int, device: torch.device) -> None:
+    def __init__(
+        self, max_num_seqs: int, vocab_size: int, device: torch.device, sampling: Sampling | None = None
+    ) -> None:
+        """``sampling``: what chooses and scores tokens; torch where it is not given."""
         self._vocab_size = vocab_size
+        self._sampling = sampling or TorchSampling()
         self._slots = SlotParameters(max_num_seqs, vocab_size)
         self._constraints = Constraints(max_num_seqs, vocab_size, device)
         self._penalties = Penalties(max_num_seqs, vocab_size, device)
@@ -51,11 +58,11 @@ class Sampler:
     def admit(self, admission: Admission) -> None:
         """Fill a slot. Tokens beyond the prompt are taken as generated; whatever the slot held before is dropped."""
         self.release(np.array([admission.slot]))
-        has_edits = self._constraints.admit(admission)
+        is_edited = self._constraints.admit(admission)
         if admission.params.has_penalties:
             self._penalties.admit(admission)
-            has_edits = True
-        self._slots.put(admission, has_edits=has_edits)
+            is_edited = True
+        self._slots.put(admission, is_edited=is_edited)
 
     @torch.inference_mode()
     def release(self, slots: np.ndarray) -> None:
@@ -78,48 +85,33 @@ class Sampler:
         if self.takes_likeliest(slots):
             return Sampled(greedy(logits))
         asking = np.flatnonzero(self._slots.num_logprobs[slots] != NO_LOGPROBS)
-        raw = torch.log_softmax(_take(logits, asking), dim=1) if asking.size else None
+        if not self._slots.is_edited[slots].any():
+            token_ids = self._choose(logits, slots, positions)
+            return Sampled(token_ids, self._report(logits, asking, slots, token_ids))
+        raw = logits[torch.as_tensor(asking, device=logits.device)]
         broken = self._constraints.apply(logits, slots, positions)
         self._penalties.apply(logits, slots)
         token_ids = self._choose(logits, slots, positions)
         token_ids[broken] = -1
         self._record(slots, token_ids)
-        if raw is None:
-            return Sampled(token_ids)
         return Sampled(token_ids, self._report(raw, asking, slots, token_ids))
+
+    @torch.inference_mode()
+    def score(self, logits: Tensor, targets: np.ndarray, k: int) -> list[TopLogprobs]:
+        """Score tokens ``targets`` [n] of a prompt by ``logits`` [n, V] float32, which stay; k as in top_logprobs."""
+        return top_logprobs(self._sampling, logits, np.arange(len(targets)), targets, k)
 
     def _choose(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Token ids [R] int32 from the processed logits, -1 where there is none to choose."""
-        token_ids = np.empty(len(slots), np.int32)
-        is_greedy = self._slots.is_greedy[slots]
-        sure, random = np.flatnonzero(is_greedy), np.flatnonzero(~is_greedy)
-        if sure.size:
-            token_ids[sure] = greedy(_take(logits, sure))
-        if random.size:
-            token_ids[random] = self._draw(_take(logits, random), slots[random], positions[random])
-        return token_ids
-
-    def _draw(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Draw a token a row; ``logits`` [n, V] is overwritten. Returns [n], -1 where the row is not sound."""
-        table, device = self._slots, logits.device
-        broken = rescale(logits, torch.as_tensor(table.temperature[slots], device=device))
-        log_min_p = table.log_min_p[slots]
-        if (log_min_p > -np.inf).any():
-            drop_improbable(logits, torch.as_tensor(log_min_p, device=device))
-        mass = masses(logits)
-        uniform = torch.as_tensor(uniforms(table.seed[slots], positions), device=device)
-
-        tokens = torch.empty(len(slots), dtype=torch.int64, device=device)
-        is_truncated = table.is_truncated[slots]
-        whole, cut = np.flatnonzero(~is_truncated), np.flatnonzero(is_truncated)
-        if whole.size:
-            cumulative = _take(mass, whole).cumsum(dim=1)
-            tokens[whole] = draw(cumulative, cumulative[:, -1], _take(uniform, whole))
-        if cut.size:
-            top_k = torch.as_tensor(table.top_k[slots[cut]], device=device)
-            top_p = torch.as_tensor(table.top_p[slots[cut]], device=device)
-            tokens[cut] = draw_truncated(_take(logits, cut), _take(mass, cut), top_k, top_p, _take(uniform, cut))
-        return tokens.masked_fill_(broken, -1).cpu().numpy()
+        table = self._slots
+        draws = Draws(
+            temperature=table.temperature[slots],
+            log_min_p=table.log_min_p[slots],
+            top_k=table.top_k[slots],
+            top_p=table.top_p[slots],
+            uniforms=uniforms(table.seed[slots], positions),
+        )
+        return self._sampling.draw_tokens(logits, draws)
 
     def _record(self, slots: np.ndarray, token_ids: np.ndarray) -> None:
         chosen = token_ids >= 0
@@ -128,21 +120,16 @@ class Sampler:
         self._constraints.record(slots, token_ids)
         self._penalties.record(slots, token_ids)
 
-    def _report(
-        self, raw: Tensor, asking: np.ndarray, slots: np.ndarray, token_ids: np.ndarray
-    ) -> dict[int, TopLogprobs]:
-        """Entries by row, from the log probabilities ``raw`` [n, V] of the rows ``asking`` [n]."""
+    def _report(self, raw: Tensor, asking: np.ndarray, slots: np.ndarray, token_ids: np.ndarray) -> Entries:
+        """Entries of the rows ``asking`` [n], from their logits: ``raw`` [n, V], or all rows' [R, V]."""
+        if not asking.size:
+            return {}
         wanted = np.where(token_ids[asking] >= 0, self._slots.num_logprobs[slots[asking]], NO_LOGPROBS)
-        entries: dict[int, TopLogprobs] = {}
+        places = asking if len(raw) == len(slots) else np.arange(len(asking))
+        entries: Entries = {}
         for k in np.unique(wanted[wanted != NO_LOGPROBS]).tolist():
             alike = np.flatnonzero(wanted == k)
             rows = asking[alike]
-            entries.update(zip(rows.tolist(), top_logprobs(_take(raw, alike), token_ids[rows], k), strict=True))
+            found = top_logprobs(self._sampling, raw, places[alike], token_ids[rows], k)
+            entries.update(zip(rows.tolist(), found, strict=True))
         return entries
-
-
-def _take(tensor: Tensor, rows: np.ndarray) -> Tensor:
-    """Rows (ascending) of a tensor: the tensor itself if that is all of them, else a copy."""
-    if len(rows) == len(tensor):
-        return tensor
-    return tensor[torch.as_tensor(rows, device=tensor.device)]

@@ -20,30 +20,28 @@ class SlotParameters:
 
     def __init__(self, max_num_seqs: int, vocab_size: int) -> None:
         self._vocab_size = vocab_size
-        self.is_greedy = np.ones(max_num_seqs, bool)
-        self.temperature = np.ones(max_num_seqs, np.float32)
+        self.temperature = np.zeros(max_num_seqs, np.float32)
+        """0: greedy."""
         self.seed = np.zeros(max_num_seqs, np.uint64)
         self.log_min_p = np.full(max_num_seqs, -np.inf, np.float32)
         """Natural logarithm of min_p: -inf where it is off."""
         self.top_k = np.full(max_num_seqs, vocab_size, np.int64)
         """In 1..V: V where it is off."""
         self.top_p = np.ones(max_num_seqs, np.float64)
-        self.is_truncated = np.zeros(max_num_seqs, bool)
-        """top_k or top_p is on."""
         self.num_logprobs = np.full(max_num_seqs, NO_LOGPROBS, np.int32)
+        self.is_edited = np.zeros(max_num_seqs, bool)
+        """Something changes its logits before the choice."""
         self.is_bare = np.ones(max_num_seqs, bool)
         """Takes the likeliest token of the logits as they are, and asks for nothing else."""
 
-    def put(self, admission: Admission, *, has_edits: bool) -> None:
-        """Fill the admission's slot. ``has_edits``: something changes the sequence's logits before the choice."""
+    def put(self, admission: Admission, *, is_edited: bool) -> None:
+        """Fill the admission's slot."""
         slot, params = admission.slot, admission.params
-        top_k = min(params.top_k or self._vocab_size, self._vocab_size)
-        self.is_greedy[slot] = params.is_greedy
-        self.temperature[slot] = 1.0 if params.is_greedy else params.temperature
+        self.temperature[slot] = 0.0 if params.is_greedy else params.temperature
         self.seed[slot] = admission.seed % 2**64
         self.log_min_p[slot] = math.log(params.min_p) if params.min_p > 0 else -np.inf
-        self.top_k[slot] = top_k
+        self.top_k[slot] = min(params.top_k or self._vocab_size, self._vocab_size)
         self.top_p[slot] = params.top_p
-        self.is_truncated[slot] = top_k < self._vocab_size or params.top_p < 1
         self.num_logprobs[slot] = NO_LOGPROBS if params.logprobs is None else params.logprobs
-        self.is_bare[slot] = params.is_greedy and params.logprobs is None and not has_edits
+        self.is_edited[slot] = is_edited
+        self.is_bare[slot] = params.is_greedy and params.logprobs is None and not is_edited

@@ -13,7 +13,7 @@ from quire.decoding.sampler import Sampler
 from quire.engine.engine import Engine
 from quire.engine.executor.inline import InlineExecutor
 from quire.engine.resolve import ModelShape, Resolved, resolve, resolve_dtype
-from quire.engine.worker.backend import make_forward, open_native
+from quire.engine.worker.backend import make_forward, make_sampling, open_native
 from quire.engine.worker.model_runner import ModelRunner
 from quire.kernels import platform
 from quire.kernels.cpu.packing import Packer
@@ -93,7 +93,7 @@ def _assemble(resolved: Resolved, model: CausalLM, device: torch.device, native:
     runner = ModelRunner(
         forward,
         kv,
-        Sampler(scheduler_config.max_num_seqs, model.vocab_size, device),
+        Sampler(scheduler_config.max_num_seqs, model.vocab_size, device, make_sampling(native, model.vocab_size)),
         max_num_seqs=scheduler_config.max_num_seqs,
         max_model_len=config.model.max_model_len,
         block_size=cache.block_size,

@@ -11,6 +11,8 @@ from quire.engine.worker.recorded import RecordedForward
 from quire.kernels.cpu.library import Pool, available, folder
 from quire.kernels.cpu.packing import Packer
 from quire.kernels.cpu.program import DTYPES, CannotRecord
+from quire.kernels.cpu.sampling import NativeSampling
+from quire.kernels.ops.sampling import Sampling, TorchSampling
 from quire.kernels.platform import Machine
 from quire.model.attention.backend import kv_storage
 from quire.model.attention.native import NativeAttention
@@ -63,6 +65,13 @@ def make_forward(
     kv = kv_storage(recorded, model.kv_specs, resolved.num_blocks, kv_dtype, device)
     max_rows = max(max_num_seqs, PROMPT_ROWS)
     return RecordedForward(model, kv, recorded, native.library, native.pool, max_rows=max_rows), kv
+
+
+def make_sampling(native: Packer | None, vocab_size: int) -> Sampling:
+    """What chooses tokens and scores them, of what computes the model where it can."""
+    if native is None or vocab_size > NativeSampling.MAX_VOCAB_SIZE:
+        return TorchSampling()
+    return NativeSampling(native.library, native.pool)
 
 
 def _why_not(config: EngineConfig) -> str | None:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from quire.core.step import Admission, ModelOutput, PromptLogprobs, SchedulerOutput, TopLogprobs
-from quire.decoding.logprobs import prompt_logprobs
 from quire.decoding.sampler import Sampled, Sampler
 from quire.engine.worker.forward import Forward
 from quire.model.kv import KVStorage
@@ -97,7 +96,7 @@ class ModelRunner:
                 stop = min(at + PROMPT_ROWS, end)
                 first = int(first_rows[row]) - start
                 logits = self._forward.logits(np.arange(first + at, first + stop))
-                pieces += prompt_logprobs(logits, self._tokens[slot, at + 1 : stop + 1], k)
+                pieces += self._sampler.score(logits, self._tokens[slot, at + 1 : stop + 1], k)
             if pieces:
                 scores[slot] = PromptLogprobs(start + 1, pieces)
         return scores

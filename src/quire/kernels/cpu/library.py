@@ -53,6 +53,8 @@ _SIGNATURES: Mapping[str, str] = MappingProxyType(
         "quire_gated": "i piplliipl",
         "quire_angles": "i pipplfpp",
         "quire_store_heads": "i pipllllppfppppplipl",
+        "quire_draw_tokens": "i pplllpp",
+        "quire_score_tokens": "i pplpllplppp",
         "quire_attention": "i pplppplppllllflfipl",
     }
 )
@@ -74,6 +76,12 @@ class Output(ctypes.Structure):
         ("kind", ctypes.c_int32),
         ("dtype", ctypes.c_int32),
     )
+
+
+class DrawArrays(ctypes.Structure):
+    """``quire_draws``: what each row wants of a draw, as addresses of arrays."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("temperature", "log_min_p", "top_k", "top_p", "uniforms"))
 
 
 class Library:

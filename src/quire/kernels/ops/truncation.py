@@ -11,8 +11,8 @@ is seldom wide, and sorting a whole vocabulary costs fifty times the rest of a s
 import torch
 from torch import Tensor
 
-from quire.decoding.choice import draw
-from quire.decoding.ranking import ranked
+from quire.kernels.ops.choice import draw
+from quire.kernels.ops.ranking import ranked
 
 _NARROW = 256
 _WIDE = 4096

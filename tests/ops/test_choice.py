@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from quire.decoding.choice import draw, greedy, masses, rescale
 from quire.decoding.random import uniforms
+from quire.kernels.ops.choice import draw, greedy, masses, rescale
 
 INF = float("inf")
 NAN = float("nan")

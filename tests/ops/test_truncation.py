@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.decoding.choice import masses
-from quire.decoding.truncation import count_kept, draw_truncated, drop_improbable
+from quire.kernels.ops.choice import masses
+from quire.kernels.ops.truncation import count_kept, draw_truncated, drop_improbable
 
 SPREAD = torch.cat((torch.linspace(0, 1, 101, dtype=torch.float64), torch.tensor([1 - 2.0**-53])))
 SPREAD[100] = 0.999

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quire.decoding.ranking import ranked
+from quire.kernels.ops.ranking import ranked
 
 values = st.one_of(st.sampled_from([0.0, -0.0, -1.0, -2.5, float("-inf")]), st.floats(-100, 0, width=32))
 

@@ -1,0 +1,256 @@
+// From logits to tokens, and to log probabilities: what a row asks for, in one or two looks at its vocabulary.
+//
+// The first look takes each block's greatest logit (vocabulary.h). That settles a greedy row; and it settles a row with
+// a top_k but for a few blocks, since a row's k best tokens lie in its k best blocks at most. Others are weighed in a
+// second look: then a draw by id is a walk over blocks, and a draw by rank (top_p) a walk over the few best tokens, or,
+// where the nucleus is wide, over buckets of scores (ranking.h).
+//
+// Rows are shared among threads; if there are fewer than threads, their blocks are; and few logits are left to one.
+//
+// Bound: arithmetic, since a row of 49152 logits lies in the second-level cache: 4 us on a core for the first look, 20 us
+// for the second's exponentials (AVX-512).
+#include <cmath>
+
+#include "ranking.h"
+
+namespace quire {
+namespace {
+
+constexpr int64_t kPiece = 64;              // blocks that a thread takes at once
+constexpr int64_t kFewLogits = 64 * 1024;  // about 30 us of work
+
+struct Table {
+  const float* logits;
+  int64_t stride, count, size;
+  const int64_t* index;  // or NULL
+
+  Logits row(int64_t r) const { return {logits + (index ? index[r] : r) * stride, size}; }
+  int64_t blocks() const { return ceil_div(size, kBlock); }
+};
+
+// What the looks found: shared by all threads.
+class Findings {
+ public:
+  static int64_t bytes(const Table& table) {
+    return table.count * table.blocks() * int64_t(sizeof(int64_t) + sizeof(float));
+  }
+  Findings(const Table& table, void* memory)
+      : blocks_(table.blocks()), masses_(static_cast<int64_t*>(memory)),
+        maxima_(reinterpret_cast<float*>(masses_ + table.count * blocks_)) {}
+
+  int64_t* masses(int64_t r) const { return masses_ + r * blocks_; }
+  float* maxima(int64_t r) const { return maxima_ + r * blocks_; }
+  int64_t mass(int64_t r) const {
+    int64_t sum = 0;
+    for (int64_t b = 0; b < blocks_; ++b) sum += masses(r)[b];
+    return sum;
+  }
+  float best(int64_t r) const {
+    F greatest = broadcast(-kInfinity);
+    int64_t b = 0;
+    for (; b + kLanes <= blocks_; b += kLanes) greatest = max(greatest, load(maxima(r) + b));
+    float best = max_lanes(greatest);
+    for (; b < blocks_; ++b) best = std::max(best, maxima(r)[b]);
+    return best;
+  }
+
+ private:
+  int64_t blocks_;
+  int64_t* masses_;
+  float* maxima_;
+};
+
+// Look at all rows, weigh those whose need(r) is true by score(r, best) above floor(r), then end(r) each.
+template <typename Job> void run_rows(void* context, Worker& worker) {
+  const Job& job = *static_cast<const Job*>(context);
+  const Table& table = job.table;
+  const Findings found(table, worker.shared(Findings::bytes(table)));
+  const auto look = [&](int64_t r, int64_t first, int64_t last) { table.row(r).look(first, last, found.maxima(r)); };
+  const auto weigh = [&](int64_t r, int64_t first, int64_t last) {
+    const float best = found.best(r);
+    if (job.is_weighed(r) && std::isfinite(best))
+      table.row(r).weigh(first, last, job.score(r, best), job.floor(r), found.masses(r));
+  };
+  const int64_t blocks = table.blocks();
+  if (table.count >= worker.count()) {
+    worker.for_each(table.count, [&](int64_t r) {
+      look(r, 0, blocks);
+      weigh(r, 0, blocks);
+      job.end(r, found, worker);
+    });
+    return;
+  }
+  const int64_t pieces = ceil_div(blocks, kPiece);
+  const auto for_pieces = [&](const auto& body) {
+    worker.for_each(table.count * pieces, [&](int64_t i) {
+      const int64_t first = i % pieces * kPiece;
+      body(i / pieces, first, std::min(blocks, first + kPiece));
+    });
+    worker.barrier();
+  };
+  for_pieces(look);
+  for_pieces(weigh);
+  worker.for_each(table.count, [&](int64_t r) { job.end(r, found, worker); });
+}
+
+template <typename Job> void run_job(quire_pool* pool, Job& job) {
+  const bool is_little = job.table.count * job.table.size <= kFewLogits;
+  (is_little ? run_alone_on : run_on)(pool, run_rows<Job>, &job);
+}
+
+struct Draw {
+  Table table;
+  const quire_draws& asked;
+  int32_t* ids;
+
+  bool is_greedy(int64_t r) const { return asked.temperature[r] == 0; }
+  bool is_limited(int64_t r) const { return asked.top_k[r] < table.size; }
+  bool is_weighed(int64_t r) const { return !is_greedy(r) && !is_limited(r); }
+  Tempered score(int64_t r, float best) const { return {best, asked.temperature[r]}; }
+  float floor(int64_t r) const { return std::max(kLowestScore, asked.log_min_p[r]); }
+
+  void end(int64_t r, const Findings& found, Worker& worker) const { ids[r] = choose(r, found, worker); }
+
+  int32_t choose(int64_t r, const Findings& found, Worker& worker) const {
+    const Logits logits = table.row(r);
+    const float best = found.best(r);
+    if (!std::isfinite(best)) return -1;
+    if (is_greedy(r)) return logits.at_logit(best, found.maxima(r));
+    const Tempered score = this->score(r, best);
+    if (!is_limited(r) && asked.top_p[r] >= 1)
+      return logits.at_mass(part(r, found.mass(r)), score, floor(r), found.masses(r));
+    return choose_ranked(r, logits, score, found, worker);
+  }
+
+  // From the smallest beginning of the ranking that holds top_p of what the top_k best have together.
+  int32_t choose_ranked(int64_t r, const Logits& logits, const Tempered& score, const Findings& found,
+                        Worker& worker) const {
+    const bool is_limited = this->is_limited(r);
+    const int64_t top_k = asked.top_k[r];
+    const float* maxima = found.maxima(r);
+    auto* room = static_cast<Whole::Room*>(worker.scratch(int64_t(sizeof(Whole::Room)) + (table.size + kFew) * 8));
+    const auto draw = [&](const auto& ranking, int64_t total) {
+      const int64_t kept = ranking.place(By::kMass, share(r, total) - 1).through;
+      return ranking.place(By::kMass, part(r, kept)).token;
+    };
+    for (const int64_t width : {std::min(top_k, kNarrow), std::min(top_k, kFew / 4)}) {
+      const Beginning beginning(logits, score, floor(r), maxima, width, room->keys);
+      if (!beginning.fits()) break;
+      if (beginning.is_all() || (is_limited && beginning.count() >= top_k))
+        return draw(beginning, beginning.mass_of_first(is_limited ? top_k : table.size));
+      if (!is_limited && beginning.mass_of_first(table.size) >= share(r, found.mass(r)))
+        return draw(beginning, found.mass(r));
+    }
+    const Whole whole(logits, score, floor(r), maxima, room);
+    return draw(whole, whole.mass_of_first(top_k));
+  }
+
+  // top_p of a mass, rounded up: at least 1, at most all.
+  int64_t share(int64_t r, int64_t mass) const {
+    const double top_p = asked.top_p[r];
+    if (!(top_p < 1)) return mass;
+    return std::clamp(int64_t(std::ceil(top_p * double(mass))), int64_t(1), mass);
+  }
+
+  // The uniform number's part of a mass, rounded down: from 0, and less than all. Its 53 bits count exactly.
+  int64_t part(int64_t r, int64_t mass) const {
+    const auto bits = static_cast<unsigned __int128>(asked.uniforms[r] * 0x1p53);
+    return int64_t(bits * static_cast<unsigned __int128>(mass) >> 53);
+  }
+
+  static constexpr int64_t kNarrow = 32;
+};
+
+// Log probabilities.
+struct Normalised {
+  float best, log_sum;
+
+  F operator()(F x) const { return x - broadcast(best) - broadcast(log_sum); }
+  float operator()(float x) const { return x - best - log_sum; }
+};
+
+struct Score {
+  Table table;
+  const int32_t* tokens;
+  int64_t k;
+  int32_t* ids;    // [count, 1 + k], as values
+  float* values;
+  int64_t* ranks;
+
+  bool is_weighed(int64_t) const { return true; }
+  Tempered score(int64_t, float best) const { return {best, 1.0f}; }
+  float floor(int64_t) const { return kLowestScore; }
+
+  void end(int64_t r, const Findings& found, Worker& worker) const {
+    int32_t* id = ids + r * (1 + k);
+    float* value = values + r * (1 + k);
+    const float best = found.best(r);
+    id[0] = tokens[r];
+    if (!std::isfinite(best)) {
+      for (int64_t i = 0; i < k; ++i) id[1 + i] = int32_t(i);
+      std::fill_n(value, 1 + k, std::numeric_limits<float>::quiet_NaN());
+      ranks[r] = 1;
+      return;
+    }
+    const Logits logits = table.row(r);
+    const Normalised log_probability{best, float(std::log(double(found.mass(r)) / kWhole))};
+    value[0] = log_probability(logits.x[tokens[r]]);
+    int64_t likelier = 0;
+    logits.for_tokens(log_probability, std::nextafter(value[0], kInfinity), found.maxima(r),
+                      [&](int32_t, float) { ++likelier; });
+    ranks[r] = 1 + likelier;
+    if (k) list_best(logits, log_probability, found.maxima(r), id + 1, value + 1, worker);
+  }
+
+  void list_best(const Logits& logits, const Normalised& log_probability, const float* maxima, int32_t* id,
+                 float* value, Worker& worker) const {
+    Key* keys = static_cast<Key*>(worker.scratch((table.size + kFew) * 8));
+    const Beginning beginning(logits, log_probability, -kInfinity, maxima, k, keys);
+    if (!beginning.fits()) {
+      int64_t n = 0;
+      logits.for_tokens(log_probability, -kInfinity, maxima,
+                        [&](int32_t token, float score) { keys[n++] = key_of(score, token); });
+      std::partial_sort(keys, keys + k, keys + n);
+    }
+    for (int64_t i = 0; i < k; ++i) {
+      id[i] = token_of(keys[i]);
+      value[i] = score_of(keys[i]);
+    }
+  }
+};
+
+bool is_table(const Table& table) {
+  return table.count >= 0 && table.size >= 1 && table.size <= kMaxVocabulary && table.stride >= 0;
+}
+
+}  // namespace
+}  // namespace quire
+
+using namespace quire;
+
+extern "C" {
+
+int quire_draw_tokens(quire_pool* pool, const float* logits, int64_t stride, int64_t rows, int64_t size,
+                      const quire_draws* draws, int32_t* ids) {
+  Draw draw{{logits, stride, rows, size, nullptr}, *draws, ids};
+  if (!is_table(draw.table)) return QUIRE_BAD_ARGUMENT;
+  for (int64_t r = 0; r < rows; ++r) {
+    const bool is_sound = draws->temperature[r] >= 0 && draws->log_min_p[r] <= 0 && draws->top_k[r] >= 1 &&
+                          draws->top_p[r] > 0 && draws->uniforms[r] >= 0 && draws->uniforms[r] < 1;
+    if (!is_sound) return QUIRE_BAD_ARGUMENT;
+  }
+  run_job(pool, draw);
+  return 0;
+}
+
+int quire_score_tokens(quire_pool* pool, const float* logits, int64_t stride, const int64_t* index, int64_t rows,
+                       int64_t size, const int32_t* tokens, int64_t k, int32_t* ids, float* values, int64_t* ranks) {
+  Score score{{logits, stride, rows, size, index}, tokens, k, ids, values, ranks};
+  if (!is_table(score.table) || k < 0 || k > size) return QUIRE_BAD_ARGUMENT;
+  for (int64_t r = 0; r < rows; ++r)
+    if (tokens[r] < 0 || tokens[r] >= size) return QUIRE_BAD_ARGUMENT;
+  run_job(pool, score);
+  return 0;
+}
+
+}  // extern "C"

@@ -1,0 +1,76 @@
+"""Sampling by the native kernels, on a pool's threads."""
+
+import ctypes
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quire.kernels.cpu.library import DrawArrays, Library, Pool
+from quire.kernels.ops.sampling import Draws, Scores
+
+
+class NativeSampling:
+    """A Sampling for logits on the CPU. Lives on a worker, whose programs use the same pool."""
+
+    MAX_VOCAB_SIZE = 2**20
+
+    def __init__(self, library: Library, pool: Pool) -> None:
+        self._library = library
+        self._pool = pool
+
+    def draw_tokens(self, logits: Tensor, draws: Draws) -> np.ndarray:
+        """See Sampling.draw_tokens."""
+        arrays = (
+            np.ascontiguousarray(draws.temperature, np.float32),
+            np.ascontiguousarray(draws.log_min_p, np.float32),
+            np.ascontiguousarray(draws.top_k, np.int64),
+            np.ascontiguousarray(draws.top_p, np.float64),
+            np.ascontiguousarray(draws.uniforms, np.float64),
+        )
+        num_rows, vocab_size = _shape(logits)
+        assert all(array.shape == (num_rows,) for array in arrays)
+        asked = DrawArrays(*(array.ctypes.data for array in arrays))
+        token_ids = np.empty(num_rows, np.int32)
+        code = self._library.quire_draw_tokens(
+            self._pool.address,
+            logits.data_ptr(),
+            logits.stride(0),
+            num_rows,
+            vocab_size,
+            ctypes.addressof(asked),
+            token_ids.ctypes.data,
+        )
+        assert code == 0, f"quire_draw_tokens: {code}"
+        return token_ids
+
+    def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
+        """See Sampling.score_tokens."""
+        num_rows, vocab_size = _shape(logits)
+        rows, tokens = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(tokens, np.int32)
+        assert rows.shape == tokens.shape and (not rows.size or (rows.min() >= 0 and rows.max() < num_rows))
+        scores = Scores(
+            np.empty((len(rows), 1 + k), np.int32),
+            np.empty((len(rows), 1 + k), np.float32),
+            np.empty(len(rows), np.int64),
+        )
+        code = self._library.quire_score_tokens(
+            self._pool.address,
+            logits.data_ptr(),
+            logits.stride(0),
+            rows.ctypes.data,
+            len(rows),
+            vocab_size,
+            tokens.ctypes.data,
+            k,
+            scores.token_ids.ctypes.data,
+            scores.logprobs.ctypes.data,
+            scores.ranks.ctypes.data,
+        )
+        assert code == 0, f"quire_score_tokens: {code}"
+        return scores
+
+
+def _shape(logits: Tensor) -> tuple[int, int]:
+    assert logits.dtype == torch.float32 and logits.device.type == "cpu" and logits.stride(1) == 1
+    return logits.shape[0], logits.shape[1]

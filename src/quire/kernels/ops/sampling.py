@@ -1,0 +1,132 @@
+"""From rows of logits to one token each, and to log probabilities: the contract, and the reference in torch.
+
+Laws. A row's token and log probabilities depend on that row alone, bit for bit. The logits are not changed. What is
+kept of a row by min_p, top_k and top_p is the smallest beginning of its ranking (best first, lowest id among equals)
+that holds top_p of what the top_k best have together.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quire.kernels.ops.choice import draw, greedy, masses, rescale
+from quire.kernels.ops.ranking import ranked
+from quire.kernels.ops.truncation import draw_truncated, drop_improbable
+
+_CHUNK_ELEMENTS = 2**22
+"""Rows to be scored are taken in pieces of this many logits, so that the extra memory stays under 64 MiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """What each row wants of a draw, [n] each."""
+
+    temperature: np.ndarray
+    """float32; 0: the likeliest token, whatever the rest says."""
+    log_min_p: np.ndarray
+    """float32 <= 0, natural logarithm of min_p; -inf where it is off."""
+    top_k: np.ndarray
+    """int64 in 1..V; V where it is off."""
+    top_p: np.ndarray
+    """float64 in (0, 1]; 1 where it is off."""
+    uniforms: np.ndarray
+    """float64 in [0, 1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Log probabilities of n rows: of a given token, then of the k likeliest, best first."""
+
+    token_ids: np.ndarray
+    """[n, 1 + k] int32."""
+    logprobs: np.ndarray
+    """[n, 1 + k] float32; NaN in a row that is not sound."""
+    ranks: np.ndarray
+    """[n] int64: 1 + the number of tokens strictly likelier than the given one."""
+
+
+class Sampling(Protocol):
+    """What computes it. Lives on a worker."""
+
+    def draw_tokens(self, logits: Tensor, draws: Draws) -> np.ndarray:
+        """A token for each row of ``logits`` [n, V] float32: [n] int32, -1 for NaN, +inf, or nothing but -inf.
+
+        Drawn is the first token, in the order of ids, or of the ranking where top_k or top_p is on, at which the
+        probability summed so far exceeds the uniform number's part of all.
+        """
+        ...
+
+    def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
+        """Score ``tokens`` [n] in ``rows`` [n] of ``logits`` [R, V] float32, and list the k likeliest, 0 <= k <= V.
+
+        Log probabilities are rounded to float32 before they are compared.
+        """
+        ...
+
+
+class TorchSampling:
+    """The reference, on any device."""
+
+    def draw_tokens(self, logits: Tensor, draws: Draws) -> np.ndarray:
+        """See Sampling.draw_tokens."""
+        token_ids = np.empty(len(logits), np.int32)
+        is_greedy = draws.temperature == 0
+        sure, random = np.flatnonzero(is_greedy), np.flatnonzero(~is_greedy)
+        if sure.size:
+            token_ids[sure] = greedy(_take(logits, sure))
+        if random.size:
+            token_ids[random] = _draw(logits[torch.as_tensor(random, device=logits.device)], draws, random)
+        return token_ids
+
+    def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
+        """See Sampling.score_tokens."""
+        scores = Scores(
+            np.empty((len(rows), 1 + k), np.int32),
+            np.empty((len(rows), 1 + k), np.float32),
+            np.empty(len(rows), np.int64),
+        )
+        step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
+        for start in range(0, len(rows), step):
+            piece = slice(start, start + step)
+            logprobs = torch.log_softmax(_take(logits, rows[piece]), dim=1)
+            ids = torch.as_tensor(tokens[piece], dtype=torch.int64, device=logits.device)[:, None]
+            own = logprobs.gather(1, ids)
+            if k:
+                ids = torch.cat((ids, ranked(logprobs, k)), dim=1)
+            scores.token_ids[piece] = ids.cpu().numpy()
+            scores.logprobs[piece] = logprobs.gather(1, ids).cpu().numpy()
+            scores.ranks[piece] = ((logprobs > own).sum(dim=1) + 1).cpu().numpy()
+        return scores
+
+
+def _draw(logits: Tensor, draws: Draws, rows: np.ndarray) -> np.ndarray:
+    """Draw for ``logits`` [n, V], which is overwritten, as ``rows`` [n] of ``draws`` say."""
+    device = logits.device
+    broken = rescale(logits, torch.as_tensor(draws.temperature[rows], device=device))
+    log_min_p = draws.log_min_p[rows]
+    if (log_min_p > -np.inf).any():
+        drop_improbable(logits, torch.as_tensor(log_min_p, device=device))
+    mass = masses(logits)
+    uniform = torch.as_tensor(draws.uniforms[rows], device=device)
+    top_k, top_p = draws.top_k[rows], draws.top_p[rows]
+
+    tokens = torch.empty(len(rows), dtype=torch.int64, device=device)
+    is_cut = (top_k < logits.shape[1]) | (top_p < 1)
+    whole, cut = np.flatnonzero(~is_cut), np.flatnonzero(is_cut)
+    if whole.size:
+        cumulative = _take(mass, whole).cumsum(dim=1)
+        tokens[whole] = draw(cumulative, cumulative[:, -1], _take(uniform, whole))
+    if cut.size:
+        k, p = torch.as_tensor(top_k[cut], device=device), torch.as_tensor(top_p[cut], device=device)
+        tokens[cut] = draw_truncated(_take(logits, cut), _take(mass, cut), k, p, _take(uniform, cut))
+    return tokens.masked_fill_(broken, -1).cpu().numpy()
+
+
+def _take(tensor: Tensor, rows: np.ndarray) -> Tensor:
+    """Rows (ascending) of a tensor: the tensor itself if that is all of them, else a copy."""
+    if len(rows) == len(tensor):
+        return tensor
+    return tensor[torch.as_tensor(rows, device=tensor.device)]
