@@ -72,7 +72,7 @@ class Beginning {
       : keys_(keys), floor_(floor) {
     const float pivot = std::max(floor, pivot_of(logits, score, maxima, width, reinterpret_cast<float*>(keys)));
     is_all_ = pivot == floor;
-    logits.for_tokens(score, pivot, maxima, [&](int32_t token, float value) {
+    logits.for_tokens(score, pivot, 0, maxima, [&](int32_t token, float value) {
       if (count_ < kFew) keys[count_] = key_of(value, token);
       ++count_;
     });
@@ -132,9 +132,8 @@ class Whole {
     const int64_t found = find(room_->buckets, by, target, before);
     const float nearest = float(found) / kBucketsPerUnit, beyond = float(found + 1) / kBucketsPerUnit;
     int64_t n = 0;
-    logits_.for_tokens(score_, std::max(floor_, -beyond), maxima_, [&](int32_t token, float value) {
-      if (-value >= nearest && -value < beyond) room_->keys[n++] = key_of(value, token);
-    });
+    logits_.for_tokens(score_, std::max(floor_, std::nextafter(-beyond, 0.0f)), -nearest, maxima_,
+                       [&](int32_t token, float value) { room_->keys[n++] = key_of(value, token); });
     return place_among(n, by, target, before);
   }
 

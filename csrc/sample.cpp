@@ -8,7 +8,7 @@
 // Rows are shared among threads; if there are fewer than threads, their blocks are; and few logits are left to one.
 //
 // Bound: arithmetic, since a row of 49152 logits lies in the second-level cache: 4 us on a core for the first look, 20 us
-// for the second's exponentials (AVX-512).
+// for the second's exponentials (AVX-512), and 100 us more for the buckets of a nucleus of thousands.
 #include <cmath>
 
 #include "ranking.h"
@@ -141,8 +141,14 @@ struct Draw {
       if (!is_limited && beginning.mass_of_first(table.size) >= share(r, found.mass(r)))
         return draw(beginning, found.mass(r));
     }
-    const Whole whole(logits, score, floor(r), maxima, room);
-    return draw(whole, whole.mass_of_first(top_k));
+    const Whole whole(logits, score, is_limited ? floor(r) : nucleus_floor(r, found.mass(r)), maxima, room);
+    return draw(whole, is_limited ? whole.mass_of_first(top_k) : found.mass(r));
+  }
+
+  // Tokens that score less are in no nucleus: all of them together have less than half of what top_p leaves out of mass.
+  float nucleus_floor(int64_t r, int64_t mass) const {
+    const double each = (1 - asked.top_p[r]) * double(mass) / double(2 * table.size) - 1;  // masses are rounded
+    return each > 0 ? std::max(floor(r), float(std::log(each / kWhole))) : floor(r);
   }
 
   // top_p of a mass, rounded up: at least 1, at most all.
@@ -195,10 +201,7 @@ struct Score {
     const Logits logits = table.row(r);
     const Normalised log_probability{best, float(std::log(double(found.mass(r)) / kWhole))};
     value[0] = log_probability(logits.x[tokens[r]]);
-    int64_t likelier = 0;
-    logits.for_tokens(log_probability, std::nextafter(value[0], kInfinity), found.maxima(r),
-                      [&](int32_t, float) { ++likelier; });
-    ranks[r] = 1 + likelier;
+    ranks[r] = 1 + logits.count(log_probability, std::nextafter(value[0], kInfinity), found.maxima(r));
     if (k) list_best(logits, log_probability, found.maxima(r), id + 1, value + 1, worker);
   }
 
@@ -208,7 +211,7 @@ struct Score {
     const Beginning beginning(logits, log_probability, -kInfinity, maxima, k, keys);
     if (!beginning.fits()) {
       int64_t n = 0;
-      logits.for_tokens(log_probability, -kInfinity, maxima,
+      logits.for_tokens(log_probability, -kInfinity, 0, maxima,
                         [&](int32_t token, float score) { keys[n++] = key_of(score, token); });
       std::partial_sort(keys, keys + k, keys + n);
     }

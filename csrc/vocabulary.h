@@ -97,14 +97,25 @@ struct Logits {
     return int32_t(i);
   }
 
-  // body(token, score) for each token that scores floor or more. Blocks below it are not looked at.
+  // The number of tokens that score floor or more.
+  template <typename Score> int64_t count(const Score& score, float floor, const float* maxima) const {
+    int64_t sum = 0;
+    for (int64_t b = 0; b < blocks(); ++b) {
+      if (!(score(maxima[b]) >= floor)) continue;
+      for_vectors(b, [&](F v, int64_t, int) { sum += __builtin_popcount(bits_at_least(score(v), broadcast(floor))); });
+    }
+    return sum;
+  }
+
+  // body(token, score) for each token that scores from floor to ceiling. Blocks below are not looked at.
   template <typename Score, typename Body>
-  void for_tokens(const Score& score, float floor, const float* maxima, const Body& body) const {
+  void for_tokens(const Score& score, float floor, float ceiling, const float* maxima, const Body& body) const {
     for (int64_t b = 0; b < blocks(); ++b) {
       if (!(score(maxima[b]) >= floor)) continue;
       for_vectors(b, [&](F v, int64_t first, int n) {
         const F scores = score(v);
-        uint32_t bits = bits_at_least(scores, broadcast(floor)) & ((1u << n) - 1);
+        uint32_t bits = bits_at_least(scores, broadcast(floor)) & bits_at_least(broadcast(ceiling), scores);
+        bits &= (1u << n) - 1;
         if (!bits) return;
         float values[kLanes];
         store(values, scores);
