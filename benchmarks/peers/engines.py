@@ -92,8 +92,10 @@ class Launcher:
                 "-np", "16", "-c", str(16 * 512), "--offline", "--alias", "model",
             ]  # fmt: skip
         if contender.engine == "vllm":
+            # Its command looks for a package named vllm, which the CPU build is not.
             return [
-                str(python.with_name("vllm")), "serve", str(model), "--port", str(port), "--dtype", "bfloat16",
+                str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model),
+                "--port", str(port), "--dtype", "bfloat16",
                 "--max-model-len", str(self.max_len), "--kv-cache-memory-bytes", str(self.kv_bytes),
                 "--max-num-seqs", "64", "--served-model-name", "model", "--disable-uvicorn-access-log",
             ]  # fmt: skip
