@@ -37,7 +37,8 @@ inline int64_t piece_rows(int64_t rows, int64_t tiles, int threads) {
 inline int64_t piece_tiles(int64_t tiles, int64_t tile_bytes, int threads) {
   constexpr int64_t kStreamBytes = 512 << 10;
   const int64_t even = (tiles + threads - 1) / threads, enough = (kStreamBytes + tile_bytes - 1) / tile_bytes;
-  return even < enough ? even : enough;
+  const int64_t each = (even + enough - 1) / enough;  // pieces of one thread: all threads have as many
+  return (even + each - 1) / each;
 }
 
 template <int MR, int NV> struct Sums {
