@@ -71,7 +71,8 @@ void Worker::release() {
   pool.claimed_.store(uint64_t(region_) << 32, std::memory_order_release);
   if (has_next_) pool.start_.store(uint64_t(region_) << 32 | next_place_, std::memory_order_release);
   has_next_ = false;
-  pool.region_.word.store(region_, std::memory_order_seq_cst);
+  // Not stored but counted on: one who has just come may have ended the next region before this line.
+  pool.region_.word.fetch_add(1, std::memory_order_seq_cst);
   pool.region_.wake();
 }
 

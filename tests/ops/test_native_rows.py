@@ -126,3 +126,30 @@ def test_take_rows(native: Any, dtype: torch.dtype) -> None:
     x = normal(9, 18, dtype=dtype)
     rows = torch.tensor([8, 0, 3, 3, 1, 2, 4, 7, 8])
     assert torch.equal(native.replay(take_rows, x, rows=rows), x[rows])
+
+
+@pytest.mark.parametrize("num_threads", [2, 4])
+def test_threads_that_come_late_neither_hang_nor_miss(num_threads: int) -> None:
+    """Tens of thousands of runs that are over sooner than threads wake, some of them while one is just coming."""
+    from quire.kernels.cpu.library import Pool, available
+    from quire.kernels.cpu.program import Program, Recorded, Rows
+
+    library = available()[0]
+    pool = Pool(library, num_threads)
+    program = Program(library, dict.fromkeys(Rows, 64))
+    room, weight = torch.ones(64, 640), torch.ones(640)
+    x: Tensor = program.wrap(room, Rows.TOKENS)
+    for _ in range(4):
+        x = rms_norm(x, weight, 0.0)
+    result = x.as_subclass(Tensor)
+    assert isinstance(x, Recorded)
+    for run in range(20_000):
+        count = run % 9 * 7 + 1
+        if run % 100 == 0:
+            room[:, 0] = run
+            result.fill_(-1)
+            program.run(pool, tokens=count)
+            expected = rms_norm.reference(room[:1], weight, 0.0)
+            assert torch.allclose(result[:count], expected.expand(count, -1), atol=1e-3)
+        else:
+            program.run(pool, tokens=count)
