@@ -17,7 +17,7 @@
 namespace quire {
 namespace {
 
-constexpr int64_t kRangeBytes = 48 << 10;  // of a tile: between the first-level cache, where it would fit, and sums read again
+constexpr int64_t kRangeBytes = 48 << 10;  // of a tile: longer leaves the first-level cache, shorter reads sums more often
 
 template <typename T> struct Element;
 template <> struct Element<float> {
