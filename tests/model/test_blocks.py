@@ -141,7 +141,7 @@ def native(path: Path, packer: Packer, dtype: torch.dtype) -> Forward:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @torch.inference_mode()
 def test_logits_are_near_those_of_expanded_weights(path: Path, packer: Packer, dtype: torch.dtype) -> None:
-    """Inputs of products are rounded to 8 bits: a per cent of the logits' size after two layers."""
+    """Inputs of products are rounded, most to 8 bits: a per cent of the logits' size after two layers."""
     attention = PagedAttention(BLOCK_SIZE, CPU)
     model = build(CONFIG, cursor(path, Plain()))
     eager = EagerForward(model, kv_storage(attention, model.kv_specs, 8, torch.float32, CPU), attention, CPU)

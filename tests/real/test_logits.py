@@ -63,8 +63,8 @@ def test_logits_equal_transformers(path: Path, expected: torch.Tensor) -> None:
 @pytest.mark.native
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_logits_of_native_products_are_near(path: Path, expected: torch.Tensor, dtype: str) -> None:
-    """They round what they multiply blocks with to 8 bits."""
+    """They round what they multiply blocks with, most of it to 8 bits."""
     ours, theirs = pairs(path, expected, "native", dtype)
     distance = (ours - theirs).abs()
-    assert distance.mean() < 0.15
-    assert (ours[:, 0].mean() - theirs[:, 0].mean()).abs() < 0.05  # of the text, that is the loss
+    assert distance.mean() < 0.08
+    assert (ours[:, 0].mean() - theirs[:, 0].mean()).abs() < 0.03  # of the text, that is the loss
