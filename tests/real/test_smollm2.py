@@ -16,9 +16,9 @@ CHATS = [
     "Explain what a prime number is, and give the first five of them, in two short sentences.",
 ]
 PARAMS = [
-    SamplingParams(temperature=0, max_tokens=16, logprobs=2)
+    SamplingParams(temperature=0, max_tokens=40, logprobs=2, ignore_eos=True)
     if i % 2 == 0
-    else SamplingParams(temperature=0.7, top_p=0.95, seed=i, max_tokens=16, logprobs=2)
+    else SamplingParams(temperature=0.7, top_p=0.95, seed=i, max_tokens=40, logprobs=2, ignore_eos=True)
     for i in range(len(CHATS))
 ]
 MESSAGES = [[{"role": "user", "content": text}] for text in CHATS]
