@@ -77,7 +77,7 @@ def test_chunked_to_the_extremes(smollm2: Path, alone: Exact, chunk: int) -> Non
 
 
 def test_preempted(smollm2: Path, alone: Exact) -> None:
-    llm = LLM(str(smollm2), max_model_len=112, num_gpu_blocks_override=7, block_size=16)
+    llm = LLM(str(smollm2), max_model_len=128, num_gpu_blocks_override=9, block_size=16)
     assert exact(llm.chat(MESSAGES, PARAMS, use_tqdm=False)) == alone
     assert llm.stats.num_preemptions > 0
     assert llm.check().error == ""
