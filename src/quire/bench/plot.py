@@ -17,12 +17,12 @@ _LEAST_MS = 0.1
 
 def check_plot(path: Path) -> None:
     """Raises ConfigError, before anything is measured, if the picture could not be drawn."""
-    if find_spec("matplotlib") is None:
-        raise ConfigError("--plot needs matplotlib: pip install 'quire[bench]'.")
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"--plot {path}: must end with .png, .svg or .pdf.")
     if not path.absolute().parent.is_dir():
         raise ConfigError(f"--plot {path}: there is no folder {path.parent}.")
+    if find_spec("matplotlib") is None:
+        raise ConfigError("--plot needs matplotlib: pip install 'quire[bench]'.")
 
 
 def draw(path: Path, answers: Sequence[Answer], *, start_s: float, duration_s: float, title: str) -> None:
