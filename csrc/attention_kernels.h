@@ -17,38 +17,7 @@ constexpr int64_t kGroup = 16;  // adjacent tokens that always lie in one page
 constexpr int64_t kGroups = kSegment / kGroup;
 constexpr float kLowest = -3e38f;  // the maximum of nothing: finite, since -inf minus -inf is not a number
 
-template <typename T> struct Element;
-template <> struct Element<float> {
-  static constexpr int kAdjacent = 1;  // numbers of the summed dimension in one lane
-  using Lane = float;
-};
-template <> struct Element<bf16> {
-  static constexpr int kAdjacent = 2;
-  using Lane = int32_t;
-};
-template <typename T> using Lane = typename Element<T>::Lane;
-
-inline F multiply_add(F acc, F w, F x) { return fma(x, w, acc); }
-inline F multiply_add(F acc, I w, I x) { return dot2(acc, w, x); }
-inline F operand(const float* p) { return broadcast(*p); }
-inline I operand(const bf16* p) {
-  int32_t pair;
-  std::memcpy(&pair, p, 4);
-  return broadcast(pair);
-}
-
 // ---- kernels: MR rows against NV vectors ----
-
-// Every third row has a pointer, the two after it are reached by the stride.
-template <typename T, int MR> struct RowsOf {
-  const T* at[(MR + 2) / 3];
-  int64_t stride;
-  RowsOf(const T* first, int64_t row_stride) : stride(row_stride) {
-#pragma GCC unroll 4
-    for (int m = 0; m < MR; m += 3) at[m / 3] = first + m * stride;
-  }
-  const T* operator[](int m) const { return at[m / 3] + (m % 3) * stride; }
-};
 
 // Memory that will be read soon: a group's keys or values of one head, size / kAdjacent lines of 64 bytes.
 template <typename T> struct Chunk {

@@ -44,15 +44,11 @@ inline I broadcast_quad(const int8_t* p) {
 
 inline F broadcast_bits(int32_t bits) { return as_float(broadcast(bits)); }
 
-// MR rows side by side: every third has a pointer, the two after it are reached by the stride.
-template <int MR> struct RowsOf {
-  const RoundedUnit* row[(MR + 2) / 3];
-  int64_t stride;
+// Unit u of MR rows side by side.
+template <int MR> struct UnitsOfRows {
+  RowsOf<RoundedUnit, MR> rows;
 
-  RowsOf(const RoundedUnit* x, int64_t x_stride) : stride(x_stride) {
-    for (int m = 0; m < MR; m += 3) row[m / 3] = x + m * x_stride;
-  }
-  const RoundedUnit& operator()(int m, int64_t u) const { return row[m / 3][(m % 3) * stride + u]; }
+  const RoundedUnit& operator()(int m, int64_t u) const { return rows[m][u]; }
 };
 
 // MR units of any rows.
@@ -117,7 +113,7 @@ void add_range(const RoundedUnit* x, int64_t x_stride, const char* w, int64_t su
     s.clear();
   else
     s.read(sums, kTileWidth);
-  const RowsOf<MR> rows(x, x_stride);
+  const UnitsOfRows<MR> rows{RowsOf<RoundedUnit, MR>(x, x_stride)};
   int64_t u = 0;
   for (int64_t b = 0; b < superblocks; ++b, w += form.superblock_bytes()) {
     const char* unit = w + form.head_bytes();

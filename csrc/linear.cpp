@@ -19,16 +19,6 @@ namespace {
 
 constexpr int64_t kRangeBytes = 48 << 10;  // of a tile: longer leaves the first-level cache, shorter reads sums more often
 
-template <typename T> struct Element;
-template <> struct Element<float> {
-  static constexpr int kGroup = 1;  // adjacent k in one lane
-  using Lane = float;
-};
-template <> struct Element<bf16> {
-  static constexpr int kGroup = 2;
-  using Lane = int32_t;
-};
-
 struct Matrix {
   const char* packed;
   int64_t num_out, num_in;
@@ -41,7 +31,7 @@ struct Rows {
 
 // The sums of MR rows over one range of k, from and to scratch; what lies `ahead` of w is asked for, if not 0.
 template <int MR, typename T>
-void add_range(const T* x, int64_t x_stride, const typename Element<T>::Lane* w, int64_t groups, float* sums,
+void add_range(const T* x, int64_t x_stride, const Lane<T>* w, int64_t groups, float* sums,
                bool is_first, int64_t ahead) {
   Sums<MR, kTileVectors> s;
   if (is_first)
@@ -49,14 +39,14 @@ void add_range(const T* x, int64_t x_stride, const typename Element<T>::Lane* w,
   else
     s.read(sums, kTileWidth);
   if (ahead)
-    multiply_add<MR, kTileVectors, true>(s, x, x_stride, w, kTileWidth, groups, ahead);
+    multiply_add<MR, kTileVectors, true>(s, x, x_stride, w, groups, ahead);
   else
-    multiply_add(s, x, x_stride, w, kTileWidth, groups);
+    multiply_add<MR, kTileVectors, false>(s, x, x_stride, w, groups, 0);
   s.write(sums, kTileWidth);
 }
 
 template <typename T>
-using AddRange = void (*)(const T*, int64_t, const typename Element<T>::Lane*, int64_t, float*, bool,
+using AddRange = void (*)(const T*, int64_t, const Lane<T>*, int64_t, float*, bool,
                            int64_t);
 
 template <typename T, int... MR> AddRange<T> pick(int rows, std::integer_sequence<int, MR...>) {
@@ -85,7 +75,7 @@ template <typename T> class Linear final : public Operator {
 
  private:
   int64_t tiles() const { return ceil_div(w_.num_out, kTileWidth); }
-  int64_t groups() const { return w_.num_in / Element<T>::kGroup; }
+  int64_t groups() const { return w_.num_in / Element<T>::kAdjacent; }
 
   // All rows at once, by some tiles one after another.
   void run_streams(int64_t rows, Worker& worker) const {
@@ -111,9 +101,8 @@ template <typename T> class Linear final : public Operator {
   }
 
   void run_piece(int64_t tile, int64_t ahead, int64_t first, int64_t rows, Worker& worker) const {
-    using Lane = typename Element<T>::Lane;
     const int64_t groups = this->groups();
-    const Lane* w = reinterpret_cast<const Lane*>(w_.packed) + tile * groups * kTileWidth;
+    const Lane<T>* w = reinterpret_cast<const Lane<T>*>(w_.packed) + tile * groups * kTileWidth;
     const T* x = static_cast<const T*>(x_.data) + first * x_.stride;
     float* sums = static_cast<float*>(worker.scratch(rows * kTileWidth * 4));
     const int64_t range = rows <= kTileRows ? groups : kRangeBytes / (kTileWidth * 4);
@@ -124,7 +113,7 @@ template <typename T> class Linear final : public Operator {
         // Bands of even height: a short last one would leave the vector units waiting for their own results.
         const int64_t begin = rows * band / bands, end = rows * (band + 1) / bands;
         const auto add = pick<T>(int(end - begin), std::make_integer_sequence<int, kTileRows>());
-        add(x + begin * x_.stride + g * Element<T>::kGroup, x_.stride, w + g * kTileWidth, length,
+        add(x + begin * x_.stride + g * Element<T>::kAdjacent, x_.stride, w + g * kTileWidth, length,
             sums + begin * kTileWidth, g == 0, band ? 0 : ahead);
       }
     }
@@ -149,13 +138,13 @@ template <typename T> class Embed final : public Operator {
   bool is_small(const Step& step) const override { return step.counts[rows_] * table_.num_in <= kSmallValues; }
 
   void run(const Step& step, Worker& worker) const override {
-    constexpr int kGroup = Element<T>::kGroup;
+    constexpr int kAdjacent = Element<T>::kAdjacent;
     const int64_t width = table_.num_in, tile_values = kTileWidth * width;
     worker.for_each(step.counts[rows_], [&](int64_t i) {
       const int64_t id = ids_[i];
-      const T* column = reinterpret_cast<const T*>(table_.packed) + id / kTileWidth * tile_values + id % kTileWidth * kGroup;
+      const T* column = reinterpret_cast<const T*>(table_.packed) + id / kTileWidth * tile_values + id % kTileWidth * kAdjacent;
       T* y = y_ + i * y_stride_;
-      for (int64_t k = 0; k < width; k += kGroup) std::memcpy(y + k, column + k * kTileWidth, sizeof(T) * kGroup);
+      for (int64_t k = 0; k < width; k += kAdjacent) std::memcpy(y + k, column + k * kTileWidth, sizeof(T) * kAdjacent);
       if (scale_ != 1.0f) scale_row(y, width);
     });
   }
@@ -187,19 +176,18 @@ struct Packing {
 };
 
 template <typename T> void pack_rows(void* context, Worker& worker) {
-  using Lane = typename Element<T>::Lane;
   const Packing& p = *static_cast<const Packing*>(context);
-  const int64_t groups = p.num_in / Element<T>::kGroup;
+  const int64_t groups = p.num_in / Element<T>::kAdjacent;
   const int64_t first = p.first_row / kTileWidth, last = (p.first_row + p.num_rows - 1) / kTileWidth;
   worker.for_each(last - first + 1, [&](int64_t i) {
     const int64_t tile = first + i;
     const int64_t begin = std::max(p.first_row, tile * kTileWidth);
     const int64_t end = std::min(p.first_row + p.num_rows, (tile + 1) * kTileWidth);
     const T* source = reinterpret_cast<const T*>(p.weight) + (begin - p.first_row) * p.stride;
-    Lane* target = reinterpret_cast<Lane*>(p.packed) + tile * groups * kTileWidth + begin % kTileWidth;
+    Lane<T>* target = reinterpret_cast<Lane<T>*>(p.packed) + tile * groups * kTileWidth + begin % kTileWidth;
     for (int64_t g = 0; g < groups; ++g)
       for (int64_t r = 0; r < end - begin; ++r)
-        std::memcpy(target + g * kTileWidth + r, source + r * p.stride + g * Element<T>::kGroup, sizeof(Lane));
+        std::memcpy(target + g * kTileWidth + r, source + r * p.stride + g * Element<T>::kAdjacent, sizeof(Lane<T>));
   });
 }
 

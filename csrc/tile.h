@@ -58,51 +58,58 @@ template <int MR, int NV> struct Sums {
   }
 };
 
-// a: rows of bfloat16 pairs, strides in elements; b: [pairs, b_stride] of 32-bit pairs. With kIsAhead, what lies `ahead`
-// of each vector of b is asked for meanwhile.
-template <int MR, int NV, bool kIsAhead = false>
-inline void multiply_add(Sums<MR, NV>& sums, const bf16* a, int64_t a_stride, const int32_t* b, int64_t b_stride,
-                         int64_t pairs, int64_t ahead = 0) {
-  F acc[MR][NV];
-  for (int m = 0; m < MR; ++m)
-    for (int v = 0; v < NV; ++v) acc[m][v] = sums.acc[m][v];
-  const bf16* row[(MR + 2) / 3];  // every third row has a pointer, the two after it are reached by its stride
-  for (int m = 0; m < MR; m += 3) row[m / 3] = a + m * a_stride;
-  for (int64_t p = 0; p < pairs; ++p, b += b_stride) {
-    I w[NV];
-    for (int v = 0; v < NV; ++v) w[v] = load(b + v * kLanes);
-    if constexpr (kIsAhead)
-      for (int v = 0; v < NV; v += kVectorsInLine) prefetch(b + ahead + v * kLanes);
-#pragma GCC unroll 12
-    for (int m = 0; m < MR; ++m) {
-      int32_t pair;
-      std::memcpy(&pair, row[m / 3] + (m % 3) * a_stride + 2 * p, 4);
-      const I x = broadcast(pair);
-      for (int v = 0; v < NV; ++v) acc[m][v] = dot2(acc[m][v], w[v], x);
-    }
-  }
-  for (int m = 0; m < MR; ++m)
-    for (int v = 0; v < NV; ++v) sums.acc[m][v] = acc[m][v];
-}
+// ---- what a lane of b holds, and what of a meets it ----
 
-// The same in float32: b [n, b_stride].
-template <int MR, int NV, bool kIsAhead = false>
-inline void multiply_add(Sums<MR, NV>& sums, const float* a, int64_t a_stride, const float* b, int64_t b_stride,
-                         int64_t n, int64_t ahead = 0) {
+template <typename T> struct Element;
+template <> struct Element<float> {
+  static constexpr int kAdjacent = 1;  // numbers of the summed dimension in one lane
+  using Lane = float;
+};
+template <> struct Element<bf16> {
+  static constexpr int kAdjacent = 2;
+  using Lane = int32_t;
+};
+template <typename T> using Lane = typename Element<T>::Lane;
+
+inline F operand(const float* p) { return broadcast(*p); }
+inline I operand(const bf16* p) {
+  int32_t pair;
+  std::memcpy(&pair, p, 4);
+  return broadcast(pair);
+}
+inline F multiply_add(F acc, F w, F x) { return fma(x, w, acc); }
+inline F multiply_add(F acc, I w, I x) { return dot2(acc, w, x); }
+
+// MR rows at a stride in elements: every third has a pointer, the two after it are reached by the stride.
+template <typename T, int MR> struct RowsOf {
+  const T* at[(MR + 2) / 3];
+  int64_t stride;
+  RowsOf(const T* first, int64_t row_stride) : stride(row_stride) {
+#pragma GCC unroll 4
+    for (int m = 0; m < MR; m += 3) at[m / 3] = first + m * stride;
+  }
+  const T* operator[](int m) const { return at[m / 3] + (m % 3) * stride; }
+};
+
+// sums += a b: a MR rows, b [groups, kTileWidth] lanes. With kIsAhead, what lies `ahead` lanes behind each vector of b is
+// asked for meanwhile.
+template <int MR, int NV, bool kIsAhead, typename T>
+inline void multiply_add(Sums<MR, NV>& sums, const T* a, int64_t a_stride, const Lane<T>* b, int64_t groups,
+                         int64_t ahead) {
+  using V = decltype(load(b));
   F acc[MR][NV];
   for (int m = 0; m < MR; ++m)
     for (int v = 0; v < NV; ++v) acc[m][v] = sums.acc[m][v];
-  const float* row[(MR + 2) / 3];
-  for (int m = 0; m < MR; m += 3) row[m / 3] = a + m * a_stride;
-  for (int64_t k = 0; k < n; ++k, b += b_stride) {
-    F w[NV];
+  const RowsOf<T, MR> rows(a, a_stride);
+  for (int64_t g = 0; g < groups; ++g, b += kTileWidth) {
+    V w[NV];
     for (int v = 0; v < NV; ++v) w[v] = load(b + v * kLanes);
     if constexpr (kIsAhead)
       for (int v = 0; v < NV; v += kVectorsInLine) prefetch(b + ahead + v * kLanes);
 #pragma GCC unroll 12
     for (int m = 0; m < MR; ++m) {
-      const F x = broadcast(row[m / 3][(m % 3) * a_stride + k]);
-      for (int v = 0; v < NV; ++v) acc[m][v] = fma(x, w[v], acc[m][v]);
+      const V x = operand(rows[m] + g * Element<T>::kAdjacent);
+      for (int v = 0; v < NV; ++v) acc[m][v] = multiply_add(acc[m][v], w[v], x);
     }
   }
   for (int m = 0; m < MR; ++m)
