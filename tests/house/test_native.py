@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -44,6 +45,22 @@ def test_the_kernels_of_this_machine_are_built() -> None:
     assert opened, f"a C++ compiler is here, but {library.folder()} has no kernels that open: run make native"
     assert opened[0] == _best_level()
     assert opened == list(library.LEVELS[library.LEVELS.index(opened[0]) :])
+
+
+def _letter(declared: str) -> str:
+    """A C type by its letter in library.py."""
+    if "*" in declared:
+        return "s" if declared.startswith("const char") else "p"
+    return {"int": "i", "int64_t": "l", "float": "f", "void": "i"}[declared.split()[0]]
+
+
+def test_python_calls_what_the_header_declares(root: Path) -> None:
+    header = (root / "csrc" / "quire.h").read_text()
+    declared = {}
+    for result, name, inside in re.findall(r"^QUIRE_API ([\w ]+\*?) ?(quire_\w+)\(([^)]*)\);", header, re.MULTILINE):
+        arguments = "" if inside == "void" else "".join(_letter(" ".join(one.split())) for one in inside.split(","))
+        declared[name] = f"{_letter(result + ' ')} {arguments}".strip()
+    assert declared and declared == dict(library._SIGNATURES)
 
 
 def test_every_source_is_compiled(root: Path, sources: list[Path]) -> None:

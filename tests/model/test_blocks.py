@@ -12,7 +12,7 @@ from torch import Tensor
 
 from quire.checkpoint.gguf import GGUFFile
 from quire.core.errors import CorruptCheckpoint
-from quire.engine.worker.forward import EagerForward, Forward
+from quire.engine.worker.forward import Batch, EagerForward, Forward
 from quire.engine.worker.recorded import RecordedForward
 from quire.kernels.cpu.library import Library, Pool, available
 from quire.kernels.cpu.packing import Packer
@@ -123,7 +123,7 @@ def logits(forward: Forward, pieces: list[int]) -> Tensor:
     table, found, done = np.arange(4, dtype=np.int32)[None], [], 0
     for count in pieces:
         tokens, positions = np.array(TOKENS[done : done + count]), np.arange(done, done + count)
-        forward.run(tokens, positions, np.array([done], np.int32), np.array([count], np.int32), table)
+        forward.run(Batch(tokens, positions, np.array([done], np.int32), np.array([count], np.int32), table))
         found.append(forward.logits(np.arange(count)).clone())
         done += count
     return torch.cat(found)

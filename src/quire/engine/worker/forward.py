@@ -3,7 +3,7 @@
 Law: what ``logits`` and ``likeliest`` return may be overwritten by the next call; rows refer to the last ``run``.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,21 +15,26 @@ from quire.model.families.decoder import CausalLM
 from quire.model.kv import KVStorage
 
 
+class Batch(NamedTuple):
+    """What a step computes. Of sequence i: its next counts[i] tokens, from position starts[i] on."""
+
+    tokens: np.ndarray
+    """[T] int32, sequence after sequence."""
+    positions: np.ndarray
+    """[T] int64."""
+    starts: np.ndarray
+    """[S]."""
+    counts: np.ndarray
+    """[S], each at least 1."""
+    block_tables: np.ndarray
+    """[S, nb], as AttentionBackend.plan takes them."""
+
+
 class Forward(Protocol):
     """A model, its KV storage and its attention, as one thing that computes steps."""
 
-    def run(
-        self,
-        tokens: np.ndarray,
-        positions: np.ndarray,
-        starts: np.ndarray,
-        counts: np.ndarray,
-        block_tables: np.ndarray,
-    ) -> None:
-        """Compute the hidden states of a step's tokens and write their KV.
-
-        tokens [T] int32, positions [T] int64; the rest as AttentionBackend.plan takes it.
-        """
+    def run(self, batch: Batch) -> None:
+        """Compute the hidden states of a step's tokens and write their KV."""
         ...
 
     def logits(self, rows: np.ndarray) -> Tensor:
@@ -51,18 +56,11 @@ class EagerForward:
         self._device = device
         self._hidden: Tensor | None = None
 
-    def run(
-        self,
-        tokens: np.ndarray,
-        positions: np.ndarray,
-        starts: np.ndarray,
-        counts: np.ndarray,
-        block_tables: np.ndarray,
-    ) -> None:
+    def run(self, batch: Batch) -> None:
         """See Forward.run."""
-        plan = self._attention.plan(starts, counts, block_tables)
-        context = ForwardContext(torch.from_numpy(positions).to(self._device), plan, self._kv)
-        self._hidden = self._model(torch.from_numpy(tokens.astype(np.int64)).to(self._device), context)
+        plan = self._attention.plan(batch.starts, batch.counts, batch.block_tables)
+        context = ForwardContext(torch.from_numpy(batch.positions).to(self._device), plan, self._kv)
+        self._hidden = self._model(torch.from_numpy(batch.tokens.astype(np.int64)).to(self._device), context)
 
     def logits(self, rows: np.ndarray) -> Tensor:
         """See Forward.logits."""

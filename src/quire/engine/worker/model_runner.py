@@ -9,7 +9,7 @@ import torch
 
 from quire.core.step import Admission, ModelOutput, PromptLogprobs, SchedulerOutput, TopLogprobs
 from quire.decoding.sampler import Sampled, Sampler
-from quire.engine.worker.forward import Forward
+from quire.engine.worker.forward import Batch, Forward
 from quire.model.kv import KVStorage
 
 PROMPT_ROWS = 64
@@ -45,7 +45,7 @@ class ModelRunner:
         rows, positions = _spread(starts, counts)
         num_blocks = -(-int((starts + counts).max()) // self._block_size)
         tables = self._block_tables[slots, :num_blocks]
-        self._forward.run(self._tokens[slots[rows], positions], positions, starts, counts, tables)
+        self._forward.run(Batch(self._tokens[slots[rows], positions], positions, starts, counts, tables))
         first_rows = np.cumsum(counts) - counts
         scores = self._score_prompts(decision, first_rows) if self._scored else {}
         sampled_rows = (first_rows + counts - 1)[decision.samples]

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quire.kernels.cpu import blocks as _blocks  # noqa: F401  the operators' bodies are offered by their import
-from quire.kernels.cpu import bodies as _bodies  # noqa: F401  likewise
+from quire.engine.worker.forward import Batch
 from quire.kernels.cpu.library import Library, Pool
 from quire.kernels.cpu.program import Program, Recorded, Rows
 from quire.kernels.ops.rows import take_rows
@@ -56,20 +55,13 @@ class RecordedForward:
         self.to_logits, self._logits = head("logits")
         self.to_likeliest, self._likeliest = head("likeliest")
 
-    def run(
-        self,
-        tokens: np.ndarray,
-        positions: np.ndarray,
-        starts: np.ndarray,
-        counts: np.ndarray,
-        block_tables: np.ndarray,
-    ) -> None:
+    def run(self, batch: Batch) -> None:
         """See Forward.run."""
-        num_tokens = len(tokens)
-        self._tokens.numpy()[:num_tokens] = tokens
-        self._positions.numpy()[:num_tokens] = positions
-        self._attention.plan(starts, counts, block_tables)
-        self.body.run(self._pool, tokens=num_tokens, sequences=len(counts))
+        num_tokens = len(batch.tokens)
+        self._tokens.numpy()[:num_tokens] = batch.tokens
+        self._positions.numpy()[:num_tokens] = batch.positions
+        self._attention.plan(batch.starts, batch.counts, batch.block_tables)
+        self.body.run(self._pool, tokens=num_tokens, sequences=len(batch.counts))
 
     def logits(self, rows: np.ndarray) -> Tensor:
         """See Forward.logits."""

@@ -1,4 +1,4 @@
-"""The native bodies of the operators over weights in blocks. Importing this offers them; see ``bodies``."""
+"""The native bodies of the operators over weights in blocks; see ``bodies``."""
 
 from collections.abc import Sequence
 

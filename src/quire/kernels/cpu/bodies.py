@@ -1,6 +1,6 @@
 """What each operator appends to a program: the native body of every operator that models call.
 
-Importing this offers the bodies. Each computes nothing: it makes room for the result, appends the native operator, and
+Each computes nothing: it makes room for the result, appends the native operator, and
 returns the recorded result. Contracts are the operators' own; those of the native ones stand in ``csrc/quire.h``.
 """
 

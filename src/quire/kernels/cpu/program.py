@@ -112,7 +112,8 @@ class Program:
         if code == -2:
             raise MemoryError("no memory for a program")
         if code:
-            raise CannotRecord(f"{name} refuses these sizes or types: {args}")
+            facts = ", ".join(str(int(arg)) for arg in args if isinstance(arg, int))
+            raise CannotRecord(f"{name} refuses its sizes or types: {facts}")
 
     def run(self, pool: Pool, *, tokens: int = 0, sequences: int = 0, sampled: int = 0) -> None:
         """Replay all operators for these counts of rows. Other Python threads run meanwhile."""

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quire.kernels.ops.choice import greedy
 from quire.kernels.ops.linear import linear
 from quire.kernels.ops.registry import op
 
@@ -31,5 +32,4 @@ def capped(y: Tensor, softcap: float | None) -> Tensor:
 
 def likeliest_of(y: Tensor) -> Tensor:
     """[R, V] float32 -> [R] int32: the greatest, the lowest id among equals; -1 for NaN, +inf, or nothing finite."""
-    best, ids = y.max(dim=1)
-    return torch.where(best.isfinite(), ids, -1).to(torch.int32)
+    return torch.from_numpy(greedy(y)).to(y.device)
