@@ -20,6 +20,11 @@ LEVELS = ("v4n", "v4", "v3", "v2")
 
 NUM_COUNTS = 3
 
+_HUGE_PAGE = 2 << 20
+_CHUNK = 64 << 20
+"""Mapped at once, at least."""
+_ALIGNMENT = 4096
+
 _TYPES: Mapping[str, Any] = MappingProxyType(
     {"p": ctypes.c_void_p, "i": ctypes.c_int, "l": ctypes.c_int64, "f": ctypes.c_float, "s": ctypes.c_char_p}
 )
@@ -97,6 +102,7 @@ class Library:
                 raise ConfigError(f"{path} has no {name}: it was built from other sources; run make native.") from None
             function.restype = _TYPES[result]
             function.argtypes = [_TYPES[letter] for letter in arguments]
+        self._unused = np.empty(0, np.uint8)
         self.level: str = self._object.quire_level().decode()
         self.tile_width: int = self._object.quire_tile_width()
 
@@ -110,22 +116,35 @@ class Library:
         return bool(self._object.quire_runs_here())
 
     def allocate(self, num_bytes: int) -> np.ndarray:
-        """Zeroed bytes on huge pages, given back when the last array over them is gone. Raises MemoryError."""
-        address = self._object.quire_allocate(num_bytes)
+        """Zeroed bytes, right behind those allocated before. Raises MemoryError.
+
+        A huge page takes many matrices: each on its own would fill few whole ones, and a step that reads all weights
+        waits a fifth longer where they lie in small pages. Memory is given back when the last array over it is gone.
+        """
+        size = -(-num_bytes // _ALIGNMENT) * _ALIGNMENT
+        if size > len(self._unused):
+            self._unused = self._map(max(size, _CHUNK))
+        taken, self._unused = self._unused[:num_bytes], self._unused[size:]
+        return taken
+
+    def _map(self, num_bytes: int) -> np.ndarray:
+        """Zeroed bytes that begin with a huge page; what is not touched takes no memory."""
+        full = num_bytes + _HUGE_PAGE
+        address = self._object.quire_allocate(full)
         if not address:
             raise MemoryError(f"no memory for {num_bytes} bytes of weights")
-        return np.asarray(_Memory(self, address, num_bytes))
+        return np.asarray(_Memory(self._object, address, full))[-address % _HUGE_PAGE :][:num_bytes]
 
 
 class _Memory:
     """Memory of the library's, as numpy likes to find it."""
 
-    def __init__(self, library: Library, address: int, num_bytes: int) -> None:
-        self._library, self._address, self._num_bytes = library, address, num_bytes
+    def __init__(self, opened: ctypes.CDLL, address: int, num_bytes: int) -> None:
+        self._object, self._address, self._num_bytes = opened, address, num_bytes
         self.__array_interface__ = {"version": 3, "shape": (num_bytes,), "typestr": "|u1", "data": (address, False)}
 
     def __del__(self) -> None:
-        self._library.quire_release(self._address, self._num_bytes)
+        self._object.quire_release(self._address, self._num_bytes)
 
 
 class Pool:
