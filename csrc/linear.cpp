@@ -142,7 +142,8 @@ template <typename T> class Embed final : public Operator {
     const int64_t width = table_.num_in, tile_values = kTileWidth * width;
     worker.for_each(step.counts[rows_], [&](int64_t i) {
       const int64_t id = ids_[i];
-      const T* column = reinterpret_cast<const T*>(table_.packed) + id / kTileWidth * tile_values + id % kTileWidth * kAdjacent;
+      const T* tile = reinterpret_cast<const T*>(table_.packed) + id / kTileWidth * tile_values;
+      const T* column = tile + id % kTileWidth * kAdjacent;
       T* y = y_ + i * y_stride_;
       for (int64_t k = 0; k < width; k += kAdjacent) std::memcpy(y + k, column + k * kTileWidth, sizeof(T) * kAdjacent);
       if (scale_ != 1.0f) scale_row(y, width);
