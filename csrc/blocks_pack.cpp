@@ -24,12 +24,32 @@ f16 half_at(const uint8_t* p) {
 
 f16 negative(f16 x) { return f16(x ^ 0x8000); }
 
+// Of each of n bytes the `bits` bits from bit `from` on, moved to bit `to` and added to q. Eight bytes at a time.
+template <int bits, int n> void add_fields(const uint8_t* bytes, int from, int to, uint8_t* q) {
+  constexpr uint64_t kMask = ((1u << bits) - 1u) * 0x0101010101010101u;
+  for (int i = 0; i < n; i += 8) {
+    uint64_t fields, sum;
+    std::memcpy(&fields, bytes + i, 8), std::memcpy(&sum, q + i, 8);
+    sum |= (fields >> from & kMask) << to;
+    std::memcpy(q + i, &sum, 8);
+  }
+}
+
 void read_nibbles(const uint8_t* bytes, Codes& c) {
-  for (int i = 0; i < 16; ++i) c.q[i] = bytes[i] & 15, c.q[i + 16] = bytes[i] >> 4;
+  add_fields<4, 16>(bytes, 0, 0, c.q);
+  add_fields<4, 16>(bytes, 4, 0, c.q + 16);
 }
 
 void add_fifth_bits(const uint8_t* bytes, Codes& c) {
-  for (int i = 0; i < kUnit; ++i) c.q[i] |= uint8_t((bytes[i / 8] >> (i % 8) & 1) << 4);
+  uint32_t bits;
+  std::memcpy(&bits, bytes, 4);
+  // A bit in each byte of a quad: copies of the quad's bits, each of which keeps its own.
+  for (int j = 0; j < kQuads; ++j) {
+    uint32_t quad;
+    std::memcpy(&quad, c.q + 4 * j, 4);
+    quad |= ((bits >> (4 * j) & 15) * 0x00204081u & 0x01010101u) << 4;
+    std::memcpy(c.q + 4 * j, &quad, 4);
+  }
 }
 
 // Scale and min i of eight, of 6 bits: bytes 0-3 and 4-7 hold the first four of each, and in their top bits those of
@@ -42,6 +62,7 @@ void read_six_bit_pair(const uint8_t* bytes, int i, Codes& c) {
 
 // Unit u of the block at b.
 template <int format> void read_unit(const uint8_t* b, int u, Codes& c) {
+  std::memset(c.q, 0, kUnit);
   const int half = u / 4, field = u % 4;  // of formats that keep 128 values together
   if constexpr (format == QUIRE_Q4_0) {
     c.factor[0] = half_at(b);
@@ -62,12 +83,12 @@ template <int format> void read_unit(const uint8_t* b, int u, Codes& c) {
     for (int i = 0; i < kUnit; ++i) c.q[i] = b[2 + i] ^ 0x80;
   } else if constexpr (format == QUIRE_Q2_K) {
     c.factor[0] = half_at(b + 80), c.factor[1] = negative(half_at(b + 82));
-    for (int i = 0; i < kUnit; ++i) c.q[i] = b[16 + 32 * half + i] >> (2 * field) & 3;
+    add_fields<2, kUnit>(b + 16 + 32 * half, 2 * field, 0, c.q);
     for (int s = 0; s < 2; ++s) c.small[0][s] = b[2 * u + s] & 15, c.small[1][s] = b[2 * u + s] >> 4;
   } else if constexpr (format == QUIRE_Q3_K) {
     c.factor[0] = half_at(b + 108);
-    for (int i = 0; i < kUnit; ++i)
-      c.q[i] = uint8_t((b[32 + 32 * half + i] >> (2 * field) & 3) | (b[i] >> u & 1) << 2);
+    add_fields<2, kUnit>(b + 32 + 32 * half, 2 * field, 0, c.q);
+    add_fields<1, kUnit>(b, u, 2, c.q);
     for (int s = 0; s < 2; ++s) {
       const int at = 2 * u + s, low = b[96 + at % 8] >> (4 * (at / 8)) & 15;
       c.small[0][s] = int8_t((low | (b[104 + at % 4] >> (2 * (at / 4)) & 3) << 4) - 32);
@@ -75,16 +96,13 @@ template <int format> void read_unit(const uint8_t* b, int u, Codes& c) {
   } else if constexpr (format == QUIRE_Q4_K || format == QUIRE_Q5_K) {
     c.factor[0] = half_at(b), c.factor[1] = negative(half_at(b + 2));
     read_six_bit_pair(b + 4, u, c);
-    const uint8_t* nibbles = b + (format == QUIRE_Q4_K ? 16 : 48) + 32 * (u / 2);
-    for (int i = 0; i < kUnit; ++i) c.q[i] = nibbles[i] >> (4 * (u % 2)) & 15;
-    if constexpr (format == QUIRE_Q5_K)
-      for (int i = 0; i < kUnit; ++i) c.q[i] |= uint8_t((b[16 + i] >> u & 1) << 4);
+    add_fields<4, kUnit>(b + (format == QUIRE_Q4_K ? 16 : 48) + 32 * (u / 2), 4 * (u % 2), 0, c.q);
+    if constexpr (format == QUIRE_Q5_K) add_fields<1, kUnit>(b + 16, u, 4, c.q);
   } else {
     static_assert(format == QUIRE_Q6_K);
     c.factor[0] = half_at(b + 208);
-    const uint8_t* nibbles = b + 64 * half + 32 * (field % 2);
-    for (int i = 0; i < kUnit; ++i)
-      c.q[i] = uint8_t((nibbles[i] >> (4 * (field / 2)) & 15) | (b[128 + 32 * half + i] >> (2 * field) & 3) << 4);
+    add_fields<4, kUnit>(b + 64 * half + 32 * (field % 2), 4 * (field / 2), 0, c.q);
+    add_fields<2, kUnit>(b + 128 + 32 * half, 2 * field, 4, c.q);
     for (int s = 0; s < 2; ++s) c.small[0][s] = int8_t(b[192 + 2 * u + s]);
   }
 }

@@ -59,6 +59,11 @@ inline F where_nan(F a, F x, F y) { return _mm512_mask_blend_ps(_mm512_cmp_ps_ma
 inline uint32_t bits_at_least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 // Towards zero.
 inline I to_int_down(F v) { return _mm512_cvttps_epi32(v); }
+// In each 128 bits: the lower (upper) halves of a and b, their lanes or pairs of lanes in turn.
+inline I zip_low(I a, I b) { return _mm512_unpacklo_epi32(a, b); }
+inline I zip_high(I a, I b) { return _mm512_unpackhi_epi32(a, b); }
+inline I zip_low_pairs(I a, I b) { return _mm512_unpacklo_epi64(a, b); }
+inline I zip_high_pairs(I a, I b) { return _mm512_unpackhi_epi64(a, b); }
 
 #elif defined(__AVX2__) && defined(__FMA__)
 
@@ -103,6 +108,10 @@ inline F where_less(F a, F b, F x, F y) { return _mm256_blendv_ps(y, x, _mm256_c
 inline F where_nan(F a, F x, F y) { return _mm256_blendv_ps(y, x, _mm256_cmp_ps(a, a, _CMP_UNORD_Q)); }
 inline uint32_t bits_at_least(F a, F b) { return uint32_t(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ))); }
 inline I to_int_down(F v) { return _mm256_cvttps_epi32(v); }
+inline I zip_low(I a, I b) { return _mm256_unpacklo_epi32(a, b); }
+inline I zip_high(I a, I b) { return _mm256_unpackhi_epi32(a, b); }
+inline I zip_low_pairs(I a, I b) { return _mm256_unpacklo_epi64(a, b); }
+inline I zip_high_pairs(I a, I b) { return _mm256_unpackhi_epi64(a, b); }
 
 #else  // SSE 4.2
 
@@ -143,6 +152,10 @@ inline F where_less(F a, F b, F x, F y) { return _mm_blendv_ps(y, x, _mm_cmplt_p
 inline F where_nan(F a, F x, F y) { return _mm_blendv_ps(y, x, _mm_cmpunord_ps(a, a)); }
 inline uint32_t bits_at_least(F a, F b) { return uint32_t(_mm_movemask_ps(_mm_cmpge_ps(a, b))); }
 inline I to_int_down(F v) { return _mm_cvttps_epi32(v); }
+inline I zip_low(I a, I b) { return _mm_unpacklo_epi32(a, b); }
+inline I zip_high(I a, I b) { return _mm_unpackhi_epi32(a, b); }
+inline I zip_low_pairs(I a, I b) { return _mm_unpacklo_epi64(a, b); }
+inline I zip_high_pairs(I a, I b) { return _mm_unpackhi_epi64(a, b); }
 // Half precision by arithmetic: a product by 2^112 puts the exponent right, subnormals included.
 inline F load_f16(const f16* p) {
   const I half = load_u16(p);
@@ -156,6 +169,31 @@ inline F load_f16(const f16* p) {
 
 // Into the second-level cache: it waits for more lines at once than the first does.
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+
+// ---- transposing ----
+
+// Lane j of vector i becomes lane i of vector j: first in squares of four lanes, then the squares.
+inline void transpose(I (&v)[kLanes]) {
+  for (int i = 0; i < kLanes; i += 4) {
+    const I even = zip_low(v[i], v[i + 1]), odd = zip_low(v[i + 2], v[i + 3]);
+    const I even_high = zip_high(v[i], v[i + 1]), odd_high = zip_high(v[i + 2], v[i + 3]);
+    v[i] = zip_low_pairs(even, odd), v[i + 1] = zip_high_pairs(even, odd);
+    v[i + 2] = zip_low_pairs(even_high, odd_high), v[i + 3] = zip_high_pairs(even_high, odd_high);
+  }
+#if defined(__AVX512F__)
+  for (int i = 0; i < 4; ++i) {
+    const I a = _mm512_shuffle_i32x4(v[i], v[i + 4], 0x44), b = _mm512_shuffle_i32x4(v[i], v[i + 4], 0xee);
+    const I c = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0x44), d = _mm512_shuffle_i32x4(v[i + 8], v[i + 12], 0xee);
+    v[i] = _mm512_shuffle_i32x4(a, c, 0x88), v[i + 4] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    v[i + 8] = _mm512_shuffle_i32x4(b, d, 0x88), v[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
+  }
+#elif defined(__AVX2__) && defined(__FMA__)
+  for (int i = 0; i < 4; ++i) {
+    const I a = v[i], b = v[i + 4];
+    v[i] = _mm256_permute2x128_si256(a, b, 0x20), v[i + 4] = _mm256_permute2x128_si256(a, b, 0x31);
+  }
+#endif
+}
 
 // ---- bfloat16 ----
 
