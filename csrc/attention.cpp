@@ -23,6 +23,7 @@
 // Source: the running maximum, Milakov & Gimelshein 2018; over tiles, Dao et al. 2022; over split contexts, Dao et al.
 // 2023 (Flash-Decoding).
 #include "attention_kernels.h"
+#include "attention_pages.h"
 #include "attention_plan.h"
 
 namespace quire {
@@ -32,49 +33,11 @@ namespace {
 constexpr int64_t kMaxHeadSize = 512;
 constexpr float kLog2e = 1.44269504f;
 
-template <typename T> struct Pages {
-  const Lane<T>* keys;
-  const Lane<T>* values;
-  const int32_t* tables;
-  int64_t table_stride;
-};
-
-template <typename T> struct Queries {
-  const T* q;
+template <typename X> struct Queries {
+  const X* q;
   int64_t q_stride;
-  T* y;
+  X* y;
   int64_t y_stride;
-};
-
-// Where a segment's groups of tokens lie, from the first that some row of a tile sees to the last, of a piece's first
-// kv head; others follow at head_lanes.
-template <typename T> struct Places {
-  const Lane<T>* keys[kGroups];
-  const Lane<T>* values[kGroups];
-  int64_t first, num;  // groups, counted from the segment's first
-};
-
-// Keys or values that will be read soon, in the order of memory: group after group with all the piece's heads.
-template <typename T> class Ahead {
- public:
-  Ahead(const Lane<T>* const* groups, int64_t num, int64_t heads, int64_t head_lanes, int64_t stride)
-      : groups_(groups), num_(num), heads_(heads), head_lanes_(head_lanes), stride_(stride) {}
-
-  bool is_done() const { return group_ == num_; }
-
-  // The last one again when all are taken.
-  Chunk<T> take() {
-    if (is_done()) return last_;
-    last_ = {groups_[group_] + head_ * head_lanes_, stride_};
-    if (++head_ == heads_) head_ = 0, ++group_;
-    return last_;
-  }
-
- private:
-  const Lane<T>* const* groups_;
-  int64_t num_, heads_, head_lanes_, stride_;
-  int64_t group_ = 0, head_ = 0;
-  Chunk<T> last_{};
 };
 
 // A thread's memory; arrays of rows are filled up to whole vectors.
@@ -87,11 +50,13 @@ template <typename T> struct Buffers {
   float* segment_total;
   float* kept;
   float* added;
+  float* q_scales;  // of integers
+  float* weight_scales;
   T* weights;  // [rows, kSegment]
   T* q;        // [rows, size]
 
   static int64_t bytes(int64_t rows, int64_t size) {
-    return rows * ((size + kSegment) * int64_t(4 + sizeof(T)) + 6 * 4);
+    return rows * ((size + kSegment) * int64_t(4 + sizeof(T)) + 8 * 4);
   }
   Buffers(char* memory, int64_t rows, int64_t size) {
     scores = reinterpret_cast<float*>(memory);
@@ -102,18 +67,20 @@ template <typename T> struct Buffers {
     segment_total = segment_top + rows;
     kept = segment_total + rows;
     added = kept + rows;
-    weights = reinterpret_cast<T*>(added + rows);
+    q_scales = added + rows;
+    weight_scales = q_scales + rows;
+    weights = reinterpret_cast<T*>(weight_scales + rows);
     q = weights + rows * kSegment;
   }
 };
 
-template <typename T> class Attention final : public Operator {
+// X: the model's type; T: of operands, int16_t where pages hold integers, else X.
+template <typename X, typename T> class Attention final : public Operator {
  public:
-  Attention(const Queries<T>& queries, const Pages<T>& pages, const int32_t* query_starts, const int32_t* context_lens,
+  Attention(const Queries<X>& queries, const Pages<T>& pages, const int32_t* query_starts, const int32_t* context_lens,
             const Shape& shape)
       : queries_(queries), pages_(pages), query_starts_(query_starts), context_lens_(context_lens), shape_(shape),
         group_(shape.group()), max_rows_(shape.max_rows()),
-        head_lanes_(shape.block * shape.size / Element<T>::kAdjacent),
         scale_(shape.softcap == 0 ? shape.scale * kLog2e : shape.scale / shape.softcap),
         softcap_(shape.softcap * kLog2e) {}
 
@@ -147,8 +114,8 @@ template <typename T> class Attention final : public Operator {
       if (!tile) {
         tile = plan.tile_of(plan.tiles(), i);
         piece = plan.piece_of(*tile, i);
-        places = find(*tile, piece.head, piece.first);
-        ask(keys_of(places, piece.num_heads));
+        places = pages_.find(*tile, piece.head, piece.first);
+        pages_.ask(pages_.keys(places, piece.num_heads));
       }
       const Tile* next_tile = tile;
       Piece next_piece = piece;
@@ -156,9 +123,9 @@ template <typename T> class Attention final : public Operator {
       if (next < plan.num_pieces()) {
         next_tile = plan.tile_of(tile, next);
         next_piece = plan.piece_of(*next_tile, next);
-        next_places = find(*next_tile, next_piece.head, next_piece.first);
+        next_places = pages_.find(*next_tile, next_piece.head, next_piece.first);
       }
-      run_piece(plan, *tile, piece, places, keys_of(next_places, next_piece.num_heads), buffers, shared);
+      run_piece(plan, *tile, piece, places, pages_.keys(next_places, next_piece.num_heads), buffers, shared);
       tile = next_tile;
       piece = next_piece;
       places = next_places;
@@ -169,12 +136,12 @@ template <typename T> class Attention final : public Operator {
   void run_piece(const Plan& plan, const Tile& t, const Piece& piece, Places<T> places, const Ahead<T>& next,
                  const Buffers<T>& b, float* shared) const {
     const int64_t rows = t.num_tokens * group_, all_rows = rows * piece.num_heads;
-    copy_queries(t, piece, b.q);
+    take_queries(t, piece, b);
     clear(b, all_rows);
     for (int64_t s = piece.first; s < piece.last; ++s) {
       const bool is_last = s + 1 == piece.last;
-      const Places<T> following = is_last ? places : find(t, piece.head, s + 1);
-      Ahead<T> keys = is_last ? next : keys_of(following, piece.num_heads);
+      const Places<T> following = is_last ? places : pages_.find(t, piece.head, s + 1);
+      Ahead<T> keys = is_last ? next : pages_.keys(following, piece.num_heads);
       weigh_segment(t, s, piece.num_heads, places, b);
       if (t.is_split()) {
         float* sums = shared + plan.segment_at(t, piece.head, s);
@@ -185,19 +152,25 @@ template <typename T> class Attention final : public Operator {
         fold(b.top, b.total, b.segment_top, b.segment_total, all_rows, b.kept, b.added);
         add_values(rows, piece.num_heads, places, keys, b, b.sums, s > piece.first);
       }
-      ask(keys);
+      pages_.ask(keys);
       places = following;
     }
     if (!t.is_split()) write(t, piece.head, piece.num_heads, b);
   }
 
   // Rows are heads by tokens by the query heads that share a kv head.
-  void copy_queries(const Tile& t, const Piece& piece, T* to) const {
-    const int64_t row_size = group_ * shape_.size;
+  void take_queries(const Tile& t, const Piece& piece, const Buffers<T>& b) const {
+    const int64_t size = shape_.size;
+    T* to = b.q;
+    float* scales = b.q_scales;
     for (int64_t h = piece.head; h < piece.head + piece.num_heads; ++h)
-      for (int64_t i = 0; i < t.num_tokens; ++i, to += row_size)
-        std::memcpy(to, queries_.q + (t.first_token + i) * queries_.q_stride + h * row_size,
-                    size_t(row_size) * sizeof(T));
+      for (int64_t i = 0; i < t.num_tokens; ++i, to += group_ * size) {
+        const X* from = queries_.q + (t.first_token + i) * queries_.q_stride + h * group_ * size;
+        if constexpr (kIsInteger<T>)
+          for (int64_t g = 0; g < group_; ++g) *scales++ = round_row(from + g * size, size, to + g * size) * scale_;
+        else
+          std::memcpy(to, from, size_t(group_ * size) * sizeof(T));
+      }
   }
 
   // What run_piece does of a whole context, of segments that lie in shared memory.
@@ -228,45 +201,10 @@ template <typename T> class Attention final : public Operator {
     const float* total = b.total;
     for (int64_t h = head; h < head + num_heads; ++h)
       for (int64_t i = 0; i < t.num_tokens; ++i) {
-        T* y = queries_.y + (t.first_token + i) * queries_.y_stride + h * group_ * shape_.size;
+        X* y = queries_.y + (t.first_token + i) * queries_.y_stride + h * group_ * shape_.size;
         for (int64_t g = 0; g < group_; ++g, sums += shape_.size, ++total)
           write_mean(sums, *total, shape_.size, y + g * shape_.size);
       }
-  }
-
-  // -- pages --
-
-  Places<T> find(const Tile& t, int64_t head, int64_t segment) const {
-    constexpr int kAdjacent = Element<T>::kAdjacent;
-    const int64_t start = (t.first_segment + segment) * kSegment, block = shape_.block;
-    const int64_t seen = std::max(start, shape_.first_seen(t.position)) / kGroup;
-    const int64_t end = ceil_div(std::min(start + kSegment, t.position + t.num_tokens), kGroup);
-    const int64_t page_lanes = head_lanes_ * shape_.kv_heads;
-    const int32_t* page = pages_.tables + t.sequence * pages_.table_stride + seen * kGroup / block;
-    int64_t offset = seen * kGroup % block;
-    Places<T> places;
-    places.first = seen - start / kGroup;
-    places.num = end - seen;
-    for (int64_t g = 0; g < places.num; ++g) {
-      const int64_t at = *page * page_lanes + head * head_lanes_;
-      places.keys[g] = pages_.keys + at + offset;
-      places.values[g] = pages_.values + at + offset / kAdjacent * shape_.size;
-      offset += kGroup;
-      if (offset == block) offset = 0, ++page;
-    }
-    return places;
-  }
-
-  Ahead<T> keys_of(const Places<T>& places, int64_t heads) const {
-    return {places.keys, places.num, heads, head_lanes_, shape_.block};
-  }
-
-  // Ask for all that is left.
-  void ask(Ahead<T> ahead) const {
-    while (!ahead.is_done()) {
-      const Chunk<T> chunk = ahead.take();
-      for (int64_t k = 0; k < shape_.size / Element<T>::kAdjacent; ++k) prefetch(chunk.at + k * chunk.stride);
-    }
   }
 
   // -- one segment --
@@ -274,19 +212,26 @@ template <typename T> class Attention final : public Operator {
   void weigh_segment(const Tile& t, int64_t segment, int64_t heads, const Places<T>& places,
                      const Buffers<T>& b) const {
     const int64_t rows = t.num_tokens * group_, start = (t.first_segment + segment) * kSegment;
-    Ahead<T> values(places.values, places.num, heads, head_lanes_, kGroup);
-    for (int64_t h = 0; h < heads; ++h) score_segment(h * rows, rows, h * head_lanes_, places, values, b);
+    Ahead<T> values = pages_.values(places, heads);
+    for (int64_t h = 0; h < heads; ++h) score_segment(h, rows, places, values, b);
     if (softcap_ != 0)
       for (int64_t r = 0; r < heads * rows; ++r)
         cap(b.scores + r * kSegment + places.first * kGroup, softcap_, places.num * kGroup);
     each_row(t, heads, start, places,
-             [&](int64_t r, const Span& span) { b.segment_top[r] = greatest(b.scores + r * kSegment, span); });
-    each_row(t, heads, start, places, [&](int64_t r, const Span& span) {
-      b.segment_total[r] = weigh(b.scores + r * kSegment, b.segment_top[r], span, b.weights + r * kSegment);
+             [&](int64_t r, int64_t, const Span& span) { b.segment_top[r] = greatest(b.scores + r * kSegment, span); });
+    each_row(t, heads, start, places, [&](int64_t r, int64_t h, const Span& span) {
+      float* scores = b.scores + r * kSegment;
+      T* weights = b.weights + r * kSegment;
+      if constexpr (kIsInteger<T>) {
+        const TokenScales scales{places.value_scales, h * pages_.head_floats()};
+        b.segment_total[r] = weigh(scores, b.segment_top[r], span, scales, weights, b.weight_scales[r]);
+      } else {
+        b.segment_total[r] = weigh(scores, b.segment_top[r], span, weights);
+      }
     });
   }
 
-  // Call body with each row and what it sees of the segment that begins at start.
+  // Call body with each row, its head and what it sees of the segment that begins at start.
   template <typename Body>
   void each_row(const Tile& t, int64_t heads, int64_t start, const Places<T>& places, const Body& body) const {
     const int64_t from = places.first * kGroup, to = from + places.num * kGroup;
@@ -295,21 +240,27 @@ template <typename T> class Attention final : public Operator {
       const Span span{from, to, std::max(from, shape_.first_seen(position) - start),
                       std::min(to, position + 1 - start)};
       for (int64_t h = 0; h < heads; ++h)
-        for (int64_t g = 0; g < group_; ++g) body((h * t.num_tokens + i) * group_ + g, span);
+        for (int64_t g = 0; g < group_; ++g) body((h * t.num_tokens + i) * group_ + g, h, span);
     }
   }
 
   // Rows of one pass over a tile of the product: bands of even height, as few as there can be.
   static int64_t band_height(int64_t rows) { return ceil_div(rows, ceil_div(rows, kTileRows)); }
 
-  // Scores of one kv head's rows, whose keys lie at lanes from the first head's.
-  void score_segment(int64_t first_row, int64_t rows, int64_t lanes, const Places<T>& places, Ahead<T>& ahead,
+  // Scores of one kv head's rows.
+  void score_segment(int64_t head, int64_t rows, const Places<T>& places, Ahead<T>& ahead,
                      const Buffers<T>& b) const {
     constexpr int64_t kVectors = kGroup / kLanes;
+    const int64_t first_row = head * rows;
     const Lane<T>* keys[kSegment / kLanes];
+    const float* key_scales[kSegment / kLanes];
     Chunk<T> chunks[kGroups];
     for (int64_t g = 0; g < places.num; ++g) {
-      for (int64_t v = 0; v < kVectors; ++v) keys[g * kVectors + v] = places.keys[g] + lanes + v * kLanes;
+      for (int64_t v = 0; v < kVectors; ++v) {
+        keys[g * kVectors + v] = places.keys[g] + head * pages_.head_lanes() + v * kLanes;
+        if constexpr (kIsInteger<T>)
+          key_scales[g * kVectors + v] = places.key_scales[g] + head * pages_.head_floats() + v * kLanes;
+      }
       chunks[g] = ahead.take();
     }
     const T* q = b.q + first_row * shape_.size;
@@ -318,7 +269,7 @@ template <typename T> class Attention final : public Operator {
     for (int64_t v = 0; v < vectors; v += kTileVectors)
       for (int64_t r = 0; r < rows; r += height) {
         const Scores<T> a{q + r * shape_.size, keys + v, chunks + v / kVectors, shape_.size, shape_.block, scale_,
-                          scores + r * kSegment + v * kLanes};
+                          scores + r * kSegment + v * kLanes, key_scales + v, b.q_scales + first_row + r};
         const int num = int(std::min(height, rows - r));
         if (v + kTileVectors <= vectors)
           score_rows<T, kTileVectors>(num, r == 0, a);
@@ -334,12 +285,13 @@ template <typename T> class Attention final : public Operator {
     Chunk<T> chunks[kGroups];
     for (int64_t h = 0; h < heads; ++h) {
       for (int64_t g = 0; g < places.num; ++g) {
-        values[g] = places.values[g] + h * head_lanes_;
+        values[g] = places.values[g] + h * pages_.head_lanes();
         chunks[g] = ahead.take();
       }
       const int64_t row = h * rows;
       const Sum<T> a{b.weights + row * kSegment + places.first * kGroup, values, chunks, places.num, shape_.size, 0,
-                     sums + row * shape_.size, is_more ? b.kept + row : nullptr, b.added + row};
+                     sums + row * shape_.size, is_more ? b.kept + row : nullptr, b.added + row,
+                     b.weight_scales + row};
       sum_columns(a, rows);
     }
   }
@@ -354,6 +306,7 @@ template <typename T> class Attention final : public Operator {
         Sum<T> band = a;
         band.weights += r * kSegment;
         band.sums += r * a.size;
+        band.weight_scales += r;
         if (a.kept) band.kept += r, band.added += r;
         const int num = int(std::min(height, rows - r));
         if (is_wide)
@@ -367,22 +320,22 @@ template <typename T> class Attention final : public Operator {
     }
   }
 
-  Queries<T> queries_;
+  Queries<X> queries_;
   Pages<T> pages_;
   const int32_t* query_starts_;
   const int32_t* context_lens_;
   Shape shape_;
-  int64_t group_, max_rows_, head_lanes_;
+  int64_t group_, max_rows_;
   float scale_, softcap_;  // as the scores are, in units of log 2; with a softcap, scale_ makes its argument
 };
 
-template <typename T>
+template <typename X, typename T>
 int append_attention(quire_program* program, const void* q, int64_t q_stride, const void* keys, const void* values,
                      const int32_t* tables, int64_t table_stride, const int32_t* query_starts,
                      const int32_t* context_lens, const Shape& shape, void* y, int64_t y_stride) {
-  const Queries<T> queries{static_cast<const T*>(q), q_stride, static_cast<T*>(y), y_stride};
-  const Pages<T> pages{static_cast<const Lane<T>*>(keys), static_cast<const Lane<T>*>(values), tables, table_stride};
-  return append<Attention<T>>(program, queries, pages, query_starts, context_lens, shape);
+  const Queries<X> queries{static_cast<const X*>(q), q_stride, static_cast<X*>(y), y_stride};
+  const Pages<T> pages(keys, values, tables, table_stride, shape);
+  return append<Attention<X, T>>(program, queries, pages, query_starts, context_lens, shape);
 }
 
 }  // namespace
@@ -395,12 +348,17 @@ extern "C" int quire_attention(quire_program* program, const void* q, int64_t q_
                                const void* values, const int32_t* tables, int64_t table_stride,
                                const int32_t* query_starts, const int32_t* context_lens, int64_t heads,
                                int64_t kv_heads, int64_t size, int64_t block, float scale, int64_t window,
-                               float softcap, int dtype, void* y, int64_t y_stride) {
-  if (!is_dtype(dtype) || kv_heads < 1 || heads < kv_heads || heads % kv_heads != 0 || size < 16 || size % 16 != 0 ||
-      size > attention::kMaxHeadSize || block < 16 || block % 16 != 0 || window < 0)
+                               float softcap, int dtype, void* y, int64_t y_stride, int page_dtype) {
+  if (!is_dtype(dtype) || (page_dtype != dtype && page_dtype != QUIRE_I8) || kv_heads < 1 || heads < kv_heads ||
+      heads % kv_heads != 0 || size < 16 || size % 16 != 0 || size > attention::kMaxHeadSize || block < 16 ||
+      block % 16 != 0 || window < 0)
     return QUIRE_BAD_ARGUMENT;
   const attention::Shape shape{heads, kv_heads, size, block, scale, window, softcap};
-  const auto append_one = dtype == QUIRE_F32 ? attention::append_attention<float> : attention::append_attention<bf16>;
+  using attention::append_attention;
+  const bool is_i8 = page_dtype == QUIRE_I8;
+  const auto append_f32 = is_i8 ? append_attention<float, int16_t> : append_attention<float, float>;
+  const auto append_bf16 = is_i8 ? append_attention<bf16, int16_t> : append_attention<bf16, bf16>;
+  const auto append_one = dtype == QUIRE_F32 ? append_f32 : append_bf16;
   return append_one(program, q, q_stride, keys, values, tables, table_stride, query_starts, context_lens, shape, y,
                     y_stride);
 }

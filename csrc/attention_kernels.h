@@ -2,15 +2,45 @@
 //
 // Everything here is about one segment of kSegment keys and depends on nothing but their positions in it: see
 // attention.cpp for what follows from that. Scores are in units of log 2.
+//
+// T is what rows of queries and of weights are made of while they are multiplied: the model's type, or int16_t where
+// pages hold 8-bit integers. Rows are then rounded to 16 bits, each by its own greatest magnitude (to a 65534th of it,
+// where bfloat16 rounds to a 512th of each number), and products and their sums are exact: 32767 * 127 * 512, for the
+// largest head, is less than 2^31. Scales are multiplied in float32 when all is summed.
 #pragma once
 
+#include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "simd.h"
 #include "tile.h"
 
 namespace quire {
+
+// Two bytes of adjacent k.
+struct BytePair {
+  int8_t at[2];
+};
+inline I load(const BytePair* p) { return load_i8_pairs(p->at); }
+
+template <> struct Element<int16_t> {
+  static constexpr int kAdjacent = 2;
+  using Lane = BytePair;
+};
+inline I operand(const int16_t* p) {
+  int32_t pair;
+  std::memcpy(&pair, p, 4);
+  return broadcast(pair);
+}
+inline Integers multiply_add(Integers acc, I w, I x) { return dot2(acc, w, x); }
+
 namespace attention {
+
+template <typename T> constexpr bool kIsInteger = std::is_same_v<T, int16_t>;
+template <typename T> using Acc = std::conditional_t<kIsInteger<T>, Integers, F>;
+constexpr float kGreatestInteger = 32767;
+constexpr float kLeastGreatest = 1e-30f;  // what rows of nothing but zeros are rounded by
 
 constexpr int64_t kSegment = 128;
 constexpr int64_t kGroup = 16;  // adjacent tokens that always lie in one page
@@ -32,7 +62,15 @@ template <typename T> struct Scores {
   int64_t size, block;
   float scale;
   float* scores;  // [rows, kSegment]
+  // Of integers:
+  const float* const* key_scales;  // for each vector of tokens
+  const float* q_scales;           // [rows], times scale
 };
+
+template <typename T> F score_of(F sum, const Scores<T>& a, int, int) { return sum * broadcast(a.scale); }
+inline F score_of(Integers sum, const Scores<int16_t>& a, int m, int v) {
+  return to_float(sum) * broadcast(a.q_scales[m]) * load(a.key_scales[v]);
+}
 
 template <typename T, int MR, int NV, bool kIsAhead> void score(const Scores<T>& a) {
   constexpr int kAdjacent = Element<T>::kAdjacent;
@@ -41,11 +79,11 @@ template <typename T, int MR, int NV, bool kIsAhead> void score(const Scores<T>&
   const Lane<T>* key[NV];
   Chunk<T> ahead[NV];
   for (int v = 0; v < NV; ++v) key[v] = a.keys[v], ahead[v] = a.ahead[v * kLanes / kGroup];
-  F acc[MR][NV];
+  Acc<T> acc[MR][NV];
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) acc[m][v] = zero();
+    for (int v = 0; v < NV; ++v) acc[m][v] = Acc<T>{};
   const int64_t steps = a.size / kAdjacent, block = a.block;
   for (int64_t k = 0; k < steps; ++k) {
     V w[NV];
@@ -59,11 +97,10 @@ template <typename T, int MR, int NV, bool kIsAhead> void score(const Scores<T>&
       for (int v = 0; v < NV; ++v) acc[m][v] = multiply_add(acc[m][v], w[v], x);
     }
   }
-  const F scale = broadcast(a.scale);
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) store(a.scores + m * kSegment + v * kLanes, acc[m][v] * scale);
+    for (int v = 0; v < NV; ++v) store(a.scores + m * kSegment + v * kLanes, score_of(acc[m][v], a, m, v));
 }
 
 // Sums before a segment and its own, by their shares.
@@ -77,17 +114,21 @@ template <typename T> struct Sum {
   float* sums;        // [rows, size]
   const float* kept;  // [rows], the shares of what is in sums, and of what is added; NULL: sums is written
   const float* added;
+  const float* weight_scales;  // [rows], of integers
 };
+
+template <typename T> F sum_of(F sum, const Sum<T>&, int) { return sum; }
+inline F sum_of(Integers sum, const Sum<int16_t>& a, int m) { return to_float(sum) * broadcast(a.weight_scales[m]); }
 
 template <typename T, int MR, int NV, bool kIsAhead> void sum(const Sum<T>& a) {
   constexpr int kAdjacent = Element<T>::kAdjacent, kSteps = kGroup / kAdjacent;
   using V = decltype(load(static_cast<const Lane<T>*>(nullptr)));
   const RowsOf<T, MR> weights(a.weights, kSegment);
-  F acc[MR][NV];
+  Acc<T> acc[MR][NV];
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
-    for (int v = 0; v < NV; ++v) acc[m][v] = zero();
+    for (int v = 0; v < NV; ++v) acc[m][v] = Acc<T>{};
   const int64_t size = a.size;
   for (int64_t g = 0; g < a.num_groups; ++g) {
     const Lane<T>* value = a.values[g] + a.column;
@@ -114,7 +155,7 @@ template <typename T, int MR, int NV, bool kIsAhead> void sum(const Sum<T>& a) {
 #pragma GCC unroll 12
     for (int m = 0; m < MR; ++m)
 #pragma GCC unroll 4
-      for (int v = 0; v < NV; ++v) store(sums + m * size + v * kLanes, acc[m][v]);
+      for (int v = 0; v < NV; ++v) store(sums + m * size + v * kLanes, sum_of(acc[m][v], a, m));
     return;
   }
 #pragma GCC unroll 12
@@ -122,7 +163,7 @@ template <typename T, int MR, int NV, bool kIsAhead> void sum(const Sum<T>& a) {
 #pragma GCC unroll 4
     for (int v = 0; v < NV; ++v) {
       float* at = sums + m * size + v * kLanes;
-      store(at, folded(load(at), acc[m][v], broadcast(kept[m]), broadcast(added[m])));
+      store(at, folded(load(at), sum_of(acc[m][v], a, m), broadcast(kept[m]), broadcast(added[m])));
     }
 }
 
@@ -150,6 +191,26 @@ template <typename T, int NV, typename Rows> void sum_rows(int rows, bool is_ahe
     sum_rows<T, NV, true>(rows, a, Rows());
   else
     sum_rows<T, NV, false>(rows, a, Rows());
+}
+
+// ---- rows of integers ----
+
+// What makes a row of this greatest magnitude 16-bit integers, and back.
+inline float to_integers(float greatest) { return kGreatestInteger / std::max(greatest, kLeastGreatest); }
+inline float from_integers(float greatest) { return std::max(greatest, kLeastGreatest) / kGreatestInteger; }
+
+// x as integers; returns what one of them stands for, NaN where x has NaN or infinity.
+template <typename X> float round_row(const X* x, int64_t size, int16_t* integers) {
+  F greatest = zero(), poison = zero();
+  for (int64_t i = 0; i < size; i += kLanes) {
+    const F v = load_as_float(x + i);
+    greatest = max(greatest, magnitude(v));
+    poison = fma(v, zero(), poison);
+  }
+  const float top = max_lanes(greatest), factor = to_integers(top);
+  for (int64_t i = 0; i < size; i += kLanes)
+    store_i16(integers + i, to_int_nearest(load_as_float(x + i) * broadcast(factor)));
+  return from_integers(top) + sum_lanes(poison);
 }
 
 // ---- softmax of one row of a segment ----
@@ -197,6 +258,36 @@ template <typename T> float weigh(const float* scores, float top, const Span& sp
     total = total + load_as_float(weights + i);
   }
   for (int64_t i = last; i < span.to; i += kLanes) store_rounded(weights + i, zero());
+  return sum_lanes(total);
+}
+
+// Scales of a segment's tokens, of one kv head.
+struct TokenScales {
+  const float* const* groups;
+  int64_t head;  // floats from a piece's first kv head
+  F at(int64_t i) const { return load(groups[i / kGroup] + head + i % kGroup); }
+};
+
+// The same for values that are integers: weights are 2^(scores - top) times the values' scales, rounded to integers, of
+// which weight_scale says what one stands for. scores are lost.
+inline float weigh(float* scores, float top, const Span& span, const TokenScales& scales, int16_t* weights,
+                   float& weight_scale) {
+  const int64_t first = span.first(), last = span.last();
+  const F at = broadcast(top);
+  F total = zero(), greatest = zero();
+  for (int64_t i = first; i < last; i += kLanes) {
+    const F share = exp2(load(scores + i) - at), weight = share * scales.at(i - span.from);
+    total = total + share;
+    greatest = max(greatest, weight);
+    store(scores + i, weight);
+  }
+  const float most = max_lanes(greatest), factor = to_integers(most);
+  const I nothing = broadcast(0);
+  for (int64_t i = span.from; i < first; i += kLanes) store_i16(weights + i, nothing);
+  for (int64_t i = first; i < last; i += kLanes)
+    store_i16(weights + i, to_int_nearest(load(scores + i) * broadcast(factor)));
+  for (int64_t i = last; i < span.to; i += kLanes) store_i16(weights + i, nothing);
+  weight_scale = from_integers(most);
   return sum_lanes(total);
 }
 

@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <type_traits>
 
 #include "program.h"
 #include "simd.h"
@@ -70,9 +71,8 @@ inline F overflow(const bf16*) { return broadcast(0x1.ffp127f); }
 // zero, which must give zero.
 template <typename T> F storable(F v) {
   const I sign = bit_and(as_int(v), broadcast(int32_t(0x80000000)));
-  const F magnitude = as_float(bit_and(as_int(v), broadcast(0x7fffffff)));
   const F largest = as_float(bit_or(sign, as_int(broadcast(65504.0f))));
-  return where_nan(v, zero(), where_less(magnitude, overflow(static_cast<const T*>(nullptr)), v, largest));
+  return where_nan(v, zero(), where_less(magnitude(v), overflow(static_cast<const T*>(nullptr)), v, largest));
 }
 
 struct Qkv {
@@ -92,6 +92,16 @@ struct Pages {
   int64_t block;
 };
 
+// x as 8-bit integers of one scale, which is returned. size is a multiple of 16.
+template <typename T> float quantize(const T* x, int64_t size, int8_t* numbers) {
+  F greatest = broadcast(1e-30f);
+  for (int64_t i = 0; i < size; i += kLanes) greatest = max(greatest, magnitude(load_as_float(x + i)));
+  const float scale = max_lanes(greatest) / 127.0f;
+  for (int64_t i = 0; i < size; i += kLanes)
+    store_i8(numbers + i, to_int_nearest(load_as_float(x + i) / broadcast(scale)));
+  return scale;
+}
+
 // One key or value of a page, from the head that it is.
 inline void put_key(bf16* page, int64_t block, int64_t offset, const bf16* head, int64_t size) {
   for (int64_t i = 0; i < size; i += 2) std::memcpy(page + (i / 2 * block + offset) * 2, head + i, 4);
@@ -100,15 +110,30 @@ inline void put_key(float* page, int64_t block, int64_t offset, const float* hea
   for (int64_t i = 0; i < size; ++i) page[i * block + offset] = head[i];
 }
 // A value's neighbour in a pair may be another thread's: stores of two bytes leave it alone.
-inline void put_value(bf16* page, int64_t offset, const bf16* head, int64_t size) {
+inline void put_value(bf16* page, int64_t, int64_t offset, const bf16* head, int64_t size) {
   bf16* to = page + offset / 2 * size * 2 + offset % 2;
   for (int64_t i = 0; i < size; ++i) to[2 * i] = head[i];
 }
-inline void put_value(float* page, int64_t offset, const float* head, int64_t size) {
+inline void put_value(float* page, int64_t, int64_t offset, const float* head, int64_t size) {
   std::memcpy(page + offset * size, head, size_t(size) * 4);
 }
 
-template <typename T> class StoreHeads final : public Operator {
+template <typename T> void put_key(int8_t* page, int64_t block, int64_t offset, const T* head, int64_t size) {
+  alignas(64) int8_t numbers[kMaxHeadSize];
+  const float scale = quantize(head, size, numbers);
+  for (int64_t i = 0; i < size; i += 2) std::memcpy(page + (i / 2 * block + offset) * 2, numbers + i, 2);
+  std::memcpy(page + size * block + offset * 4, &scale, 4);
+}
+template <typename T> void put_value(int8_t* page, int64_t block, int64_t offset, const T* head, int64_t size) {
+  alignas(64) int8_t numbers[kMaxHeadSize];
+  const float scale = quantize(head, size, numbers);
+  int8_t* to = page + offset / 2 * size * 2 + offset % 2;
+  for (int64_t i = 0; i < size; ++i) to[2 * i] = numbers[i];
+  std::memcpy(page + size * block + offset * 4, &scale, 4);
+}
+
+// T: the model's type; P: of pages.
+template <typename T, typename P> class StoreHeads final : public Operator {
  public:
   StoreHeads(int rows, Qkv qkv, Norms norms, const float* cos, const float* sin, const int64_t* slots, Pages pages,
              void* q_out, int64_t q_stride)
@@ -129,6 +154,8 @@ template <typename T> class StoreHeads final : public Operator {
   }
 
  private:
+  static constexpr int64_t kScaleSize = std::is_same_v<P, int8_t> ? 4 : 0;  // of a token's scale, in a page
+
   void row(int64_t r) const {
     const int64_t size = qkv_.size, half = size / 2, block = pages_.block;
     const T* q = static_cast<const T*>(qkv_.data) + r * qkv_.stride;
@@ -139,16 +166,17 @@ template <typename T> class StoreHeads final : public Operator {
     for (int64_t h = 0; h < qkv_.heads; ++h)
       turn<false>(q + h * size, norms_.q, cos, sin, q_out_ + r * q_stride_ + h * size);
     alignas(64) T head[kMaxHeadSize];
-    const int64_t page = slots_[r] / block * qkv_.kv_heads * size * block, offset = slots_[r] % block;
+    const int64_t head_size = (size + kScaleSize) * block;
+    const int64_t page = slots_[r] / block * qkv_.kv_heads * head_size, offset = slots_[r] % block;
     for (int64_t h = 0; h < qkv_.kv_heads; ++h) {
-      const int64_t at = page + h * size * block;
+      const int64_t at = page + h * head_size;
       turn<true>(k + h * size, norms_.k, cos, sin, head);
-      put_key(static_cast<T*>(pages_.keys) + at, block, offset, head, size);
+      put_key(static_cast<P*>(pages_.keys) + at, block, offset, head, size);
       for (int64_t i = 0; i < size; i += kLanes) {
         const int n = int(std::min<int64_t>(kLanes, size - i));
         store_some(head + i, storable<T>(load_some(v + h * size + i, n)), n);
       }
-      put_value(static_cast<T*>(pages_.values) + at, offset, head, size);
+      put_value(static_cast<P*>(pages_.values) + at, block, offset, head, size);
     }
   }
 
@@ -206,16 +234,19 @@ int quire_angles(quire_program* program, int rows, const int64_t* positions, con
 int quire_store_heads(quire_program* program, int rows, const void* qkv, int64_t qkv_stride, int64_t heads,
                       int64_t kv_heads, int64_t size, const float* q_norm, const float* k_norm, float eps,
                       const float* cos, const float* sin, const int64_t* slots, void* keys, void* values,
-                      int64_t block, int dtype, void* q_out, int64_t q_stride) {
-  if (!is_rows(rows) || !is_dtype(dtype) || heads < 1 || kv_heads < 1 || size < 16 || size % 16 != 0 ||
-      size > kMaxHeadSize || block < 16 || block % 16 != 0)
+                      int64_t block, int dtype, void* q_out, int64_t q_stride, int page_dtype) {
+  if (!is_rows(rows) || !is_dtype(dtype) || (page_dtype != dtype && page_dtype != QUIRE_I8) || heads < 1 ||
+      kv_heads < 1 || size < 16 || size % 16 != 0 || size > kMaxHeadSize || block < 16 || block % 16 != 0)
     return QUIRE_BAD_ARGUMENT;
   const Qkv in{qkv, qkv_stride, heads, kv_heads, size};
   const Norms norms{q_norm, k_norm, eps};
   const Pages pages{keys, values, block};
-  if (dtype == QUIRE_F32)
-    return append<StoreHeads<float>>(program, rows, in, norms, cos, sin, slots, pages, q_out, q_stride);
-  return append<StoreHeads<bf16>>(program, rows, in, norms, cos, sin, slots, pages, q_out, q_stride);
+  const auto append_one = [&](auto t, auto p) {
+    using Op = StoreHeads<decltype(t), decltype(p)>;
+    return append<Op>(program, rows, in, norms, cos, sin, slots, pages, q_out, q_stride);
+  };
+  if (page_dtype == QUIRE_I8) return dtype == QUIRE_F32 ? append_one(float{}, int8_t{}) : append_one(bf16{}, int8_t{});
+  return dtype == QUIRE_F32 ? append_one(float{}, float{}) : append_one(bf16{}, bf16{});
 }
 
 }  // extern "C"

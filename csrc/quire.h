@@ -25,7 +25,7 @@ extern "C" {
 
 #define QUIRE_API __attribute__((visibility("default")))
 
-typedef enum { QUIRE_F32 = 0, QUIRE_BF16 = 1 } quire_dtype;
+typedef enum { QUIRE_F32 = 0, QUIRE_BF16 = 1, QUIRE_I8 = 2 /* of KV pages alone */ } quire_dtype;
 
 /* The counts of a replay. */
 typedef enum { QUIRE_TOKENS = 0, QUIRE_SEQUENCES = 1, QUIRE_SAMPLED = 2, QUIRE_NUM_COUNTS = 3 } quire_rows;
@@ -157,8 +157,12 @@ QUIRE_API int quire_embed_blocks(quire_program *program, int rows, const int64_t
  * KV lies in pages of block tokens, a layer's keys in one array and its values in another:
  *   bfloat16: keys [num_blocks, kv_heads, size / 2, block, 2], values [num_blocks, kv_heads, block / 2, size, 2]
  *   float32:  keys [num_blocks, kv_heads, size, block],        values [num_blocks, kv_heads, block, size]
+ *   int8:     as bfloat16, and behind each head's numbers of a page the scales of its tokens, float32 [block]
  * so that a page of either is a tile of a matrix product. A slot is page * block + offset. block is a multiple of 16,
- * size (the head's) of 16.
+ * size (the head's) of 16. Pages are of the model's dtype or of int8: page_dtype says which.
+ *
+ * int8: each token's key and value of each head is x = number * scale, where scale is max|x| / 127 (1e-30 / 127 at
+ * least), and numbers are x / scale to the nearest, ties to even; of x that was rounded to dtype.
  */
 
 /* cos and sin [rows, size / 2] float32 of positions[i] * inv_freq[j], times factor. positions int64 [rows]. */
@@ -171,17 +175,18 @@ QUIRE_API int quire_angles(quire_program *program, int rows, const int64_t *posi
 QUIRE_API int quire_store_heads(quire_program *program, int rows, const void *qkv, int64_t qkv_stride, int64_t heads,
                                 int64_t kv_heads, int64_t size, const float *q_norm, const float *k_norm, float eps,
                                 const float *cos, const float *sin, const int64_t *slots, void *keys, void *values,
-                                int64_t block, int dtype, void *q_out, int64_t q_stride);
+                                int64_t block, int dtype, void *q_out, int64_t q_stride, int page_dtype);
 
 /* Causal attention of each sequence's newest tokens to all its tokens. q [tokens, heads size]; rows of sequence i are
  * query_starts[i] .. query_starts[i + 1], its last tokens; tables int32 [sequences, table_stride]; context_lens int32.
  * Position p sees max(0, p - window + 1) .. p; window 0: all. Scores: scale, then softcap (0: none). The number of
- * sequences is counts[QUIRE_SEQUENCES]. */
+ * sequences is counts[QUIRE_SEQUENCES]. With pages of int8, a row's queries and weights are rounded to 16 bits by their
+ * greatest magnitude (weights in each 128 positions), and products are exact. */
 QUIRE_API int quire_attention(quire_program *program, const void *q, int64_t q_stride, const void *keys,
                               const void *values, const int32_t *tables, int64_t table_stride,
                               const int32_t *query_starts, const int32_t *context_lens, int64_t heads,
                               int64_t kv_heads, int64_t size, int64_t block, float scale, int64_t window,
-                              float softcap, int dtype, void *y, int64_t y_stride);
+                              float softcap, int dtype, void *y, int64_t y_stride, int page_dtype);
 
 /* ---- from logits to tokens: called on a pool, outside of any program ---- */
 

@@ -40,6 +40,10 @@ inline I max(I a, I b) { return _mm512_max_epi32(a, b); }
 inline I load_i8(const int8_t* p) { return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)p)); }
 // Values in -128 .. 127.
 inline void store_i8(int8_t* p, I v) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(v)); }
+// Twice kLanes bytes, two in each lane, as 16-bit numbers.
+inline I load_i8_pairs(const int8_t* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p)); }
+// Values in -32768 .. 32767.
+inline void store_i16(int16_t* p, I v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(v)); }
 inline int32_t sum_lanes(I v) { return _mm512_reduce_add_epi32(v); }
 inline int32_t max_lanes(I v) { return _mm512_reduce_max_epi32(v); }
 inline I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
@@ -91,6 +95,10 @@ inline void store_i8(int8_t* p, I v) {
   const __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
   _mm_storel_epi64((__m128i*)p, _mm_packs_epi16(half, half));
 }
+inline I load_i8_pairs(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p)); }
+inline void store_i16(int16_t* p, I v) {
+  _mm_storeu_si128((__m128i*)p, _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+}
 inline I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
 inline I bit_or(I a, I b) { return _mm256_or_si256(a, b); }
 template <int n> inline I shift_left(I v) { return _mm256_slli_epi32(v, n); }
@@ -139,6 +147,8 @@ inline void store_i8(int8_t* p, I v) {
   const I half = _mm_packs_epi32(v, v);
   _mm_storeu_si32(p, _mm_packs_epi16(half, half));
 }
+inline I load_i8_pairs(const int8_t* p) { return _mm_cvtepi8_epi16(_mm_loadl_epi64((const I*)p)); }
+inline void store_i16(int16_t* p, I v) { _mm_storel_epi64((I*)p, _mm_packs_epi32(v, v)); }
 inline I bit_and(I a, I b) { return _mm_and_si128(a, b); }
 inline I bit_or(I a, I b) { return _mm_or_si128(a, b); }
 template <int n> inline I shift_left(I v) { return _mm_slli_epi32(v, n); }
@@ -169,6 +179,8 @@ inline F load_f16(const f16* p) {
 
 // Into the second-level cache: it waits for more lines at once than the first does.
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+
+inline F magnitude(F v) { return as_float(bit_and(as_int(v), broadcast(0x7fffffff))); }
 
 // ---- transposing ----
 
@@ -220,6 +232,24 @@ inline F dot2(F acc, I a, I b) {
   const I high = broadcast(int32_t(0xffff0000));
   acc = fma(as_float(shift_left<16>(a)), as_float(shift_left<16>(b)), acc);
   return fma(as_float(bit_and(a, high)), as_float(bit_and(b, high)), acc);
+#endif
+}
+
+// kLanes sums of integers. A type of its own, since g++ keeps many running sums in registers only as what they are.
+typedef int32_t Integers __attribute__((vector_size(sizeof(I))));
+
+inline F to_float(Integers v) { return to_float((I)v); }
+
+// The same of 16-bit integers. Exact, as long as acc has room.
+inline Integers dot2(Integers acc, I a, I b) {
+#if defined(__AVX512VNNI__)
+  return (Integers)_mm512_dpwssd_epi32((I)acc, a, b);
+#elif defined(__AVX512BW__)
+  return acc + (Integers)_mm512_madd_epi16(a, b);
+#elif defined(__AVX2__)
+  return acc + (Integers)_mm256_madd_epi16(a, b);
+#else
+  return acc + (Integers)_mm_madd_epi16(a, b);
 #endif
 }
 

@@ -7,6 +7,7 @@ from quire.core.config import EngineConfig
 from quire.core.errors import ConfigError
 from quire.engine.resolve import ModelShape, Resolved, resolve, resolve_dtype
 from quire.kernels.platform import Machine
+from quire.model.kv import KVSpec, KVStorage
 
 SHAPE = ModelShape(max_position_embeddings=8192, stored_dtype="bfloat16")
 MACHINE = Machine(torch.device("cpu"), num_cores=2, available_memory_bytes=16 * 2**30, has_bfloat16=True)
@@ -42,6 +43,27 @@ def test_kv_takes_a_share_of_what_is_free() -> None:
     assert resolved(gpu_memory_utilization=0.5).num_blocks == 8 * 1024
     assert resolved(kv_cache_memory_bytes=2**30).num_blocks == 1024
     assert resolved(num_gpu_blocks_override=300).num_blocks == 300
+
+
+def test_int8_holds_nearly_twice_as_much() -> None:
+    specs = [KVSpec(3, 64)] * 30
+
+    def num_blocks(**settings: object) -> int:
+        config = resolve_dtype(EngineConfig.of(kv_cache_memory_bytes=2**30, **settings), SHAPE, MACHINE)
+        assert config.cache.block_size is not None
+        dtype: torch.dtype = getattr(torch, config.cache.kv_cache_dtype)
+        block_bytes = KVStorage.bytes_per_block(specs, config.cache.block_size, dtype)
+        return resolve(config, SHAPE, MACHINE, block_bytes).num_blocks
+
+    assert num_blocks() == 2**30 // (30 * 2 * 3 * 64 * 2 * 32)
+    assert num_blocks(kv_cache_dtype="int8") == 2**30 // (30 * 2 * 3 * (64 + 4) * 32)
+    assert 1.88 < num_blocks(kv_cache_dtype="int8") / num_blocks() < 1.89
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_int8_goes_with_every_type_of_model(dtype: str) -> None:
+    config = resolved(dtype=dtype, kv_cache_dtype="int8").config
+    assert (config.model.dtype, config.cache.kv_cache_dtype) == (dtype, "int8")
 
 
 def test_kv_takes_no_more_than_can_be_used() -> None:

@@ -15,8 +15,19 @@ from quire.core.outputs import RequestOutput
 from quire.kernels.cpu import library
 
 FAMILIES = ("llama", "llama_rope3", "mistral", "qwen2", "qwen3", "gemma3")
-BODIES = ("torch", "v4n", "v4n bfloat16", "v4", "v3", "v3 bfloat16", "v2")
-"""What computes: torch, or the native kernels of one instruction-set level; in float32 unless said."""
+BODIES = (
+    "torch float32 auto",
+    "v4n float32 auto",
+    "v4n bfloat16 auto",
+    "v4 float32 auto",
+    "v3 float32 auto",
+    "v3 bfloat16 auto",
+    "v2 float32 auto",
+)
+"""What computes, torch or the native kernels of one instruction-set level; in what; how keys and values are held."""
+INT8_FAMILIES = ("llama", "gemma3")
+INT8_BODIES = ("torch float32 int8", "v4n bfloat16 int8", "v4 float32 int8", "v3 bfloat16 int8", "v2 float32 int8")
+"""Of families, these differ in what attention is asked for."""
 
 Answer = list[tuple[list[int], list[dict[int, float]]]]
 
@@ -61,11 +72,12 @@ class Road:
     """A tiny model on one kind of body, and what it answers when each request runs alone."""
 
     def __init__(self, path: Path, body: str) -> None:
-        level, _, dtype = body.partition(" ")
-        self._path, self._level = path, level
+        self.level, dtype, kv_dtype = body.split()
+        self._path = path
         self._settings: dict[str, Any] = {
-            "cpu_kernels": "torch" if level == "torch" else "native",
-            "dtype": dtype or "float32",
+            "cpu_kernels": "torch" if self.level == "torch" else "native",
+            "dtype": dtype,
+            "kv_cache_dtype": kv_dtype,
             "max_num_batched_tokens": 512,
             "max_num_seqs": 32,
             "max_model_len": 128,
@@ -79,21 +91,22 @@ class Road:
 
     def engine(self, **settings: Any) -> LLM:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("QUIRE_CPU_LEVEL", "" if self._level == "torch" else self._level)
+            patch.setenv("QUIRE_CPU_LEVEL", "" if self.level == "torch" else self.level)
             return LLM(str(self._path), **(self._settings | settings))
 
 
-@pytest.fixture(scope="module", params=BODIES)
-def body(request: pytest.FixtureRequest) -> str:
-    level = str(request.param).partition(" ")[0]
+ROADS = [(body, family) for body in BODIES for family in FAMILIES] + [
+    (body, family) for body in INT8_BODIES for family in INT8_FAMILIES
+]
+
+
+@pytest.fixture(scope="module", params=ROADS, ids=lambda road: " ".join(road))
+def road(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path]) -> Road:
+    body, family = request.param
+    level = body.split()[0]
     if level != "torch" and level not in [one.level for one in library.available()]:
         pytest.skip(f"the kernels {level} do not run here")
-    return str(request.param)
-
-
-@pytest.fixture(scope="module", params=FAMILIES)
-def road(request: pytest.FixtureRequest, body: str, tiny_checkpoint: Callable[[str], Path]) -> Road:
-    return Road(tiny_checkpoint(request.param), body)
+    return Road(tiny_checkpoint(family), body)
 
 
 def test_the_reference_varies(road: Road) -> None:
@@ -114,8 +127,8 @@ def test_chunked(road: Road, chunk: int) -> None:
 
 
 @pytest.mark.parametrize("num_threads", [1, 3])
-def test_other_threads(road: Road, num_threads: int, body: str) -> None:
-    if body == "torch":
+def test_other_threads(road: Road, num_threads: int) -> None:
+    if road.level == "torch":
         pytest.skip("torch's threads are the process's own")
     llm = road.engine(num_threads=num_threads)
     assert answers(llm.generate(PROMPTS, PARAMS, use_tqdm=False)) == road.expected

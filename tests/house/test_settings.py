@@ -22,7 +22,7 @@ def test_the_page_of_flags_is_up_to_date(root: Path) -> None:
 
 def test_aliases_name_settings_that_exist() -> None:
     known = settings(SECTIONS)
-    for table in (aliases.SAME, aliases.INVERTED, aliases.VALUES):
+    for table in (aliases.SAME, aliases.INVERTED, aliases.VALUES, aliases.INSTEAD):
         assert set(table) <= set(known)
     for convert in aliases.CONVERTED.values():
         for text in ("-1", "0", "7"):

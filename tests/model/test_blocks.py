@@ -130,7 +130,7 @@ def logits(forward: Forward, pieces: list[int]) -> Tensor:
 
 
 def native(path: Path, packer: Packer, dtype: torch.dtype) -> Forward:
-    attention = NativeAttention(BLOCK_SIZE, dtype, max_tokens=64, max_seqs=2, max_blocks=8)
+    attention = NativeAttention(BLOCK_SIZE, max_tokens=64, max_seqs=2, max_blocks=8)
     at = cursor(path, Blocks(packer), dtype)
     model = build(CONFIG, at)
     assert not at.unread()

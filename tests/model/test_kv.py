@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from quire.model.attention.backend import kv_storage
+from quire.model.attention.native import NativeAttention
 from quire.model.attention.paged import PagedAttention
 from quire.model.kv import KVSpec, KVStorage
 
@@ -12,13 +13,23 @@ CPU = torch.device("cpu")
 SPECS = [KVSpec(2, 16), KVSpec(1, 8, sliding_window=4)]
 
 
-@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16))
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.float16, torch.int8))
 def test_pages_are_zero_and_of_the_stated_size(dtype: torch.dtype) -> None:
     storage = kv_storage(PagedAttention(4, CPU), SPECS, 5, dtype, CPU)
     pages = [tensor for pair in storage.layers for tensor in pair]
-    assert [tuple(tensor.shape) for tensor in pages] == [(5, 2, 4, 16)] * 2 + [(5, 1, 4, 8)] * 2
+    scale = 4 if dtype == torch.int8 else 0
+    assert [tuple(tensor.shape) for tensor in pages] == [(5, 2, 4, 16 + scale)] * 2 + [(5, 1, 4, 8 + scale)] * 2
     assert all(tensor.dtype == dtype and not tensor.any() for tensor in pages)
     assert sum(tensor.nbytes for tensor in pages) == 5 * KVStorage.bytes_per_block(SPECS, 4, dtype)
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.bfloat16, torch.int8))
+def test_native_pages_are_of_the_stated_size(dtype: torch.dtype) -> None:
+    specs = [KVSpec(2, 16), KVSpec(1, 48)]
+    storage = kv_storage(NativeAttention(16, max_tokens=1, max_seqs=1, max_blocks=1), specs, 5, dtype, CPU)
+    pages = [tensor for pair in storage.layers for tensor in pair]
+    assert sum(tensor.nbytes for tensor in pages) == 5 * KVStorage.bytes_per_block(specs, 16, dtype)
+    assert all(tensor.shape[:2] == (5, spec.num_kv_heads) for tensor, spec in zip(pages[::2], specs, strict=True))
 
 
 def test_unused_pages_take_no_memory() -> None:

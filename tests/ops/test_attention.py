@@ -7,7 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from quire.kernels.ops.attention import QUERY_TILE, SEGMENT_TOKENS, paged_attention, write_kv
+from quire.kernels.ops.attention import (
+    QUERY_TILE,
+    SCALE_BYTES,
+    SEGMENT_TOKENS,
+    dequantize,
+    paged_attention,
+    quantize,
+    write_kv,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +35,7 @@ class Setting(NamedTuple):
     window: int | None = None
     softcap: float | None = None
     dtype: torch.dtype = torch.float32
+    has_int8_cache: bool = False
 
 
 class History:
@@ -49,8 +58,10 @@ class History:
         count = width * len(self.q)
         order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
         self.tables = order.view(-1, width).int()
-        shape = (count, setting.kv_heads, setting.block, setting.head_dim)
-        self.cache = torch.zeros(shape, dtype=setting.dtype), torch.zeros(shape, dtype=setting.dtype)
+        width, dtype = setting.head_dim, setting.dtype
+        if setting.has_int8_cache:
+            width, dtype = width + SCALE_BYTES, torch.int8
+        self.cache = tuple(torch.zeros(2, count, setting.kv_heads, setting.block, width, dtype=dtype))
         for k, v, table in zip(self.k, self.v, self.tables, strict=True):
             positions = torch.arange(len(k))
             slots = table.long()[positions // setting.block] * setting.block + positions % setting.block
@@ -76,7 +87,10 @@ class History:
         """The definition, in float64."""
         setting, n = self.setting, len(self.q[i])
         group = setting.heads // setting.kv_heads
-        k, v = (t[i].double().repeat_interleave(group, 1) for t in (self.k, self.v))
+        k, v = self.k[i], self.v[i]
+        if setting.has_int8_cache:
+            k, v = dequantize(quantize(k)), dequantize(quantize(v))
+        k, v = (t.double().repeat_interleave(group, 1) for t in (k, v))
         scores = torch.einsum("qhd,khd->hqk", self.q[i].double(), k) * 0.3
         if setting.softcap is not None:
             scores = setting.softcap * torch.tanh(scores / setting.softcap)
@@ -96,6 +110,8 @@ SETTINGS = {
     "odd blocks": Setting(block=24),
     "bfloat16": Setting(dtype=torch.bfloat16),
     "float16": Setting(dtype=torch.float16),
+    "int8": Setting(has_int8_cache=True),
+    "int8 of bfloat16": Setting(window=21, softcap=2.0, dtype=torch.bfloat16, has_int8_cache=True),
 }
 
 
@@ -190,3 +206,25 @@ def test_write_kv_puts_each_token_in_its_slot() -> None:
         assert torch.equal(key[block, :, offset], k[row])
         assert torch.equal(value[block, :, offset], v[row])
     assert key.count_nonzero() == k.numel()
+
+
+def test_quantized_is_near_and_of_known_size() -> None:
+    x = torch.randn(50, 3, 64) * torch.logspace(-20, 4, 50)[:, None, None]
+    x[7, 1] = 0
+    x[8, 2] = torch.tensor([1.0, -127.0, 0.5, 1.5, 2.5, 126.5, -0.5, 0.0] * 8)
+    stored = quantize(x)
+    assert stored.dtype == torch.int8
+    assert stored.shape == (50, 3, 64 + SCALE_BYTES)
+    greatest = x.abs().amax(-1, keepdim=True)
+    assert ((dequantize(stored) - x).abs() <= greatest * (0.5 / 127 + 1e-6)).all()
+    assert stored[8, 2, :8].tolist() == [1, -127, 0, 2, 2, 126, 0, 0]
+    assert not dequantize(stored)[7, 1].any()
+
+
+def test_what_is_quantized_is_finite() -> None:
+    cache = torch.zeros(2, 1, 1, 4, 8 + SCALE_BYTES, dtype=torch.int8)
+    k = torch.tensor([[[torch.nan] * 8], [[torch.inf, 1.0, -torch.inf, torch.nan] * 2], [[3e38] * 8], [[1e-44] * 8]])
+    write_kv(k, -k, *cache, torch.arange(4))
+    got = dequantize(cache)[:, 0, 0]
+    expected = torch.tensor([[0.0] * 8, [65504.0, 0, -65504, 0] * 2, [3e38] * 8, [0.0] * 8])
+    torch.testing.assert_close(got, torch.stack((expected, -expected)), rtol=1e-6, atol=0)

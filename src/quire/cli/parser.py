@@ -116,6 +116,8 @@ class FlagParser(argparse.ArgumentParser):
             (word,) = words
             return setting.check(setting.parse(other_words.get(word.lower(), word)))
         except ValueError as error:
+            if instead := aliases.INSTEAD.get(setting.name, {}).get(words[0].lower()):
+                raise ConfigError(f"{option} {words[0]}: {instead}.") from None
             if setting.choices:
                 raise ConfigError(f"{option} {words[0]}: must be one of {', '.join(setting.choices)}.") from None
             kind = {int: "a whole number", float: "a number"}.get(setting.base)

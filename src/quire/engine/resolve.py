@@ -159,7 +159,7 @@ def _refuse_what_is_missing(config: EngineConfig) -> None:
     if parallel.enable_expert_parallel:
         raise ConfigError("enable_expert_parallel is set: this version of Quire runs a model on one device.")
     if config.cache.kv_cache_dtype == "float16" and config.model.dtype != "float16":
-        raise ConfigError("kv_cache_dtype is float16: it must be auto, float32, bfloat16 or the model's dtype.")
+        raise ConfigError("kv_cache_dtype is float16: it must be auto, float32, bfloat16, int8 or the model's dtype.")
 
 
 def _context(config: EngineConfig, shape: ModelShape) -> int:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quire.kernels.ops.attention import SCALE_BYTES
+
 Shape = tuple[int, ...]
 
 
@@ -24,8 +26,9 @@ class KVSpec:
     """Tokens a query sees, itself included; None: all."""
 
     def bytes_per_token(self, dtype: torch.dtype) -> int:
-        """Of key and value together."""
-        return 2 * self.num_kv_heads * self.head_dim * dtype.itemsize
+        """Of key and value together; int8 comes with a scale for each head of each."""
+        scale_bytes = SCALE_BYTES if dtype == torch.int8 else 0
+        return 2 * self.num_kv_heads * (self.head_dim * dtype.itemsize + scale_bytes)
 
 
 class KVStorage:

@@ -55,7 +55,6 @@ def make_forward(
         return EagerForward(model, kv, attention, device), kv
     recorded = NativeAttention(
         block_size,
-        kv_dtype,
         max_tokens=max_num_tokens,
         max_seqs=max_num_seqs,
         max_blocks=-(-context // block_size),
@@ -79,6 +78,6 @@ def _why_not(config: EngineConfig) -> str | None:
     computed = sorted(str(dtype).removeprefix("torch.") for dtype in DTYPES)
     if config.model.dtype not in computed:
         return f"they compute in {' and '.join(computed)}, not in {config.model.dtype}"
-    if config.cache.kv_cache_dtype != config.model.dtype:
-        return f"kv_cache_dtype is {config.cache.kv_cache_dtype}, not the model's {config.model.dtype}"
+    if config.cache.kv_cache_dtype not in (config.model.dtype, "int8"):
+        return f"kv_cache_dtype is {config.cache.kv_cache_dtype}, neither the model's {config.model.dtype} nor int8"
     return None

@@ -4,6 +4,9 @@ Each computes nothing: it makes room for the result, appends the native operator
 returns the recorded result. Contracts are the operators' own; those of the native ones stand in ``csrc/quire.h``.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
@@ -24,6 +27,9 @@ from quire.kernels.ops.rotary import angles
 from quire.kernels.ops.rows import take_rows
 
 _SILU, _GELU_TANH = 0, 1
+
+_PAGE_DTYPES: Mapping[torch.dtype, int] = MappingProxyType({**DTYPES, torch.int8: 2})
+"""What keys and values may be, by the header's numbers."""
 
 
 def recorded(x: Tensor) -> Recorded:
@@ -179,7 +185,7 @@ def _store_heads(
     program.append(
         "quire_store_heads", qkv.rows, qkv, stride(qkv), num_heads, num_kv_heads, size, q_norm, k_norm,
         norms.eps if norms is not None else 0.0, cos, sin, slot_mapping, key_cache, value_cache,
-        _block_size(key_cache), DTYPES[qkv.dtype], q, stride(q),
+        _block_size(key_cache), DTYPES[qkv.dtype], q, stride(q), _PAGE_DTYPES[key_cache.dtype],
     )  # fmt: skip
     return q
 
@@ -203,11 +209,11 @@ def _paged_attention(
     q.program.append(
         "quire_attention", q, stride(q), key_cache, value_cache, block_tables, stride(block_tables), query_starts,
         context_lens, num_heads, key_cache.shape[1], size, _block_size(key_cache), scale, sliding_window or 0,
-        softcap or 0.0, DTYPES[q.dtype], y, stride(y),
+        softcap or 0.0, DTYPES[q.dtype], y, stride(y), _PAGE_DTYPES[key_cache.dtype],
     )  # fmt: skip
     return y
 
 
 def _block_size(key_cache: Tensor) -> int:
-    """Keys are [N, K, D / g, B(, g)]."""
+    """Keys are [N, K, D / g, B, g], or [N, K, D + SCALE_BYTES, B] of int8."""
     return key_cache.shape[3]

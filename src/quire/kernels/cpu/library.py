@@ -57,10 +57,10 @@ _SIGNATURES: Mapping[str, str] = MappingProxyType(
         "quire_take_rows": "i piplplipl",
         "quire_gated": "i piplliipl",
         "quire_angles": "i pipplfpp",
-        "quire_store_heads": "i pipllllppfppppplipl",
+        "quire_store_heads": "i pipllllppfppppplipli",
         "quire_draw_tokens": "i pplllpp",
         "quire_score_tokens": "i pplpllplppp",
-        "quire_attention": "i pplppplppllllflfipl",
+        "quire_attention": "i pplppplppllllflfipli",
     }
 )
 

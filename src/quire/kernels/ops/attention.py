@@ -10,7 +10,8 @@ the padding around it, or where its blocks lie. How the reference keeps it:
   one after another with a running maximum. A masked tile adds exact zeros, a masked segment changes nothing (its weight
   is exp(-inf) = 0, the others' exp(0) = 1), so that computing or skipping invisible ones cannot show.
 
-Layout: key and value cache [N, K, B, D]: blocks gathered by table are ready for a batched product.
+Layout: key and value cache [N, K, B, D]: blocks gathered by table are ready for a batched product. A cache of int8 is
+[N, K, B, D + SCALE_BYTES]: each token's numbers of a head, and behind them the bytes of their float32 scale.
 Source of the running maximum: Milakov & Gimelshein 2018; of its use over tiles: Dao et al. 2022.
 """
 
@@ -37,6 +38,12 @@ QUERY_TILE = 128
 GATHER_BYTES = 4 * 2**20
 """Keys gathered at once for a group of single-token sequences: near what a core's cache holds."""
 
+SCALE_BYTES = 4
+"""Of the float32 behind a token's 8-bit numbers."""
+
+_LEAST_MAGNITUDE = 1e-30
+"""What a vector of zeros is quantized by: its scale is no denormal, and divides."""
+
 _LOWEST = -1e30
 """The maximum of nothing: finite, since -inf minus -inf is not a number."""
 
@@ -45,15 +52,30 @@ _LOWEST = -1e30
 def write_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> None:
     """Store each token's key and value in its slot.
 
-    key, value [T, K, D]; caches [N, K, B, D], written in place; slot_mapping [T] int64, block * B + offset, no slot
-    twice. NaN is stored as 0 and infinity as the largest half-precision number: a block's next owner multiplies what
-    is left there by zero, which must give zero. (A sequence that meets NaN keeps it in its residual stream.)
+    key, value [T, K, D]; caches [N, K, B, D], or of int8 [N, K, B, D + SCALE_BYTES], written in place; slot_mapping [T]
+    int64, block * B + offset, no slot twice. An int8 cache holds what quantize makes of each head. NaN is stored as 0
+    and infinity as the largest half-precision number: a block's next owner multiplies what is left there by zero,
+    which must give zero. (A sequence that meets NaN keeps it in its residual stream.)
     """
     block_size = key_cache.shape[2]
     block, offset = slot_mapping // block_size, slot_mapping % block_size
     limit = torch.finfo(torch.float16).max
     for cache, new in ((key_cache, key), (value_cache, value)):
-        cache[block, :, offset] = new.nan_to_num(0.0, limit, -limit).to(cache.dtype)
+        finite = new.nan_to_num(0.0, limit, -limit)
+        cache[block, :, offset] = quantize(finite) if cache.dtype == torch.int8 else finite.to(cache.dtype)
+
+
+def quantize(x: Tensor) -> Tensor:
+    """Finite x [..., D] as int8 [..., D + SCALE_BYTES]: x / scale to the nearest (even) whole; scale: max|x| / 127."""
+    wide = x.float()
+    scale = wide.abs().amax(-1, keepdim=True).clamp_min(_LEAST_MAGNITUDE) / 127
+    return torch.cat(((wide / scale).round().to(torch.int8), scale.view(torch.int8)), -1)
+
+
+def dequantize(pages: Tensor) -> Tensor:
+    """What quantize made, [..., D + SCALE_BYTES], as float32 [..., D]."""
+    numbers, scale = pages[..., :-SCALE_BYTES], pages[..., -SCALE_BYTES:]
+    return numbers.float() * scale.contiguous().view(torch.float32)
 
 
 @op
@@ -72,7 +94,7 @@ def paged_attention(
     """Causal attention of each sequence's newest tokens to all its tokens, whose KV is already in the cache.
 
     q [T, H, D], rows of sequence i at query_starts[i] : query_starts[i + 1], its last tokens, in order; caches
-    [N, K, B, D], H a multiple of K; block_tables [S, nb] int32, entries past a sequence's context any valid id;
+    as write_kv has them, H a multiple of K; block_tables [S, nb] int32, entries past a sequence's context any valid id;
     query_starts [S + 1] and context_lens [S] int32. Position p sees positions max(0, p - sliding_window + 1) .. p.
     Scores are multiplied by ``scale``, then softcap * tanh(score / softcap) if given. Float32 inside.
     Returns [T, H, D] in q's dtype.
@@ -176,13 +198,13 @@ class _Cache:
 
     def _gather(self, tables: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values at positions ``keys`` [n, whole tiles], as tiles [n * K, tiles, C, D] in float32."""
-        num_kv_heads, block_size, head_dim = self.key.shape[1:]
+        num_kv_heads, block_size, width = self.key.shape[1:]
         columns = (keys[:, ::block_size] // block_size).clamp_(max=tables.shape[1] - 1)
         heads = torch.arange(num_kv_heads, device=keys.device)
         pages = (tables.gather(1, columns)[:, None] * num_kv_heads + heads[:, None]).flatten()
-        k, v = (t.view(-1, block_size * head_dim).index_select(0, pages).float() for t in (self.key, self.value))
-        shape = (len(keys) * num_kv_heads, -1, self.tile_tokens, head_dim)
-        return k.view(shape), v.view(shape)
+        k, v = (t.view(-1, block_size * width).index_select(0, pages) for t in (self.key, self.value))
+        shape = (len(keys) * num_kv_heads, -1, self.tile_tokens, width)
+        return _floats(k.view(shape)), _floats(v.view(shape))
 
     def _bound(self, positions: Tensor, keys: Tensor) -> Tensor:
         """[n, 1, tiles, R, C]: the most a score may be, +inf where the key is visible and -inf where it is not."""
@@ -193,6 +215,10 @@ class _Cache:
             visible &= tiles > queries - self.window
         bound = torch.full(visible.shape, -torch.inf, device=keys.device)
         return bound.masked_fill_(visible, torch.inf)[:, None]
+
+
+def _floats(pages: Tensor) -> Tensor:
+    return dequantize(pages) if pages.dtype == torch.int8 else pages.float()
 
 
 class _Running:

@@ -35,8 +35,8 @@ class AttentionBackend(Protocol):
         """Why this layer cannot run here, or None if it can."""
         ...
 
-    def kv_shapes(self, spec: KVSpec, num_blocks: int) -> tuple[Shape, Shape]:
-        """How this backend lays out one layer's keys and values. Dimension 0 is the block."""
+    def kv_shapes(self, spec: KVSpec, num_blocks: int, dtype: torch.dtype) -> tuple[Shape, Shape]:
+        """How this backend lays out one layer's keys and values of ``dtype``. Dimension 0 is the block."""
         ...
 
     def plan(self, starts: np.ndarray, counts: np.ndarray, block_tables: np.ndarray) -> AttentionPlan:
@@ -72,4 +72,4 @@ def kv_storage(
     backend: AttentionBackend, specs: Sequence[KVSpec], num_blocks: int, dtype: torch.dtype, device: torch.device
 ) -> KVStorage:
     """Pages for layers of these specs, as the backend lays them out."""
-    return KVStorage([backend.kv_shapes(spec, num_blocks) for spec in specs], dtype, device)
+    return KVStorage([backend.kv_shapes(spec, num_blocks, dtype) for spec in specs], dtype, device)

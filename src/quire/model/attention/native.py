@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from quire.kernels.cpu.program import DTYPES
+from quire.kernels.ops.attention import SCALE_BYTES
 from quire.model.attention.backend import AttentionPlan
 from quire.model.attention.paged import PagedAttention, places
 from quire.model.kv import KVSpec, Shape
@@ -15,10 +16,9 @@ _SIZE_STEP = 16
 class NativeAttention(PagedAttention):
     """Plans into buffers of its own, with room for the greatest step; ``room`` is what a program is recorded with."""
 
-    def __init__(self, block_size: int, dtype: torch.dtype, *, max_tokens: int, max_seqs: int, max_blocks: int) -> None:
+    def __init__(self, block_size: int, *, max_tokens: int, max_seqs: int, max_blocks: int) -> None:
         super().__init__(block_size, torch.device("cpu"))
         self.max_tokens, self.max_seqs = max_tokens, max_seqs
-        self._group = 4 // dtype.itemsize  # numbers of adjacent k in 32 bits
         self.room = AttentionPlan(
             backend=self,
             slot_mapping=torch.zeros(max_tokens, dtype=torch.int64),
@@ -44,9 +44,15 @@ class NativeAttention(PagedAttention):
         """See AttentionBackend.supports."""
         return self.why_not(self._block_size, spec.head_dim, torch.float32)
 
-    def kv_shapes(self, spec: KVSpec, num_blocks: int) -> tuple[Shape, Shape]:
-        """Keys [N, K, D / g, B, g], values [N, K, B / g, D, g]; g numbers fill 32 bits. As ``csrc/quire.h`` says."""
-        heads, group = (num_blocks, spec.num_kv_heads), self._group
+    def kv_shapes(self, spec: KVSpec, num_blocks: int, dtype: torch.dtype) -> tuple[Shape, Shape]:
+        """As ``csrc/quire.h`` says: keys [N, K, D / g, B, g], values [N, K, B / g, D, g]; g numbers fill 32 bits.
+
+        Of int8 both are [N, K, D + SCALE_BYTES, B], whose last SCALE_BYTES rows are the scales.
+        """
+        heads, group = (num_blocks, spec.num_kv_heads), 4 // dtype.itemsize
+        if dtype == torch.int8:
+            pages = (*heads, spec.head_dim + SCALE_BYTES, self._block_size)
+            return pages, pages
         keys = (*heads, spec.head_dim // group, self._block_size, group)
         return keys, (*heads, self._block_size // group, spec.head_dim, group)
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quire.kernels.ops.attention import paged_attention
+from quire.kernels.ops.attention import SCALE_BYTES, paged_attention
 from quire.kernels.ops.heads import HeadNorms, store_heads
 from quire.model.attention.backend import AttentionPlan
 from quire.model.kv import KVSpec, KVStorage, Shape
@@ -21,9 +21,10 @@ class PagedAttention:
         """It can run every layer there is."""
         return None
 
-    def kv_shapes(self, spec: KVSpec, num_blocks: int) -> tuple[Shape, Shape]:
-        """Both [N, K, B, D]."""
-        shape = (num_blocks, spec.num_kv_heads, self._block_size, spec.head_dim)
+    def kv_shapes(self, spec: KVSpec, num_blocks: int, dtype: torch.dtype) -> tuple[Shape, Shape]:
+        """Both [N, K, B, D], or [N, K, B, D + SCALE_BYTES] of int8."""
+        width = spec.head_dim + (SCALE_BYTES if dtype == torch.int8 else 0)
+        shape = (num_blocks, spec.num_kv_heads, self._block_size, width)
         return shape, shape
 
     def plan(self, starts: np.ndarray, counts: np.ndarray, block_tables: np.ndarray) -> AttentionPlan:
