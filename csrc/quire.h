@@ -28,7 +28,9 @@ extern "C" {
 typedef enum { QUIRE_F32 = 0, QUIRE_BF16 = 1, QUIRE_I8 = 2 /* of KV pages alone */ } quire_dtype;
 
 /* The counts of a replay. */
-typedef enum { QUIRE_TOKENS = 0, QUIRE_SEQUENCES = 1, QUIRE_SAMPLED = 2, QUIRE_NUM_COUNTS = 3 } quire_rows;
+typedef enum {
+  QUIRE_TOKENS = 0, QUIRE_SEQUENCES = 1, QUIRE_ASKED = 2, QUIRE_SAMPLED = 3, QUIRE_NUM_COUNTS = 4
+} quire_rows;
 
 typedef enum { QUIRE_SILU = 0, QUIRE_GELU_TANH = 1 } quire_activation;
 
@@ -177,8 +179,8 @@ QUIRE_API int quire_store_heads(quire_program *program, int rows, const void *qk
                                 const float *cos, const float *sin, const int64_t *slots, void *keys, void *values,
                                 int64_t block, int dtype, void *q_out, int64_t q_stride, int page_dtype);
 
-/* Causal attention of each sequence's newest tokens to all its tokens. q [tokens, heads size]; rows of sequence i are
- * query_starts[i] .. query_starts[i + 1], its last tokens; tables int32 [sequences, table_stride]; context_lens int32.
+/* Causal attention of each sequence's newest tokens to all its tokens. q [queries, heads size]; rows of sequence i are
+ * query_starts[i] .. query_starts[i + 1], its last tokens, maybe none; tables int32 [sequences, table_stride]; context_lens int32.
  * Position p sees max(0, p - window + 1) .. p; window 0: all. Scores: scale, then softcap (0: none). The number of
  * sequences is counts[QUIRE_SEQUENCES]. With pages of int8, a row's queries and weights are rounded to 16 bits by their
  * greatest magnitude (weights in each 128 positions), and products are exact. */

@@ -87,7 +87,7 @@ class Runner:
         positions = torch.cat([torch.arange(start, start + len(tokens)) for _, start, tokens in rows])
         hidden = self.model(
             torch.tensor([token for _, _, tokens in rows for token in tokens]),
-            ForwardContext(positions, plan, self.kv),
+            ForwardContext(positions, plan, plan, self.kv),
         )
         return list(self.model.logits(hidden).split(counts))
 

@@ -40,7 +40,7 @@ class Native:
 
         more = {name: roomy(v) if isinstance(v, Tensor) and len(v) == len(x) else v for name, v in more.items()}
         result = call(roomy(x), *args, **more)
-        program.run(self.pool, tokens=len(x), sequences=len(x), sampled=len(x))
+        program.run(self.pool, tokens=len(x), sequences=len(x), asked=len(x), sampled=len(x))
         results = result if isinstance(result, tuple) else (result,)
         plain = tuple(part.as_subclass(Tensor)[: len(x)].clone() for part in results)
         return plain if isinstance(result, tuple) else plain[0]

@@ -15,4 +15,6 @@ class ForwardContext:
     positions: Tensor
     """[T] int64: each token's place in its sequence."""
     plan: AttentionPlan
+    last_plan: AttentionPlan
+    """Of the last layer, behind which only the rows go on that are asked for."""
     kv: KVStorage

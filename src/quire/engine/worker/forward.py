@@ -1,6 +1,7 @@
 """Running a model for one step: the two things a model runner may have behind it.
 
-Law: what ``logits`` and ``likeliest`` return may be overwritten by the next call; rows refer to the last ``run``.
+Law: what ``logits`` and ``likeliest`` return may be overwritten by the next call; rows are those asked for by the last
+``run``.
 """
 
 from typing import NamedTuple, Protocol
@@ -28,21 +29,23 @@ class Batch(NamedTuple):
     """[S], each at least 1."""
     block_tables: np.ndarray
     """[S, nb], as AttentionBackend.plan takes them."""
+    asked: np.ndarray
+    """[R] int64, rising: whose hidden states are asked for, among the tokens; of each sequence the last ones."""
 
 
 class Forward(Protocol):
     """A model, its KV storage and its attention, as one thing that computes steps."""
 
     def run(self, batch: Batch) -> None:
-        """Compute the hidden states of a step's tokens and write their KV."""
+        """Compute the hidden states that are asked for, and write all tokens' KV."""
         ...
 
     def logits(self, rows: np.ndarray) -> Tensor:
-        """Logits [R, V] float32 of rows [R] of the step's tokens. The caller may change them."""
+        """Logits [n, V] float32 of rows [n] of those asked for. The caller may change them."""
         ...
 
     def likeliest(self, rows: np.ndarray) -> np.ndarray:
-        """The greatest logit of each row: [R] int32, the lowest id among equals, -1 where a row is not sound."""
+        """The greatest logit of each row: [n] int32, the lowest id among equals, -1 where a row is not sound."""
         ...
 
 
@@ -59,7 +62,8 @@ class EagerForward:
     def run(self, batch: Batch) -> None:
         """See Forward.run."""
         plan = self._attention.plan(batch.starts, batch.counts, batch.block_tables)
-        context = ForwardContext(torch.from_numpy(batch.positions).to(self._device), plan, self._kv)
+        last_plan = self._attention.narrow(plan, batch.asked)
+        context = ForwardContext(torch.from_numpy(batch.positions).to(self._device), plan, last_plan, self._kv)
         self._hidden = self._model(torch.from_numpy(batch.tokens.astype(np.int64)).to(self._device), context)
 
     def logits(self, rows: np.ndarray) -> Tensor:

@@ -45,18 +45,20 @@ class ModelRunner:
         rows, positions = _spread(starts, counts)
         num_blocks = -(-int((starts + counts).max()) // self._block_size)
         tables = self._block_tables[slots, :num_blocks]
-        self._forward.run(Batch(self._tokens[slots[rows], positions], positions, starts, counts, tables))
         first_rows = np.cumsum(counts) - counts
-        scores = self._score_prompts(decision, first_rows) if self._scored else {}
         sampled_rows = (first_rows + counts - 1)[decision.samples]
+        asked = np.arange(len(rows)) if self._scored else sampled_rows
+        self._forward.run(Batch(self._tokens[slots[rows], positions], positions, starts, counts, tables, asked))
+        scores = self._score_prompts(decision, first_rows) if self._scored else {}
         if not len(sampled_rows):
             return ModelOutput(token_ids=np.empty(0, np.int32), prompt_logprobs=scores)
+        places = sampled_rows if self._scored else np.arange(len(sampled_rows))  # among those asked for
         next_positions = (starts + counts)[decision.samples]
         sampled_slots = slots[decision.samples]
         if self._sampler.takes_likeliest(sampled_slots):
-            sampled = Sampled(self._forward.likeliest(sampled_rows))
+            sampled = Sampled(self._forward.likeliest(places))
         else:
-            sampled = self._sampler.sample(self._forward.logits(sampled_rows), sampled_slots, next_positions)
+            sampled = self._sampler.sample(self._forward.logits(places), sampled_slots, next_positions)
         # A sequence at its full length has no place for one more token, and will not need it.
         fits = next_positions < self._tokens.shape[1]
         self._tokens[sampled_slots[fits], next_positions[fits]] = sampled.token_ids[fits]

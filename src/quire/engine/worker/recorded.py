@@ -4,6 +4,8 @@ Three programs share their buffers' ends: the body writes hidden states, of whic
 Owns the step's inputs at fixed addresses. Recording happens at the start; a step is array copies and two calls.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,19 +36,25 @@ class RecordedForward:
         """``max_rows``: rows of logits asked for at once. Raises CannotRecord if a model does more than operators."""
         self._attention, self._pool = attention, pool
         max_tokens, max_seqs = attention.max_tokens, attention.max_seqs
-        capacity = {Rows.TOKENS: max_tokens, Rows.SEQUENCES: max_seqs, Rows.SAMPLED: max_rows}
+        capacity = {
+            Rows.TOKENS: max_tokens,
+            Rows.SEQUENCES: max_seqs,
+            Rows.ASKED: max_tokens,
+            Rows.SAMPLED: max_rows,
+        }
         self._tokens, self._positions = (torch.zeros(max_tokens, dtype=torch.int64) for _ in range(2))
         self._rows = torch.zeros(max_rows, dtype=torch.int64)
 
         self.body = Program(library, capacity)
-        context = ForwardContext(self.body.wrap(self._positions, Rows.TOKENS), attention.room, kv)
+        last_plan = replace(attention.narrow_room, rows=self.body.wrap(attention.narrow_rows, Rows.ASKED))
+        context = ForwardContext(self.body.wrap(self._positions, Rows.TOKENS), attention.room, last_plan, kv)
         hidden = model(self.body.wrap(self._tokens, Rows.TOKENS), context)
         assert isinstance(hidden, Recorded)
 
         def head(call: str) -> tuple[Program, Tensor]:
             program = Program(library, capacity)
             rows = take_rows(
-                program.wrap(hidden.as_subclass(Tensor), Rows.TOKENS), program.wrap(self._rows, Rows.SAMPLED)
+                program.wrap(hidden.as_subclass(Tensor), Rows.ASKED), program.wrap(self._rows, Rows.SAMPLED)
             )
             result = getattr(model, call)(rows)
             return program, result.as_subclass(Tensor)
@@ -60,8 +68,9 @@ class RecordedForward:
         num_tokens = len(batch.tokens)
         self._tokens.numpy()[:num_tokens] = batch.tokens
         self._positions.numpy()[:num_tokens] = batch.positions
-        self._attention.plan(batch.starts, batch.counts, batch.block_tables)
-        self.body.run(self._pool, tokens=num_tokens, sequences=len(batch.counts))
+        plan = self._attention.plan(batch.starts, batch.counts, batch.block_tables)
+        self._attention.narrow(plan, batch.asked)
+        self.body.run(self._pool, tokens=num_tokens, sequences=len(batch.counts), asked=len(batch.asked))
 
     def logits(self, rows: np.ndarray) -> Tensor:
         """See Forward.logits."""

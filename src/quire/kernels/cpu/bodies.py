@@ -5,6 +5,7 @@ returns the recorded result. Contracts are the operators' own; those of the nati
 """
 
 from collections.abc import Mapping
+from math import prod
 from types import MappingProxyType
 
 import torch
@@ -102,7 +103,8 @@ def _gelu_tanh_and_mul(x: Tensor) -> Tensor:
 def _take_rows(x: Tensor, rows: Tensor) -> Tensor:
     x, rows = recorded(x), recorded(rows)
     y = x.program.empty(rows.rows, x.shape[1:], x.dtype)
-    x.program.append("quire_take_rows", rows.rows, x, stride(x), rows, x.shape[1], DTYPES[x.dtype], y, stride(y))
+    size = prod(x.shape[1:])
+    x.program.append("quire_take_rows", rows.rows, x, stride(x), rows, size, DTYPES[x.dtype], y, stride(y))
     return y
 
 

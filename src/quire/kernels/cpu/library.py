@@ -18,7 +18,7 @@ from quire.core.errors import ConfigError
 LEVELS = ("v4n", "v4", "v3", "v2")
 """Best first: AVX-512 with bfloat16 and int8 dot products, AVX-512, AVX2, SSE4.2."""
 
-NUM_COUNTS = 3
+NUM_COUNTS = 4
 
 _HUGE_PAGE = 2 << 20
 _CHUNK = 64 << 20

@@ -32,7 +32,8 @@ class Rows(IntEnum):
 
     TOKENS = 0
     SEQUENCES = 1
-    SAMPLED = 2
+    ASKED = 2
+    SAMPLED = 3
 
 
 class CannotRecord(UnsupportedModel):
@@ -115,16 +116,18 @@ class Program:
             facts = ", ".join(str(int(arg)) for arg in args if isinstance(arg, int))
             raise CannotRecord(f"{name} refuses its sizes or types: {facts}")
 
-    def run(self, pool: Pool, *, tokens: int = 0, sequences: int = 0, sampled: int = 0) -> None:
+    def run(self, pool: Pool, *, tokens: int = 0, sequences: int = 0, asked: int = 0, sampled: int = 0) -> None:
         """Replay all operators for these counts of rows. Other Python threads run meanwhile."""
-        self._counts[:] = tokens, sequences, sampled
+        self._counts[:] = tokens, sequences, asked, sampled
         code = self.library.quire_run(pool.address, self._address, self._counts.ctypes.data)
         assert code == 0, f"quire_run: {code}"
 
-    def profile(self, pool: Pool, *, tokens: int = 0, sequences: int = 0, sampled: int = 0) -> list[tuple[str, int]]:
+    def profile(
+        self, pool: Pool, *, tokens: int = 0, sequences: int = 0, asked: int = 0, sampled: int = 0
+    ) -> list[tuple[str, int]]:
         """Replay, and tell each operator's name and nanoseconds."""
         times = np.zeros(len(self), np.int64)
-        self._counts[:] = tokens, sequences, sampled
+        self._counts[:] = tokens, sequences, asked, sampled
         self.library.quire_run_timed(pool.address, self._address, self._counts.ctypes.data, times.ctypes.data)
         names = [self.library.quire_operator_name(self._address, i).decode() for i in range(len(self))]
         return list(zip(names, times.tolist(), strict=True))

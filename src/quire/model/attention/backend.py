@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from quire.kernels.ops.heads import HeadNorms
+from quire.kernels.ops.rows import take_rows
 from quire.model.kv import KVSpec, KVStorage, Shape
 
 
@@ -23,9 +24,15 @@ class AttentionPlan:
     block_tables: Tensor
     """[S, nb] int32, on the device."""
     query_starts: Tensor
-    """[S + 1] int32, on the host: the tokens of sequence i are query_starts[i] : query_starts[i + 1]."""
+    """[S + 1] int32, on the host: the queries of sequence i are query_starts[i] : query_starts[i + 1]."""
     context_lens: Tensor
     """[S] int32, on the host: tokens of each sequence after this step."""
+    rows: Tensor | None = None
+    """[R] int64, on the device: which of the step's tokens have queries, of each sequence its last ones; None: all."""
+
+    def querying(self, x: Tensor) -> Tensor:
+        """Of a row for each token, those of the tokens that have queries."""
+        return x if self.rows is None else take_rows(x, self.rows)
 
 
 class AttentionBackend(Protocol):
@@ -47,6 +54,13 @@ class AttentionBackend(Protocol):
         """
         ...
 
+    def narrow(self, plan: AttentionPlan, rows: np.ndarray) -> AttentionPlan:
+        """The plan of a layer whose results are asked for at some of the step's tokens: [R] int64, in order.
+
+        They are the last ones of their sequences. Keys and values are stored for all tokens.
+        """
+        ...
+
     def run(
         self,
         layer: int,
@@ -63,7 +77,8 @@ class AttentionBackend(Protocol):
     ) -> Tensor:
         """Norm (if asked) and turn queries and keys of qkv [T, H + 2K, D], store keys and values, attend.
 
-        ``rotation``: cos and sin [T, D/2]; H = num_heads. Returns [T, H, D] in qkv's dtype.
+        ``rotation``: cos and sin [T, D/2]; H = num_heads. Returns [R, H, D] in qkv's dtype, of the R tokens that have
+        queries.
         """
         ...
 

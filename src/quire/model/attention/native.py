@@ -1,12 +1,14 @@
 """Attention for recorded programs: the same addresses in every step, and pages that are tiles of a matrix product."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
 from quire.kernels.cpu.program import DTYPES
 from quire.kernels.ops.attention import SCALE_BYTES
 from quire.model.attention.backend import AttentionPlan
-from quire.model.attention.paged import PagedAttention, places
+from quire.model.attention.paged import PagedAttention, narrowed, places
 from quire.model.kv import KVSpec, Shape
 
 _SIZE_STEP = 16
@@ -14,7 +16,11 @@ _SIZE_STEP = 16
 
 
 class NativeAttention(PagedAttention):
-    """Plans into buffers of its own, with room for the greatest step; ``room`` is what a program is recorded with."""
+    """Plans into buffers of its own, with room for the greatest step.
+
+    ``room``, and ``narrow_room`` for layers whose results are asked for at some tokens, are what a program is recorded
+    with.
+    """
 
     def __init__(self, block_size: int, *, max_tokens: int, max_seqs: int, max_blocks: int) -> None:
         super().__init__(block_size, torch.device("cpu"))
@@ -26,6 +32,9 @@ class NativeAttention(PagedAttention):
             query_starts=torch.zeros(max_seqs + 1, dtype=torch.int32),
             context_lens=torch.zeros(max_seqs, dtype=torch.int32),
         )
+        self.narrow_rows = torch.zeros(max_tokens, dtype=torch.int64)
+        query_starts = torch.zeros(max_seqs + 1, dtype=torch.int32)
+        self.narrow_room = replace(self.room, query_starts=query_starts, rows=self.narrow_rows)
         self._slots, self._tables = self.room.slot_mapping.numpy(), self.room.block_tables.numpy()
         self._starts, self._lens = self.room.query_starts.numpy(), self.room.context_lens.numpy()
 
@@ -65,3 +74,10 @@ class NativeAttention(PagedAttention):
         self._tables[:num_seqs, :num_blocks] = block_tables
         np.add(starts, counts, out=self._lens[:num_seqs])
         return self.room
+
+    def narrow(self, plan: AttentionPlan, rows: np.ndarray) -> AttentionPlan:
+        """See AttentionBackend.narrow: fills ``narrow_room``, and returns it."""
+        # What lies behind the step's own sequences is of steps before, and rises no more.
+        self.narrow_room.query_starts.numpy()[:] = narrowed(self._starts, rows)
+        self.narrow_rows.numpy()[: len(rows)] = rows
+        return self.narrow_room

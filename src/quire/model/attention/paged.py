@@ -1,5 +1,7 @@
 """Attention over paged KV by the operators, on any device."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,6 +40,14 @@ class PagedAttention:
             context_lens=torch.from_numpy((starts + counts).astype(np.int32)),
         )
 
+    def narrow(self, plan: AttentionPlan, rows: np.ndarray) -> AttentionPlan:
+        """See AttentionBackend.narrow."""
+        return replace(
+            plan,
+            query_starts=torch.from_numpy(narrowed(plan.query_starts.numpy(), rows)),
+            rows=torch.from_numpy(rows).to(self._device),
+        )
+
     def run(
         self,
         layer: int,
@@ -56,7 +66,7 @@ class PagedAttention:
         key_cache, value_cache = kv.layers[layer]
         q = store_heads(qkv, num_heads, norms, *rotation, key_cache, value_cache, plan.slot_mapping)
         return paged_attention(
-            q,
+            plan.querying(q),
             key_cache,
             value_cache,
             plan.block_tables,
@@ -82,3 +92,8 @@ def places(
     slots = block_tables[rows, positions // block_size].astype(np.int64) * block_size
     slots += positions % block_size
     return query_starts, slots
+
+
+def narrowed(query_starts: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """[S + 1] int32: how many of ``rows`` [R], which rise, come before each start."""
+    return np.searchsorted(rows, query_starts).astype(np.int32)

@@ -4,7 +4,7 @@ A family is a function from a model's config to a DecoderConfig; what it has tha
 its own. Names of tensors are those of Hugging Face checkpoints.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -72,10 +72,12 @@ class Block:
         w.skip("self_attn.rotary_emb.inv_freq")  # older checkpoints carry what is computed from the config
 
     def __call__(self, x: Tensor, rotation: Rotation, ctx: ForwardContext) -> Tensor:
+        """[T, E] -> [R, E], of the tokens that have queries by the plan."""
+        normed, x = self.before_attention(x), ctx.plan.querying(x)
         if self.after_attention is None:
-            x = self.attention(self.before_attention(x), rotation, ctx, x)
+            x = self.attention(normed, rotation, ctx, x)
         else:
-            x = self.after_attention(self.attention(self.before_attention(x), rotation, ctx), x)
+            x = self.after_attention(self.attention(normed, rotation, ctx), x)
         if self.after_mlp is None:
             return self.mlp(self.before_mlp(x), x)
         return self.after_mlp(self.mlp(self.before_mlp(x)), x)
@@ -107,12 +109,16 @@ class CausalLM:
         return [block.attention.kv_spec for block in self._blocks]
 
     def __call__(self, tokens: Tensor, ctx: ForwardContext) -> Tensor:
-        """Run a step: [T] int64 token ids -> [T, E] hidden states before the final norm. Writes the step's KV."""
+        """Run a step: [T] int64 token ids -> [R, E] hidden states before the final norm. Writes the step's KV.
+
+        R are the tokens that have queries by the context's ``last_plan``.
+        """
         rotations = [rope(ctx.positions) for rope in self._ropes]
         x = self._embed(tokens)
-        for block in self._blocks:
+        *blocks, last = self._blocks
+        for block in blocks:
             x = block(x, rotations[block.rope], ctx)
-        return x
+        return last(x, rotations[last.rope], replace(ctx, plan=ctx.last_plan))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Rows of hidden states [R, E] -> [R, V] float32."""

@@ -64,7 +64,7 @@ class Attention:
         return KVSpec(self._kv_heads, self._config.head_dim, self._config.sliding_window)
 
     def __call__(self, x: Tensor, rotation: Rotation, ctx: ForwardContext, residual: Tensor | None = None) -> Tensor:
-        """[T, E] -> [T, E], plus the residual if given."""
+        """[T, E] -> [R, E], of the tokens that have queries by the plan; plus the residual [R, E] if given."""
         config = self._config
         attended = ctx.plan.backend.run(
             self._layer,
