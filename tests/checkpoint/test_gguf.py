@@ -122,9 +122,17 @@ def test_arrays_of_arrays(gguf_bytes, write: Callable[[bytes], Path]) -> None:  
 def test_dropping_pages_loses_nothing(all_types: tuple[Path, dict[str, np.ndarray]]) -> None:
     path, written = all_types
     with GGUFFile(path) as file:
-        file.drop_pages("t.Q4_1")
         file.drop_pages()
         assert np.array_equal(file.data("t.Q4_1"), written["Q4_1"])
+
+
+def test_rows_are_read_where_they_lie(all_types: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, written = all_types
+    with GGUFFile(path) as file:
+        for name, raw in written.items():
+            rows = np.zeros((len(raw) - 1, raw.shape[1]), np.uint8)
+            file.read(f"t.{name}", 1, rows)
+            assert np.array_equal(rows, raw[1:]), name
 
 
 def test_a_view_outlives_the_file(all_types: tuple[Path, dict[str, np.ndarray]]) -> None:

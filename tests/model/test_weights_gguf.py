@@ -1,7 +1,6 @@
 """GGUF: under Hugging Face's names and in Hugging Face's layout, bit for bit what the gguf package reads."""
 
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -113,6 +112,7 @@ def test_heads_are_in_hugging_face_s_order(llama: tuple[Written, GGUFFile], weig
 @pytest.mark.parametrize("slab", [HIDDEN, 5 * HIDDEN, 1 << 20])
 def test_each_rank_reads_its_heads(llama: tuple[Written, GGUFFile], slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source_module, "_SLAB", slab)
+    monkeypatch.setattr(source_module, "_SLAB_ROWS", 1)
     written, file = llama
     q, k, v = (written.expected[f"{LAYER}.{name}_proj.weight"] for name in "qkv")
     for rank in range(2):
@@ -179,11 +179,22 @@ def test_layouts_that_cannot_be(
         cursor(written.close()).pull(hf_name, shape)
 
 
-def test_reading_leaves_no_pages_behind(llama: tuple[Written, GGUFFile], monkeypatch: pytest.MonkeyPatch) -> None:
-    _, file = llama
-    dropped: list[Any] = []
-    monkeypatch.setattr(GGUFFile, "drop_pages", lambda self, name=None: dropped.append(name))
+def test_weights_are_read_not_mapped(llama: tuple[Written, GGUFFile], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of a mapping would count as memory beside the weights."""
+    written, file = llama
+    dropped: list[bool] = []
+    monkeypatch.setattr(GGUFFile, "drop_pages", lambda self: dropped.append(True))
+    monkeypatch.delattr(GGUFFile, "data")
     at = cursor(file)
-    at.pull("model.embed_tokens.weight", (10, HIDDEN))
+    name = "model.embed_tokens.weight"
+    assert torch.equal(at.pull(name, (10, HIDDEN)), written.expected[name])
     at.source.close()
-    assert dropped == ["token_embd.weight", None]
+    assert dropped
+
+
+def test_a_file_that_shrinks_while_it_is_read(llama: tuple[Written, GGUFFile]) -> None:
+    written, file = llama
+    at, name = cursor(file), "model.embed_tokens.weight"
+    written.path.write_bytes(written.path.read_bytes()[: file.tensors["token_embd.weight"].offset + 5])
+    with pytest.raises(CorruptCheckpoint, match=r"tiny\.gguf: tensor 'token_embd.weight' ends beyond the end"):
+        at.pull(name, (10, HIDDEN))

@@ -18,6 +18,7 @@ from quire.model.weights import source as source_module
 from quire.model.weights.cursor import Cursor
 from quire.model.weights.open import open_source
 from quire.model.weights.safetensors import SafetensorsSource
+from quire.model.weights.shard import Group
 
 CPU = torch.device("cpu")
 
@@ -54,9 +55,15 @@ def test_what_was_read_outlives_the_file(file: Path) -> None:
 def test_slabs_do_not_show(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     w = torch.randn(7, 10)
     save_file({"w": w}, file)
+    monkeypatch.setattr(source_module, "_SLAB_ROWS", 1)
     for values in (1, 25, 70):
         monkeypatch.setattr(source_module, "_SLAB", values)
-        assert torch.equal(pull(file, shape=(7, 10)), w)
+        for dtype in (torch.float32, torch.bfloat16):
+            assert torch.equal(pull(file, shape=(7, 10), dtype=dtype), w.to(dtype))
+        source = SafetensorsSource([file])
+        for rank in range(2):
+            columns = Cursor(source, torch.float32, CPU, Plain(), Group(rank, 2)).pull("w", (7, 10), cut=1)
+            assert torch.equal(columns, w.chunk(2, dim=1)[rank])
 
 
 def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
@@ -87,6 +94,22 @@ def test_a_file_cut_short(file: Path, keep: int) -> None:
     save_file({"w": torch.randn(4, 6)}, file)
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(CorruptCheckpoint, match=r"model\.safetensors is not a whole safetensors file"):
+        pull(file)
+
+
+def test_a_file_that_shrinks_while_it_is_read(file: Path) -> None:
+    save_file({"v": torch.randn(4, 6), "w": torch.randn(4, 6)}, file)
+    source = SafetensorsSource([file])
+    at = Cursor(source, torch.float32, CPU, Plain())
+    file.write_bytes(file.read_bytes()[:-1])
+    at.pull("v", (4, 6))
+    with pytest.raises(CorruptCheckpoint, match=r"model\.safetensors: tensor 'w' ends beyond the end of the file"):
+        at.pull("w", (4, 6))
+
+
+def test_a_type_that_torch_does_not_know(file: Path) -> None:
+    header(file, {"w": {"dtype": "F4", "shape": [4, 6], "data_offsets": [0, 12]}}, 12)
+    with pytest.raises(UnsupportedModel, match=r"model\.safetensors: tensor 'w' cannot be held as a tensor.*F4"):
         pull(file)
 
 

@@ -1,7 +1,8 @@
-"""Opens a GGUF file: metadata and tensors as views of the mapped file, nothing copied, nothing dequantized.
+"""Opens a GGUF file: metadata, and tensors as views of the mapped file or rows read from it; nothing is dequantized.
 
-Owns the mapping. Law: what ``GGUFFile`` hands out lies inside the file and no two tensors share a byte; a file for
-which that does not hold is refused before anything is handed out. Source: the GGUF specification, versions 2 and 3.
+Owns the file and its mapping. Law: what ``GGUFFile`` hands out lies inside the file and no two tensors share a byte; a
+file for which that does not hold is refused before anything is handed out. Source: the GGUF specification, versions 2
+and 3.
 """
 
 import mmap
@@ -15,6 +16,7 @@ import numpy as np
 
 from quire.checkpoint.gguf_metadata import Metadata, Reader, read_metadata
 from quire.checkpoint.gguf_types import BLOCK_TYPES, IMPLEMENTED, UNIMPLEMENTED
+from quire.checkpoint.stretches import Stretches
 from quire.core.errors import CorruptCheckpoint, ModelUnavailable, UnsupportedModel
 
 MAX_TENSORS = 131_072
@@ -45,7 +47,12 @@ class GGUFFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._map = _map(self.path)
+        self._stretches = Stretches(self.path)
+        try:
+            self._map = _map(self._stretches, self.path)
+        except BaseException:
+            self._stretches.close()
+            raise
         self._data = memoryview(self._map)
         reader = Reader(self._data, str(self.path))
         try:
@@ -57,29 +64,32 @@ class GGUFFile:
             raise
 
     def data(self, name: str) -> np.ndarray:
-        """[rows, bytes per row] uint8, a read-only view of the file; rows are all dimensions but the last."""
+        """[rows, bytes per row] uint8, a read-only view of the file; rows are all dimensions but the last.
+
+        For small tensors: the pages of large ones would stay in memory. See ``read``.
+        """
         tensor = self.tensors[name]
         rows = prod(tensor.shape[:-1])
         part = self._data[tensor.offset : tensor.offset + tensor.num_bytes]
         return np.frombuffer(part, np.uint8).reshape(rows, tensor.num_bytes // rows)
 
-    def drop_pages(self, name: str | None = None) -> None:
-        """Tell the system that a tensor's pages (or the whole file's) may leave memory; reading brings them back."""
-        advice = getattr(mmap, "MADV_DONTNEED", None)
-        if advice is None:
-            return
-        if name is None:
-            self._map.madvise(advice)
-            return
+    def read(self, name: str, first: int, out: np.ndarray) -> None:
+        """Read rows first .. first + len(out) of a tensor into ``out``, [rows, bytes per row] uint8, contiguous.
+
+        A vector's rows may be its elements. Raises CorruptCheckpoint, naming file and tensor, if it cannot be read.
+        """
         tensor = self.tensors[name]
-        # Only whole pages: the ones at the edges hold neighbours' bytes too.
-        start = -(-tensor.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-        end = (tensor.offset + tensor.num_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        if end > start:
-            self._map.madvise(advice, start, end - start)
+        assert first >= 0 and (first + len(out)) * out.shape[1] <= tensor.num_bytes
+        self._stretches.read(tensor.offset + first * out.shape[1], out, f"{self.path}: tensor {name!r}")
+
+    def drop_pages(self) -> None:
+        """Tell the system that the mapping's pages may leave memory; touching them brings them back."""
+        if advice := getattr(mmap, "MADV_DONTNEED", None):
+            self._map.madvise(advice)
 
     def close(self) -> None:
-        """Unmap the file; views that are still held keep it mapped until they go."""
+        """Close the file and unmap it; views that are still held keep it mapped until they go."""
+        self._stretches.close()
         try:
             self._data.release()
             self._map.close()
@@ -94,10 +104,10 @@ class GGUFFile:
         self.close()
 
 
-def _map(path: Path) -> mmap.mmap:
+def _map(stretches: Stretches, path: Path) -> mmap.mmap:
+    assert stretches.descriptor is not None
     try:
-        with path.open("rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return mmap.mmap(stretches.descriptor, 0, access=mmap.ACCESS_READ)
     except ValueError:
         raise CorruptCheckpoint(f"{path} is not a GGUF file: it is empty. Fetch it again.") from None
     except OSError as error:

@@ -4,24 +4,28 @@ A linear is a run of matrices side by side, one for each run of equal formats am
 formats are common. What a file holds in plain numbers is packed as ``Packed`` does.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import torch
 from torch import Tensor
 
 from quire.kernels.cpu.block_packing import empty_blocks, fill_blocks
 from quire.kernels.cpu.packing import Packer
-from quire.kernels.ops.blocks import BlockMatrix, block_embedding, block_likeliest, block_linear, block_logits
+from quire.kernels.ops.blocks import (
+    BlockMatrix,
+    block_bytes,
+    block_embedding,
+    block_likeliest,
+    block_linear,
+    block_logits,
+)
 from quire.kernels.ops.packed import PackedMatrix
 from quire.model.quantization.method import Side, Table, Weight
 from quire.model.quantization.packed import Packed
-from quire.model.weights.cursor import Part
-
-_SLAB_VALUES = 1 << 22
-"""Values read at once: what is held beside the packed weights."""
-
-_CUTS = {Side.OUT: 0, Side.IN: 1, Side.NONE: None}
+from quire.model.weights.cursor import Part, fused_shape, fused_slabs
+from quire.model.weights.source import slab_rows
 
 
 @dataclass(frozen=True)
@@ -80,27 +84,15 @@ class Blocks:
         return BlockTable(self._read([part], Side.NONE, block_type))
 
     def _read(self, parts: Sequence[Part], side: Side, block_type: str) -> BlockMatrix:
-        cut = _CUTS[side]
-        shares = [part.at.shape((part.out_features, part.in_features), cut=cut, units=part.units) for part in parts]
-        num_out, num_in = sum(share[0] for share in shares), shares[0][1]
+        num_out, num_in = fused_shape(parts, side)
         matrix = empty_blocks(self._packer, num_out, num_in, block_type, parts[0].at.dtype)
-        first = 0
-        for part, share in zip(parts, shares, strict=True):
-            for begin, rows in _slabs(part, share, cut):
-                fill_blocks(self._packer, matrix, first + begin, rows)
-            first += share[0]
+        held = torch.empty((min(slab_rows(num_in), num_out), block_bytes(block_type, num_in)), dtype=torch.uint8)
+        for part, slab, first in fused_slabs(parts, side):
+            rows = held[: slab.stop - slab.start]
+            part.at.pull_blocks("weight", part.shape, cut=side.cut, units=part.units, out=rows, first=slab.start)
+            fill_blocks(self._packer, matrix, first, rows)
         return matrix
 
 
 def _block_type(part: Part, side: Side) -> str | None:
-    shape = part.out_features, part.in_features
-    return part.at.block_type("weight", shape, cut=_CUTS[side], units=part.units)
-
-
-def _slabs(part: Part, share: tuple[int, ...], cut: int | None) -> Iterator[tuple[int, Tensor]]:
-    """This rank's rows of a part, [n, bytes] uint8, with the number of the first."""
-    step = max(1, _SLAB_VALUES // share[1])
-    shape = part.out_features, part.in_features
-    for begin in range(0, share[0], step):
-        count = min(step, share[0] - begin)
-        yield begin, part.at.pull_blocks("weight", shape, cut=cut, units=part.units, first=begin, count=count)
+    return part.at.block_type("weight", part.shape, cut=side.cut, units=part.units)

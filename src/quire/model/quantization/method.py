@@ -21,6 +21,11 @@ class Side(Enum):
     NONE = "none"
     """Every rank holds all of it."""
 
+    @property
+    def cut(self) -> int | None:
+        """The dimension of a weight [out, in] that is cut."""
+        return {Side.OUT: 0, Side.IN: 1, Side.NONE: None}[self]
+
 
 class Weight(Protocol):
     """The loaded form of one linear: one rank's part, several fused projections side by side."""

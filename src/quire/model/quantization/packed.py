@@ -15,12 +15,8 @@ from quire.kernels.ops.packed import (
     packed_logits,
 )
 from quire.model.quantization.method import Side
-from quire.model.weights.cursor import Part
-
-_SLAB_VALUES = 1 << 22
-"""Values read at once: what is held beside the packed weights."""
-
-_CUTS = {Side.OUT: 0, Side.IN: 1, Side.NONE: None}
+from quire.model.weights.cursor import Part, fused_shape, fused_slabs
+from quire.model.weights.source import slab_rows
 
 
 @dataclass(frozen=True)
@@ -55,26 +51,15 @@ class Packed:
     def load(self, parts: Sequence[Part], side: Side) -> PackedWeight:
         """See Method.load."""
         assert len(parts) == 1 or side is not Side.IN
-        cut = _CUTS[side]
-        shares = [part.at.shape((part.out_features, part.in_features), cut=cut, units=part.units) for part in parts]
-        matrix = self._packer.empty(sum(share[0] for share in shares), shares[0][1], parts[0].at.dtype)
-        first = 0
-        for part, share in zip(parts, shares, strict=True):
-            first = self._read(part, share, cut, matrix, first)
+        num_out, num_in = fused_shape(parts, side)
+        matrix = self._packer.empty(num_out, num_in, parts[0].at.dtype)
+        held = torch.empty((min(slab_rows(num_in), num_out), num_in), dtype=matrix.dtype)
+        for part, slab, first in fused_slabs(parts, side):
+            rows = held[: slab.stop - slab.start]
+            part.at.pull("weight", part.shape, cut=side.cut, units=part.units, out=rows, first=slab.start)
+            self._packer.fill(matrix, first, rows)
         return PackedWeight(matrix)
 
     def table(self, part: Part) -> PackedWeight:
         """See Method.table."""
         return self.load([part], Side.NONE)
-
-    def _read(self, part: Part, share: tuple[int, ...], cut: int | None, matrix: PackedMatrix, first: int) -> int:
-        """Read one part's rows into their place, from row ``first`` on; returns the row after them."""
-        rows = max(1, _SLAB_VALUES // share[1])
-        slab = torch.empty((min(rows, share[0]), share[1]), dtype=matrix.dtype)
-        for begin in range(0, share[0], rows):
-            piece = slab[: min(rows, share[0] - begin)]
-            part.at.pull(
-                "weight", (part.out_features, part.in_features), cut=cut, units=part.units, out=piece, first=begin
-            )
-            self._packer.fill(matrix, first + begin, piece)
-        return first + share[0]

@@ -10,8 +10,6 @@ from quire.kernels.ops.vocabulary import embedding, likeliest_of, logits
 from quire.model.quantization.method import Side
 from quire.model.weights.cursor import Part, pull_fused
 
-_CUTS = {Side.OUT: 0, Side.IN: 1, Side.NONE: None}
-
 
 @dataclass(frozen=True)
 class PlainWeight:
@@ -51,10 +49,8 @@ class Plain:
     def load(self, parts: Sequence[Part], side: Side) -> PlainWeight:
         """See Method.load."""
         assert len(parts) == 1 or side is not Side.IN
-        return PlainWeight(
-            pull_fused(parts, "weight", lambda part: (part.out_features, part.in_features), cut=_CUTS[side])
-        )
+        return PlainWeight(pull_fused(parts, "weight", lambda part: part.shape, cut=side.cut))
 
     def table(self, part: Part) -> PlainTable:
         """See Method.table."""
-        return PlainTable(part.at.pull("weight", (part.out_features, part.in_features)))
+        return PlainTable(part.at.pull("weight", part.shape))

@@ -7,7 +7,7 @@ the layer; there is no second table to keep in step with it.
 Law: a family that loads a checkpoint leaves ``unread()`` empty; nothing in a checkpoint is silently ignored.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from quire.model.quantization.method import Side, Table, Weight
 from quire.model.weights.shard import Group, span
-from quire.model.weights.source import LazyBlocks, Shape, TensorSource, Window
+from quire.model.weights.source import LazyBlocks, Shape, TensorSource, Window, slabs
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,18 @@ class Cursor:
         return tensor.block_type(self._window(shape, cut, units)) if isinstance(tensor, LazyBlocks) else None
 
     def pull_blocks(
-        self, name: str, shape: Shape, *, cut: int | None = None, units: int | None = None, first: int, count: int
-    ) -> Tensor:
-        """Rows first .. first + count of the part that ``pull`` would read, as blocks: [count, bytes] uint8.
+        self, name: str, shape: Shape, *, cut: int | None = None, units: int | None = None, out: Tensor, first: int
+    ) -> None:
+        """Read into ``out``, [rows, bytes] uint8, as many rows of what ``pull`` would read, from row ``first`` on.
 
-        Raises CorruptCheckpoint, naming file and tensor.
+        They come as blocks, those of ``block_type``. Raises CorruptCheckpoint, naming file and tensor.
         """
         full = self._full(name)
         tensor = self.source.tensor(full, shape)
         assert isinstance(tensor, LazyBlocks)
         self._read.add(full)
         rows, columns = self._window(shape, cut, units)
-        return tensor.blocks((slice(rows.start + first, rows.start + first + count), columns))
+        tensor.read_blocks((slice(rows.start + first, rows.start + first + len(out)), columns), out)
 
     def skip(self, name: str) -> None:
         """Declare that this tensor, if the checkpoint has it, is known and not needed (a tied head, a buffer)."""
@@ -128,6 +128,15 @@ class Part:
     in_features: int
     units: int | None = None
 
+    @property
+    def shape(self) -> Shape:
+        """Of its whole weight."""
+        return self.out_features, self.in_features
+
+    def share(self, side: Side) -> Shape:
+        """Of this rank's share of its weight."""
+        return self.at.shape(self.shape, cut=side.cut, units=self.units)
+
 
 class Method(Protocol):
     """A way linears are stored in a checkpoint."""
@@ -142,6 +151,22 @@ class Method(Protocol):
     def table(self, part: Part) -> Table:
         """Read a matrix with one row a token, [V, E], of which every rank holds all. Raises CorruptCheckpoint."""
         ...
+
+
+def fused_shape(parts: Sequence[Part], side: Side) -> tuple[int, int]:
+    """[out, in] of this rank's share of all parts, one below the other."""
+    shares = [part.share(side) for part in parts]
+    return sum(share[0] for share in shares), shares[0][1]
+
+
+def fused_slabs(parts: Sequence[Part], side: Side) -> Iterator[tuple[Part, slice, int]]:
+    """The pieces to read fused parts in: a part, rows of its share, and which row of the whole is their first."""
+    begin = 0
+    for part in parts:
+        share = part.share(side)
+        for rows in slabs(share):
+            yield part, rows, begin + rows.start
+        begin += share[0]
 
 
 def pull_fused(parts: Sequence[Part], name: str, shape_of: Callable[[Part], Shape], *, cut: int | None) -> Tensor:

@@ -1,8 +1,8 @@
 """Tensors of a GGUF file, under the names and in the layout that Hugging Face checkpoints give them.
 
 Blocks are had as they are, or expanded while they are read, and only the rows asked for; what conversion to GGUF
-changed (the order of rows of rotated heads, the 1 added to some norms) is undone on the way. Pages of the file leave
-memory as soon as they were expanded; the file itself belongs to the checkpoint that opened it.
+changed (the order of rows of rotated heads, the 1 added to some norms) is undone on the way. The file itself belongs to
+the checkpoint that opened it.
 """
 
 from collections.abc import Mapping, Set
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quire.checkpoint.gguf import GGUFFile
+from quire.checkpoint.gguf import GGUFFile, GGUFTensor
 from quire.checkpoint.gguf_names import Placement, placements
 from quire.core.errors import CorruptCheckpoint, UnsupportedModel
 from quire.kernels.ops.blocks import BLOCK_LAYOUTS
 from quire.kernels.ops.dequantize import FORMATS, dequantize
-from quire.model.weights.source import Shape, Window, check_shape, put, slabs
+from quire.model.weights.source import Shape, Window, check_shape, is_host_memory, put, slab_rows, slabs
 
 
 @dataclass(frozen=True)
@@ -32,52 +32,71 @@ class BlockTensor:
 
     def read(self, window: Window, out: Tensor) -> None:
         """See LazyTensor.read."""
-        name, offset = self.placement.gguf_name, self.placement.offset
-        block_type = self.file.tensors[name].type
         # A vector is read as a matrix of one column, so that its elements are picked as rows are.
-        rows = self.file.data(name).reshape(self.shape[0], -1)
-        num_cols = self.shape[1] if len(self.shape) == 2 else 1
-        order = self._order()[window[0]]
-        for slab in slabs(tuple(out.shape)):
-            # Indexing copies: the bytes come out writable, and at an address fit for every type.
-            blocks = torch.from_numpy(rows[order[slab]])
-            values = torch.empty((len(blocks), num_cols), dtype=torch.float32 if offset else out.dtype)
-            dequantize(blocks, block_type, values)
+        matrix = out if len(window) == 2 else out[:, None]
+        num_cols, begin = self.shape[1] if len(window) == 2 else 1, window[0].start
+        columns = window[1] if len(window) == 2 else slice(0, 1)
+        offset = self.placement.offset
+        held = torch.empty((min(slab_rows(num_cols), len(out)), self._row_bytes), dtype=torch.uint8)
+        for slab in slabs((len(out), num_cols)):
+            blocks, place = held[: slab.stop - slab.start], matrix[slab]
+            self._read_rows(slice(begin + slab.start, begin + slab.stop), blocks.numpy())
+            if place.shape[1] == num_cols and is_host_memory(place) and not offset:
+                values = place
+            else:
+                values = torch.empty((len(blocks), num_cols), dtype=torch.float32 if offset else out.dtype)
+            dequantize(blocks, self._stored.type, values)
             if offset:
                 values += offset
-            put(values[:, window[1]] if len(window) == 2 else values[:, 0], out[slab], self.where)
-        self.file.drop_pages(name)
+            put(values if values is place else values[:, columns], place, self.where)
 
     def block_type(self, window: Window) -> str | None:
         """See LazyBlocks.block_type."""
-        name = self.file.tensors[self.placement.gguf_name].type
+        name = self._stored.type
         if name not in BLOCK_LAYOUTS or self.placement.offset:
             return None
         return None if self._cuts_a_block(name, window[1]) else name
 
-    def blocks(self, window: Window) -> Tensor:
-        """See LazyBlocks.blocks."""
-        name = self.placement.gguf_name
-        block_type = self.file.tensors[name].type
+    def read_blocks(self, window: Window, out: Tensor) -> None:
+        """See LazyBlocks.read_blocks."""
+        block_type, rows = self._stored.type, out.numpy()
         form = FORMATS[block_type]
-        first, last = (edge // form.num_values * form.num_bytes for edge in (window[1].start, window[1].stop))
-        rows = self.file.data(name)[self._order()[window[0]], first:last]
+        if out.shape[1] == self._row_bytes:
+            self._read_rows(window[0], rows)
+        else:
+            whole = np.empty((len(rows), self._row_bytes), np.uint8)
+            self._read_rows(window[0], whole)
+            first, last = (edge // form.num_values * form.num_bytes for edge in (window[1].start, window[1].stop))
+            rows[:] = whole[:, first:last]
         blocks = rows.reshape(-1, form.num_bytes)
         for at in BLOCK_LAYOUTS[block_type].factors:
             # The largest exponent is infinity's, and that of what is not a number.
             if (blocks[:, at + 1] & 0x7C == 0x7C).any():
                 raise CorruptCheckpoint(f"{self.where} holds a value that is not finite: the file is damaged.")
-        return torch.from_numpy(rows)
+
+    @property
+    def _stored(self) -> GGUFTensor:
+        return self.file.tensors[self.placement.gguf_name]
+
+    @property
+    def _row_bytes(self) -> int:
+        return self._stored.num_bytes // self.shape[0]
+
+    def _read_rows(self, rows: slice, out: np.ndarray) -> None:
+        """Rows of the tensor, in its own order, into ``out`` [rows, bytes]: one stretch of the file, put in order."""
+        name, heads = self.placement.gguf_name, self.placement.permute_heads
+        if heads is None:
+            self.file.read(name, rows.start, out)
+            return
+        order = np.arange(self.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).ravel()[rows]
+        first = int(order.min())
+        stretch = np.empty((int(order.max()) + 1 - first, self._row_bytes), np.uint8)
+        self.file.read(name, first, stretch)
+        np.take(stretch, order - first, axis=0, out=out)
 
     def _cuts_a_block(self, block_type: str, columns: slice) -> bool:
         size = FORMATS[block_type].num_values
         return bool(columns.start % size or columns.stop % size)
-
-    def _order(self) -> np.ndarray:
-        """[rows] int64: for each row, the row of the file that it comes from."""
-        rows = np.arange(self.shape[0])
-        heads = self.placement.permute_heads
-        return rows if heads is None else rows.reshape(heads, -1, 2).swapaxes(1, 2).ravel()
 
 
 class GGUFSource:
@@ -115,5 +134,5 @@ class GGUFSource:
         return BlockTensor(self._file, placement, shape, where)
 
     def close(self) -> None:
-        """Let the file's pages leave memory."""
+        """Let the pages of the file's metadata leave memory."""
         self._file.drop_pages()

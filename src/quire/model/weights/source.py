@@ -1,14 +1,15 @@
 """Where a checkpoint's tensors come from: one protocol over safetensors, GGUF and made-up weights.
 
-A source is opened for the time of loading and closed after it; nothing that was read keeps its files mapped.
-Tensors are copied in slabs of a few MB, converted and checked while they lie in the cache, so that loading needs
-little memory beside the weights.
+A source is opened for the time of loading and closed after it; nothing that was read depends on its files.
+Tensors are read in slabs of a few MB, converted, checked and laid out while they lie in the cache, so that loading
+passes over memory once and needs little beside the weights.
 """
 
 from collections.abc import Iterator, Set
 from math import prod
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,10 @@ Window = tuple[slice, ...]
 """One slice for each dimension, with start and stop inside the tensor."""
 
 _SLAB = 1 << 20
+"""Values read at once."""
+
+_SLAB_ROWS = 64
+"""Slabs are of multiples of so many rows, and packed matrices of tiles that divide it: no tile comes in two pieces."""
 
 
 class LazyTensor(Protocol):
@@ -41,8 +46,8 @@ class LazyBlocks(Protocol):
         """The format's name (kernels/ops/blocks.py); None for plain numbers, or a part that cuts a block in two."""
         ...
 
-    def blocks(self, window: Window) -> Tensor:
-        """A part whose block_type is not None: [rows, bytes] uint8, a copy.
+    def read_blocks(self, window: Window, out: Tensor) -> None:
+        """Copy a part whose block_type is not None into ``out``, [rows, bytes] uint8, contiguous, on the host.
 
         Raises CorruptCheckpoint, naming file and tensor, if a block's factors are not finite.
         """
@@ -65,7 +70,7 @@ class TensorSource(Protocol):
         ...
 
     def close(self) -> None:
-        """Unmap the files. What was read stays."""
+        """Close the files. What was read stays."""
         ...
 
 
@@ -78,20 +83,37 @@ def check_shape(found: Shape, expected: Shape, where: str) -> None:
         )
 
 
+def slab_rows(values: int) -> int:
+    """Rows of so many values in a slab."""
+    return max(1, _SLAB // max(1, values) // _SLAB_ROWS) * _SLAB_ROWS
+
+
 def slabs(shape: Shape) -> Iterator[slice]:
-    """Cut dimension 0 into pieces of about a million values each."""
-    step = max(1, _SLAB // max(1, prod(shape[1:])))
+    """Cut dimension 0 into pieces of about a million values each, whole tiles of a packed matrix."""
+    step = slab_rows(prod(shape[1:]))
     for start in range(0, shape[0], step):
         yield slice(start, min(start + step, shape[0]))
 
 
+def is_host_memory(place: Tensor) -> bool:
+    """Whether a file can be read straight into ``place``."""
+    return place.device.type == "cpu" and place.is_contiguous()
+
+
+def bytes_of(tensor: Tensor) -> np.ndarray:
+    """The memory of a contiguous tensor on the host, [bytes] uint8."""
+    memory: np.ndarray = tensor.view(-1).view(torch.uint8).numpy()
+    return memory
+
+
 def put(values: Tensor, place: Tensor, where: str) -> None:
-    """Copy ``values``, on the host, into ``place``, converting to its dtype and device.
+    """Copy ``values``, on the host, into ``place``, converting to its dtype and device; they may be there already.
 
     Raises CorruptCheckpoint if one of them is not finite there: not a number at all, or beyond its range.
     """
     held = place if place.device.type == "cpu" else torch.empty_like(place, device="cpu")
-    held.copy_(values)
+    if values is not held:
+        held.copy_(values)
     # A sum is finite only if all its terms are, and costs a fifth of looking at each. When it is not, it may only
     # have grown too large itself.
     if held.is_floating_point() and not held.sum().isfinite() and not held.isfinite().all():

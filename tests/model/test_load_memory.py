@@ -1,0 +1,85 @@
+"""Loading needs the memory of the weights, and little beside it: files are read, not held."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType
+from safetensors.torch import save_file
+
+from quire.checkpoint.gguf import GGUFFile
+from quire.kernels.cpu.library import Pool, available
+from quire.kernels.cpu.packing import Packer
+from quire.model.quantization.blocks import Blocks
+from quire.model.quantization.packed import Packed
+from quire.model.weights.cursor import Cursor, Method, Part
+from quire.model.weights.gguf import GGUFSource
+from quire.model.weights.safetensors import SafetensorsSource
+from quire.model.weights.source import TensorSource
+
+pytestmark = pytest.mark.native
+
+VOCAB, HIDDEN = 16_384, 2048
+NAME = "model.embed_tokens"
+
+
+def memory(field: str) -> int:
+    """Bytes of this process: VmRSS now, VmHWM at most since the last ``forget_peak``."""
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def forget_peak() -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pytest.skip("this system does not let a process measure its peak anew")
+
+
+@pytest.fixture
+def packer() -> Packer:
+    library = available()[0]
+    return Packer(library, Pool(library, 2))
+
+
+def bfloat16(folder: Path, packer: Packer) -> tuple[TensorSource, Method]:
+    save_file({f"{NAME}.weight": torch.ones(VOCAB, HIDDEN, dtype=torch.bfloat16)}, folder / "model.safetensors")
+    return SafetensorsSource([folder / "model.safetensors"]), Packed(packer)
+
+
+def float32(folder: Path, packer: Packer) -> tuple[TensorSource, Method]:
+    save_file({f"{NAME}.weight": torch.ones(VOCAB, HIDDEN)}, folder / "model.safetensors")
+    return SafetensorsSource([folder / "model.safetensors"]), Packed(packer)
+
+
+def blocks(folder: Path, packer: Packer) -> tuple[TensorSource, Method]:
+    writer = gguf.GGUFWriter(folder / "model.gguf", "llama")
+    rows = np.zeros((VOCAB, HIDDEN // 32 * 34), np.uint8)
+    writer.add_tensor("token_embd.weight", rows, raw_dtype=GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    config = dict(num_hidden_layers=0, num_attention_heads=1, num_key_value_heads=1)
+    return GGUFSource(GGUFFile(folder / "model.gguf"), config), Blocks(packer)
+
+
+@pytest.mark.parametrize(("opened", "bits"), [(bfloat16, 16), (float32, 16), (blocks, 8.5)])
+def test_the_peak_is_near_the_weights(
+    opened: Callable[[Path, Packer], tuple[TensorSource, Method]], bits: float, packer: Packer, tmp_path: Path
+) -> None:
+    """Float32 files become bfloat16 on the way, and pass through a few MB more."""
+    source, method = opened(tmp_path, packer)
+    size = int(VOCAB * HIDDEN * bits / 8)
+    part = Part(Cursor(source, torch.bfloat16, torch.device("cpu"), method) / NAME, VOCAB, HIDDEN)
+    forget_peak()
+    before = memory("VmRSS")
+    table = method.table(part)
+    peak = memory("VmHWM") - before
+    assert table
+    assert size * 0.9 < peak < size * 1.3
