@@ -116,7 +116,7 @@ NO_EFFECT: dict[str, str] = {
     "the prefix cache compares the tokens themselves, and reuses parts of blocks": "--prefix-caching-hash-algo= "
     "--kv-cache-config.enable-partial-reuse --kv-cache-config.copy-on-partial-reuse --disable-hybrid-kv-cache-manager",
     "answers never depend on what else runs": "--enable-deterministic-inference",
-    "weights are mapped from the file as they are needed": "--safetensors-load-strategy= --use-tqdm-on-load "
+    "weights are read from the file as they are needed, each once": "--safetensors-load-strategy= --use-tqdm-on-load "
     "--max-parallel-loading-workers= --model-loader-extra-config= --ignore-patterns=* --pt-load-map-location= "
     "--mmap --no-mmap --mlock",
     "the engine always has a process of its own, and the HTTP server one": "--disable-frontend-multiprocessing "

@@ -1,7 +1,7 @@
 """A place in a checkpoint, from which a layer pulls exactly the numbers it will hold.
 
 A layer is given a cursor, names its tensors as the checkpoint names them, gives their full shapes and says how they
-are cut; the cursor reads only that part of the mapped file. So name, shape and cut of a weight stand on one line, in
+are cut; the cursor reads only that part of the file. So name, shape and cut of a weight stand on one line, in
 the layer; there is no second table to keep in step with it.
 
 Law: a family that loads a checkpoint leaves ``unread()`` empty; nothing in a checkpoint is silently ignored.
