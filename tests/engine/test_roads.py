@@ -169,6 +169,12 @@ def test_several_continuations(road: Road) -> None:
     assert [continuation for answer in together for continuation in answer] == [answer[0] for answer in single]
 
 
+def test_beside_one_whose_prompt_is_scored(road: Road) -> None:
+    """The last layer then computes all tokens, not only those that are sampled from."""
+    beside = [params.replace(prompt_logprobs=1) if i % 3 == 0 else params for i, params in enumerate(PARAMS)]
+    assert answers(road.engine().generate(PROMPTS, beside, use_tqdm=False)) == road.expected
+
+
 def test_prompt_logprobs(road: Road) -> None:
     """Scores of the prompt do not depend on chunks either."""
     scored = SamplingParams(temperature=0, max_tokens=2, prompt_logprobs=2)
