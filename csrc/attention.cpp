@@ -30,7 +30,6 @@ namespace quire {
 namespace attention {
 namespace {
 
-constexpr int64_t kMaxHeadSize = 512;
 constexpr float kLog2e = 1.44269504f;
 
 template <typename X> struct Queries {

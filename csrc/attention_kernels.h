@@ -13,6 +13,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "mix.h"
 #include "simd.h"
 #include "tile.h"
 
@@ -37,6 +38,7 @@ inline Integers multiply_add(Integers acc, I w, I x) { return dot2(acc, w, x); }
 
 namespace attention {
 
+constexpr int64_t kMaxHeadSize = 512;
 template <typename T> constexpr bool kIsInteger = std::is_same_v<T, int16_t>;
 template <typename T> using Acc = std::conditional_t<kIsInteger<T>, Integers, F>;
 constexpr float kGreatestInteger = 32767;
@@ -199,17 +201,20 @@ template <typename T, int NV, typename Rows> void sum_rows(int rows, bool is_ahe
 inline float to_integers(float greatest) { return kGreatestInteger / std::max(greatest, kLeastGreatest); }
 inline float from_integers(float greatest) { return std::max(greatest, kLeastGreatest) / kGreatestInteger; }
 
-// x as integers; returns what one of them stands for, NaN where x has NaN or infinity.
+// x, mixed as keys are, as integers; returns what one of them stands for, NaN where x has NaN or infinity.
 template <typename X> float round_row(const X* x, int64_t size, int16_t* integers) {
+  alignas(64) float mixed[kMaxHeadSize];
+  for (int64_t i = 0; i < size; i += kLanes) store(mixed + i, load_as_float(x + i));
+  mix(mixed, size);
   F greatest = zero(), poison = zero();
   for (int64_t i = 0; i < size; i += kLanes) {
-    const F v = load_as_float(x + i);
+    const F v = load(mixed + i);
     greatest = max(greatest, magnitude(v));
     poison = fma(v, zero(), poison);
   }
   const float top = max_lanes(greatest), factor = to_integers(top);
   for (int64_t i = 0; i < size; i += kLanes)
-    store_i16(integers + i, to_int_nearest(load_as_float(x + i) * broadcast(factor)));
+    store_i16(integers + i, to_int_nearest(load(mixed + i) * broadcast(factor)));
   return from_integers(top) + sum_lanes(poison);
 }
 

@@ -12,6 +12,7 @@
 #include <limits>
 #include <type_traits>
 
+#include "mix.h"
 #include "program.h"
 #include "simd.h"
 
@@ -19,6 +20,7 @@ namespace quire {
 namespace {
 
 constexpr int64_t kMaxHeadSize = 512;
+constexpr float kMostMixed = 1e30f;  // magnitude of what is mixed: sums of a head's features have room
 
 class Angles final : public Operator {
  public:
@@ -92,7 +94,7 @@ struct Pages {
   int64_t block;
 };
 
-// x as 8-bit integers of one scale, which is returned. size is a multiple of 16.
+// x as 8-bit integers of one scale, which is returned.
 template <typename T> float quantize(const T* x, int64_t size, int8_t* numbers) {
   F greatest = broadcast(1e-30f);
   for (int64_t i = 0; i < size; i += kLanes) greatest = max(greatest, magnitude(load_as_float(x + i)));
@@ -119,8 +121,12 @@ inline void put_value(float* page, int64_t, int64_t offset, const float* head, i
 }
 
 template <typename T> void put_key(int8_t* page, int64_t block, int64_t offset, const T* head, int64_t size) {
+  alignas(64) float mixed[kMaxHeadSize];
   alignas(64) int8_t numbers[kMaxHeadSize];
-  const float scale = quantize(head, size, numbers);
+  const F most = broadcast(kMostMixed), least = broadcast(-kMostMixed);
+  for (int64_t i = 0; i < size; i += kLanes) store(mixed + i, max(min(load_as_float(head + i), most), least));
+  mix(mixed, size);
+  const float scale = quantize(mixed, size, numbers);
   for (int64_t i = 0; i < size; i += 2) std::memcpy(page + (i / 2 * block + offset) * 2, numbers + i, 2);
   std::memcpy(page + size * block + offset * 4, &scale, 4);
 }

@@ -164,7 +164,8 @@ QUIRE_API int quire_embed_blocks(quire_program *program, int rows, const int64_t
  * size (the head's) of 16. Pages are of the model's dtype or of int8: page_dtype says which.
  *
  * int8: each token's key and value of each head is x = number * scale, where scale is max|x| / 127 (1e-30 / 127 at
- * least), and numbers are x / scale to the nearest, ties to even; of x that was rounded to dtype.
+ * least), and numbers are x / scale to the nearest, ties to even. A value is rounded to dtype before; a key too, and
+ * then clipped to 1e30 and mixed: see mix.h.
  */
 
 /* cos and sin [rows, size / 2] float32 of positions[i] * inv_freq[j], times factor. positions int64 [rows]. */
@@ -180,10 +181,10 @@ QUIRE_API int quire_store_heads(quire_program *program, int rows, const void *qk
                                 int64_t block, int dtype, void *q_out, int64_t q_stride, int page_dtype);
 
 /* Causal attention of each sequence's newest tokens to all its tokens. q [queries, heads size]; rows of sequence i are
- * query_starts[i] .. query_starts[i + 1], its last tokens, maybe none; tables int32 [sequences, table_stride]; context_lens int32.
- * Position p sees max(0, p - window + 1) .. p; window 0: all. Scores: scale, then softcap (0: none). The number of
- * sequences is counts[QUIRE_SEQUENCES]. With pages of int8, a row's queries and weights are rounded to 16 bits by their
- * greatest magnitude (weights in each 128 positions), and products are exact. */
+ * query_starts[i] .. query_starts[i + 1], its last tokens, maybe none; tables int32 [sequences, table_stride];
+ * context_lens int32. Position p sees max(0, p - window + 1) .. p; window 0: all. Scores: scale, then softcap (0: none).
+ * The number of sequences is counts[QUIRE_SEQUENCES]. With pages of int8, a row's queries, mixed, and its weights are
+ * rounded to 16 bits by their greatest magnitude (weights in each 128 positions), and products are exact. */
 QUIRE_API int quire_attention(quire_program *program, const void *q, int64_t q_stride, const void *keys,
                               const void *values, const int32_t *tables, int64_t table_stride,
                               const int32_t *query_starts, const int32_t *context_lens, int64_t heads,

@@ -182,6 +182,20 @@ inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), 
 
 inline F magnitude(F v) { return as_float(bit_and(as_int(v), broadcast(0x7fffffff))); }
 
+// Each lane's neighbour, n lanes apart, in its place: lane i of the result is lane i ^ n.
+template <int n> inline F neighbours(F v) {
+  static_assert(n < kLanes, "of one vector");
+#if defined(__AVX512F__)
+  if constexpr (n >= 4) return _mm512_shuffle_f32x4(v, v, n == 4 ? 0xb1 : 0x4e);
+  else return _mm512_permute_ps(v, n == 1 ? 0xb1 : 0x4e);
+#elif defined(__AVX2__) && defined(__FMA__)
+  if constexpr (n >= 4) return _mm256_permute2f128_ps(v, v, 0x01);
+  else return _mm256_permute_ps(v, n == 1 ? 0xb1 : 0x4e);
+#else
+  return _mm_shuffle_ps(v, v, n == 1 ? 0xb1 : 0x4e);
+#endif
+}
+
 // ---- transposing ----
 
 // Lane j of vector i becomes lane i of vector j: first in squares of four lanes, then the squares.

@@ -145,6 +145,8 @@ def test_what_cannot_be_used(llm: LLM, prompts: list, params: object, error: typ
 def test_unknown_settings() -> None:
     with pytest.raises(ConfigError, match="max_model_len"):
         LLM("x", max_model_length=5)
+    with pytest.raises(ConfigError, match="use int8"):
+        LLM(kv_cache_dtype="fp8")
     with pytest.raises(ConfigError, match="max_num_seqs"):
         LLM("x", max_num_seqs=0)
 

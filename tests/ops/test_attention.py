@@ -7,15 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from quire.kernels.ops.attention import (
-    QUERY_TILE,
-    SCALE_BYTES,
-    SEGMENT_TOKENS,
-    dequantize,
-    paged_attention,
-    quantize,
-    write_kv,
-)
+from quire.kernels.ops.attention import QUERY_TILE, SEGMENT_TOKENS, paged_attention, write_kv
+from quire.kernels.ops.int8 import SCALE_BYTES, dequantize, mix, quantize
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +82,7 @@ class History:
         group = setting.heads // setting.kv_heads
         k, v = self.k[i], self.v[i]
         if setting.has_int8_cache:
-            k, v = dequantize(quantize(k)), dequantize(quantize(v))
+            k, v = mix(dequantize(quantize(mix(k)))), dequantize(quantize(v))  # mixed twice, it is what it was
         k, v = (t.double().repeat_interleave(group, 1) for t in (k, v))
         scores = torch.einsum("qhd,khd->hqk", self.q[i].double(), k) * 0.3
         if setting.softcap is not None:
@@ -223,8 +216,22 @@ def test_quantized_is_near_and_of_known_size() -> None:
 
 def test_what_is_quantized_is_finite() -> None:
     cache = torch.zeros(2, 1, 1, 4, 8 + SCALE_BYTES, dtype=torch.int8)
-    k = torch.tensor([[[torch.nan] * 8], [[torch.inf, 1.0, -torch.inf, torch.nan] * 2], [[3e38] * 8], [[1e-44] * 8]])
-    write_kv(k, -k, *cache, torch.arange(4))
-    got = dequantize(cache)[:, 0, 0]
+    kv = torch.tensor([[[torch.nan] * 8], [[torch.inf, 1.0, -torch.inf, torch.nan] * 2], [[3e38] * 8], [[1e-44] * 8]])
+    write_kv(kv, kv, *cache, torch.arange(4))
+    keys, values = dequantize(cache)[:, 0, 0]
     expected = torch.tensor([[0.0] * 8, [65504.0, 0, -65504, 0] * 2, [3e38] * 8, [0.0] * 8])
-    torch.testing.assert_close(got, torch.stack((expected, -expected)), rtol=1e-6, atol=0)
+    torch.testing.assert_close(values, expected, rtol=1e-6, atol=0)
+    expected[2] = 1e30
+    torch.testing.assert_close(mix(keys), expected, rtol=1e-6, atol=300)
+
+
+@pytest.mark.parametrize("size", [1, 3, 16, 64, 80, 96, 512])
+def test_mixing_is_a_change_of_basis(size: int) -> None:
+    assert mix(torch.empty(0, 3, size)).shape == (0, 3, size)
+    q, k = torch.randn(2, 20, 3, size)
+    torch.testing.assert_close(mix(mix(q)), q)
+    products = (mix(q).double() * mix(k).double()).sum(-1), (q.double() * k.double()).sum(-1)
+    torch.testing.assert_close(*products, rtol=1e-5, atol=1e-4)
+    single = torch.zeros(size)
+    single[size - 1] = 1.0
+    assert mix(single).abs().max() == pytest.approx((size & -size) ** -0.5)

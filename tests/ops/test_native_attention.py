@@ -13,8 +13,9 @@ from torch import Tensor
 from quire.kernels.cpu import bodies, library
 from quire.kernels.cpu.library import LEVELS, Library, Pool
 from quire.kernels.cpu.program import CannotRecord, Program, Rows
-from quire.kernels.ops.attention import SCALE_BYTES, dequantize, paged_attention, quantize
+from quire.kernels.ops.attention import paged_attention
 from quire.kernels.ops.heads import HeadNorms, store_heads
+from quire.kernels.ops.int8 import SCALE_BYTES, dequantize, quantize
 from quire.kernels.ops.rotary import angles
 
 pytestmark = pytest.mark.native
@@ -117,6 +118,15 @@ def with_scales(numbers: Tensor, cache: Tensor) -> Tensor:
     return pages.unflatten(2, (cache.shape[3], cache.shape[2]))
 
 
+def mixing(size: int) -> Tensor:
+    """[size, size] float64: Hadamard's matrix of the largest power of two in ``size``, over and over."""
+    run = size & -size
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    while len(matrix) < run:
+        matrix = torch.kron(torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64), matrix)
+    return torch.block_diag(*[matrix / run**0.5] * (size // run))
+
+
 class History:
     """Sequences whose KV lies in shuffled pages; any of their last tokens can be attended again."""
 
@@ -176,11 +186,11 @@ class History:
         """The definition, in float64."""
         setting, n = self.setting, len(self.q[i])
         group = setting.heads // setting.kv_heads
-        k, v = self.k[i], self.v[i]
-        if setting.has_int8_pages:
-            k, v = dequantize(k), dequantize(v)
+        q, k, v = self.q[i].double(), self.k[i], self.v[i]
+        if setting.has_int8_pages:  # whose keys are mixed
+            q, k, v = q @ mixing(setting.size), dequantize(k), dequantize(v)
         k, v = (t.double().repeat_interleave(group, 1) for t in (k, v))
-        scores = torch.einsum("qhd,khd->hqk", self.q[i].double(), k) * SCALE
+        scores = torch.einsum("qhd,khd->hqk", q, k) * SCALE
         if setting.softcap is not None:
             scores = setting.softcap * torch.tanh(scores / setting.softcap)
         query, key = torch.arange(n)[:, None], torch.arange(n)
@@ -203,7 +213,7 @@ SETTINGS = {
     "int8 gemma": Setting(4, 1, 256, window=70, has_int8_pages=True),
     "int8 softcap": Setting(4, 2, 48, block=48, softcap=20.0, window=33, dtype=F32, has_int8_pages=True),
     "int8 many heads": Setting(71, 1, 32, has_int8_pages=True),
-    "int8 largest": Setting(2, 2, 512, dtype=F32, has_int8_pages=True),
+    "int8 largest": Setting(2, 2, 512, softcap=10.0, dtype=F32, has_int8_pages=True),
 }
 
 
@@ -270,7 +280,8 @@ def test_int8_pages_are_read_as_the_reference_reads_them(run: Run, name: str) ->
 def test_sums_of_int8_products_have_room(run: Run) -> None:
     """The greatest that there are: all numbers 127, of the largest head, and of a whole segment."""
     history = History(Setting(2, 1, 512, dtype=F32, has_int8_pages=True), [256])
-    history.q[0] = torch.full_like(history.q[0], -1.0)
+    history.q[0] = torch.zeros(256, 2, 512)
+    history.q[0][..., 0] = -1.0  # mixed, all features are the same
     history.k[0], history.v[0] = quantize(torch.ones(2, 256, 1, 512))
     history.place(1)
     torch.testing.assert_close(history.attend(run, [(0, 0, 256)])[0], torch.ones(256, 2, 512), atol=1e-4, rtol=0)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quire.kernels.ops.attention import SCALE_BYTES
+from quire.kernels.ops.int8 import SCALE_BYTES
 
 Shape = tuple[int, ...]
 

@@ -11,7 +11,7 @@ the padding around it, or where its blocks lie. How the reference keeps it:
   is exp(-inf) = 0, the others' exp(0) = 1), so that computing or skipping invisible ones cannot show.
 
 Layout: key and value cache [N, K, B, D]: blocks gathered by table are ready for a batched product. A cache of int8 is
-[N, K, B, D + SCALE_BYTES]: each token's numbers of a head, and behind them the bytes of their float32 scale.
+[N, K, B, D + SCALE_BYTES], whose keys are mixed, as are queries that meet them.
 Source of the running maximum: Milakov & Gimelshein 2018; of its use over tiles: Dao et al. 2022.
 """
 
@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from quire.kernels.ops.int8 import MOST_MIXED, dequantize, mix, quantize
 from quire.kernels.ops.linear import ROW_TILE
 from quire.kernels.ops.registry import op
 
@@ -38,12 +39,6 @@ QUERY_TILE = 128
 GATHER_BYTES = 4 * 2**20
 """Keys gathered at once for a group of single-token sequences: near what a core's cache holds."""
 
-SCALE_BYTES = 4
-"""Of the float32 behind a token's 8-bit numbers."""
-
-_LEAST_MAGNITUDE = 1e-30
-"""What a vector of zeros is quantized by: its scale is no denormal, and divides."""
-
 _LOWEST = -1e30
 """The maximum of nothing: finite, since -inf minus -inf is not a number."""
 
@@ -52,30 +47,18 @@ _LOWEST = -1e30
 def write_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slot_mapping: Tensor) -> None:
     """Store each token's key and value in its slot.
 
-    key, value [T, K, D]; caches [N, K, B, D], or of int8 [N, K, B, D + SCALE_BYTES], written in place; slot_mapping [T]
-    int64, block * B + offset, no slot twice. An int8 cache holds what quantize makes of each head. NaN is stored as 0
-    and infinity as the largest half-precision number: a block's next owner multiplies what is left there by zero,
-    which must give zero. (A sequence that meets NaN keeps it in its residual stream.)
+    key, value [T, K, D]; caches [N, K, B, D], or of int8 (see kernels/ops/int8.py) [N, K, B, D + SCALE_BYTES], written
+    in place; slot_mapping [T] int64, block * B + offset, no slot twice. NaN is stored as 0 and infinity as the largest
+    half-precision number: a block's next owner multiplies what is left there by zero, which must give zero. (A sequence
+    that meets NaN keeps it in its residual stream.)
     """
     block_size = key_cache.shape[2]
     block, offset = slot_mapping // block_size, slot_mapping % block_size
     limit = torch.finfo(torch.float16).max
-    for cache, new in ((key_cache, key), (value_cache, value)):
-        finite = new.nan_to_num(0.0, limit, -limit)
-        cache[block, :, offset] = quantize(finite) if cache.dtype == torch.int8 else finite.to(cache.dtype)
-
-
-def quantize(x: Tensor) -> Tensor:
-    """Finite x [..., D] as int8 [..., D + SCALE_BYTES]: x / scale to the nearest (even) whole; scale: max|x| / 127."""
-    wide = x.float()
-    scale = wide.abs().amax(-1, keepdim=True).clamp_min(_LEAST_MAGNITUDE) / 127
-    return torch.cat(((wide / scale).round().to(torch.int8), scale.view(torch.int8)), -1)
-
-
-def dequantize(pages: Tensor) -> Tensor:
-    """What quantize made, [..., D + SCALE_BYTES], as float32 [..., D]."""
-    numbers, scale = pages[..., :-SCALE_BYTES], pages[..., -SCALE_BYTES:]
-    return numbers.float() * scale.contiguous().view(torch.float32)
+    key, value = (new.nan_to_num(0.0, limit, -limit) for new in (key, value))
+    if key_cache.dtype == torch.int8:
+        key, value = quantize(mix(key.float().clamp(-MOST_MIXED, MOST_MIXED))), quantize(value)
+    key_cache[block, :, offset], value_cache[block, :, offset] = key.to(key_cache.dtype), value.to(value_cache.dtype)
 
 
 @op
@@ -102,7 +85,8 @@ def paged_attention(
     cache = _Cache(key_cache, value_cache, sliding_window, softcap)
     num_tokens, num_heads, head_dim = q.shape
     num_kv_heads = key_cache.shape[1]
-    heads = (q.float() * scale).view(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim)
+    wide = mix(q) if key_cache.dtype == torch.int8 else q.float()
+    heads = (wide * scale).view(num_tokens, num_kv_heads, num_heads // num_kv_heads, head_dim)
     tables = block_tables.long()
     lens, starts = (t.cpu().numpy().astype(np.int64) for t in (context_lens, query_starts))
     counts = np.diff(starts)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from quire.kernels.cpu.program import DTYPES
-from quire.kernels.ops.attention import SCALE_BYTES
+from quire.kernels.ops.int8 import SCALE_BYTES
 from quire.model.attention.backend import AttentionPlan
 from quire.model.attention.paged import PagedAttention, narrowed, places
 from quire.model.kv import KVSpec, Shape

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quire.kernels.ops.attention import SCALE_BYTES, paged_attention
+from quire.kernels.ops.attention import paged_attention
 from quire.kernels.ops.heads import HeadNorms, store_heads
+from quire.kernels.ops.int8 import SCALE_BYTES
 from quire.model.attention.backend import AttentionPlan
 from quire.model.kv import KVSpec, KVStorage, Shape
 
