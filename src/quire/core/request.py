@@ -10,6 +10,18 @@ import numpy as np
 from quire.core.sampling_params import SamplingParams
 
 
+class ReasoningMarks(msgspec.Struct, frozen=True, kw_only=True):
+    """How a sequence's reasoning is bounded: the ids that end it, and how many may come before.
+
+    ``is_open``: the reply begins inside reasoning; otherwise ``begin_ids`` open it.
+    """
+
+    begin_ids: tuple[int, ...]
+    end_ids: tuple[int, ...]
+    is_open: bool
+    budget: int
+
+
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """One prompt and how to continue it, ``params.n`` times.
 
@@ -29,6 +41,10 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     bad_word_ids: tuple[tuple[int, ...], ...] = ()
     seed: int = 0
     """Continuation i samples with ``seed + i`` (mod 2**64)."""
+    grammar: str | None = None
+    """What the answer must match, in llguidance's form: checked at the door, compiled again by the engine."""
+    reasoning: ReasoningMarks | None = None
+    """Given when reasoning has a budget."""
     priority: int = 0
     """Lower runs first, under the priority policy."""
     cache_salt: str = ""

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from quire.core.errors import InvalidRequest
+from quire.core.structured_outputs import StructuredOutputs
 
 MAX_N = 128
 MAX_STOP_STRINGS = 16
@@ -55,6 +56,12 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     spaces_between_special_tokens: bool = True
     truncate_prompt_tokens: int | None = None
     """Keep only the last this many prompt tokens; -1 keeps as many as the context holds."""
+    structured_outputs: StructuredOutputs | None = None
+    """The shape that the answer must have."""
+    thinking_token_budget: int | None = None
+    """Most tokens of reasoning before its end is written for the model; None or -1: no limit."""
+    shown_special_token_ids: tuple[int, ...] = ()
+    """Special tokens that appear in the text all the same, when others are skipped."""
 
     @property
     def is_greedy(self) -> bool:
@@ -83,6 +90,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             put(self, "top_k", 0)
         if self.seed == -1:
             put(self, "seed", None)
+        if self.thinking_token_budget == -1:
+            put(self, "thinking_token_budget", None)
+        put(self, "shown_special_token_ids", _ids("shown_special_token_ids", self.shown_special_token_ids))
         self._check()
 
     def _check(self) -> None:
@@ -99,6 +109,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             value = getattr(self, name)
             if value is not None:
                 _within(name, value, low, 2**31 - 1, whole=True)
+        if self.thinking_token_budget is not None:
+            _within("thinking_token_budget", self.thinking_token_budget, 0, 2**31 - 1, whole=True)
         if self.seed is not None:
             _within("seed", self.seed, -(2**63), 2**63 - 1, whole=True)
         if self.truncate_prompt_tokens == 0:

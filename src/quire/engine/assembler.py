@@ -59,6 +59,7 @@ class _Continuation:
                 prompt_ids,
                 skip_special_tokens=params.skip_special_tokens,
                 spaces_between_special_tokens=params.spaces_between_special_tokens,
+                shown_special_token_ids=params.shown_special_token_ids,
             )
             if params.detokenize
             else None

@@ -24,7 +24,7 @@ _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Detokenizer:
-    """The text of one continuation of ``prompt_ids``. Ids outside the vocabulary have no text (padded embeddings).
+    """The text of one continuation of ``prompt_ids``; ``shown_special_token_ids`` are never skipped. Ids outside the vocabulary have no text (padded embeddings).
 
     ``spaces_between_special_tokens`` is for tokenizers that put spaces there; none that is supported here does, so both
     settings mean the same.
@@ -37,8 +37,9 @@ class Detokenizer:
         *,
         skip_special_tokens: bool = True,
         spaces_between_special_tokens: bool = True,
+        shown_special_token_ids: Sequence[int] = (),
     ) -> None:
-        self._bytes = tokenizer.byte_table(skip_special_tokens)
+        self._bytes = tokenizer.byte_table(skip_special_tokens, frozenset(shown_special_token_ids))
         self._decoder = _new_decoder("replace")
         self._has_bytes = False
         tail = self._tail(prompt_ids)

@@ -95,3 +95,14 @@ class ByteTable(dict[int, bytes]):
             value = self._spelling.spelled(token, token_id in self._added)
         self[token_id] = value
         return value
+
+
+class PartlyHidden(dict[int, bytes]):
+    """The table ``usual``, but for the ids in ``shown``, whose bytes are those of ``whole``."""
+
+    def __init__(self, usual: ByteTable, whole: ByteTable, shown: frozenset[int]) -> None:
+        super().__init__((token_id, whole[token_id]) for token_id in shown)
+        self._usual = usual
+
+    def __missing__(self, token_id: int) -> bytes:
+        return self._usual[token_id]

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as Backend
 from quire.core.errors import InvalidRequest
 from quire.text.folder_tokenizer import build_folder_tokenizer
 from quire.text.gguf_tokenizer import build_gguf_tokenizer
-from quire.text.token_bytes import ByteTable, TokenSpelling
+from quire.text.token_bytes import ByteTable, PartlyHidden, TokenSpelling
 
 if TYPE_CHECKING:
     from quire.checkpoint.checkpoint import Checkpoint
@@ -73,9 +73,14 @@ class Tokenizer:
         text = b"".join([table[token_id] for token_id in ids]).decode("utf-8", "replace")
         return strip_spaces(text, self.num_stripped_spaces)
 
-    def byte_table(self, skip_special_tokens: bool) -> ByteTable:
-        """Token id -> bytes in decoded text: none for ids outside the vocabulary, nor for special ones if skipped."""
-        return self._shown_bytes if skip_special_tokens else self._all_bytes
+    def byte_table(self, skip_special_tokens: bool, shown: frozenset[int] = frozenset()) -> Mapping[int, bytes]:
+        """Token id -> bytes in decoded text: none for ids outside the vocabulary, nor for special ones if skipped.
+
+        Those in ``shown`` are not skipped.
+        """
+        if not skip_special_tokens:
+            return self._all_bytes
+        return PartlyHidden(self._shown_bytes, self._all_bytes, shown) if shown else self._shown_bytes
 
     @cached_property
     def vocab_size(self) -> int:

@@ -1,0 +1,85 @@
+"""The two things a dialect may be: a way to write tool calls, and a way to mark reasoning.
+
+A parser is pushed a reply's text as it comes and tells its events; it works in time linear in the text, holds back
+no more than the longest beginning of a marker, and never raises on what a model may write: text that is no well-formed
+call stays content.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from quire.text.dialects.events import Event
+
+
+class Tool(msgspec.Struct, frozen=True, kw_only=True):
+    """A function that a request offers to the model."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] = {}
+    """JSON schema of its arguments."""
+    strict: bool = False
+    """The arguments must match the schema, whatever the model would write."""
+
+    def for_template(self) -> dict[str, Any]:
+        """As chat templates expect it: OpenAI's shape."""
+        function: dict[str, Any] = {"name": self.name, "parameters": self.parameters}
+        if self.description is not None:
+            function["description"] = self.description
+        return {"type": "function", "function": function}
+
+
+class Parser(Protocol):
+    """Reads one reply. Not to be used after ``finish``."""
+
+    def push(self, text: str) -> list[Event]:
+        """What this further text makes certain."""
+        ...
+
+    def finish(self) -> list[Event]:
+        """What was held back, now that nothing more comes."""
+        ...
+
+
+class ToolDialect(Protocol):
+    """How a family of models calls tools."""
+
+    name: str
+    markers: tuple[str, ...]
+    """Special tokens that belong to the calls: they must reach the parser, where others are not shown."""
+
+    def recognizes(self, template: str) -> bool:
+        """Whether a chat template teaches this dialect."""
+        ...
+
+    def parser(self, tools: Sequence[Tool]) -> Parser:
+        """A parser of text without reasoning: its events are Content, CallBegun, CallArguments."""
+        ...
+
+    def grammar(self, tools: Sequence[Tool], *, at_most_one: bool) -> str:
+        """Lark rules, ``calls`` the first of them, for a reply that is one or more calls of these tools.
+
+        In llguidance's dialect of Lark: ``%json {...}`` for the arguments, ``<|name|>`` for special tokens.
+        """
+        ...
+
+
+class ReasoningDialect(Protocol):
+    """How a family of models marks what it thinks."""
+
+    name: str
+    begin: str
+    end: str
+    markers: tuple[str, ...]
+
+    def recognizes(self, template: str) -> bool: ...
+
+    def is_open(self, prompt: str) -> bool:
+        """Whether a prompt ends inside reasoning, so that the reply begins with it."""
+        ...
+
+    def parser(self, is_open: bool, rest: Parser) -> Parser:
+        """A parser of the whole reply; what is no reasoning goes through ``rest``."""
+        ...
