@@ -24,8 +24,9 @@ _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class Detokenizer:
-    """The text of one continuation of ``prompt_ids``; ``shown_special_token_ids`` are never skipped. Ids outside the vocabulary have no text (padded embeddings).
+    """The text of one continuation of ``prompt_ids``. Ids outside the vocabulary have no text (padded embeddings).
 
+    ``shown_special_token_ids`` are shown even where special tokens are skipped.
     ``spaces_between_special_tokens`` is for tokenizers that put spaces there; none that is supported here does, so both
     settings mean the same.
     """
