@@ -5,7 +5,7 @@ no more than the longest beginning of a marker, and never raises on what a model
 call stays content.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -46,9 +46,13 @@ class Parser(Protocol):
 class ToolDialect(Protocol):
     """How a family of models calls tools."""
 
-    name: str
-    markers: tuple[str, ...]
-    """Special tokens that belong to the calls: they must reach the parser, where others are not shown."""
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Special tokens that belong to the calls: they must reach the parser, where others are not shown."""
+        ...
 
     def recognizes(self, template: str) -> bool:
         """Whether a chat template teaches this dialect."""
@@ -58,10 +62,12 @@ class ToolDialect(Protocol):
         """A parser of text without reasoning: its events are Content, CallBegun, CallArguments."""
         ...
 
-    def grammar(self, tools: Sequence[Tool], *, at_most_one: bool) -> str:
+    def grammar(self, tools: Sequence[Tool], *, at_most_one: bool, special: Mapping[str, int]) -> str:
         """Lark rules, ``calls`` the first of them, for a reply that is one or more calls of these tools.
 
-        In llguidance's dialect of Lark: ``%json {...}`` for the arguments, ``<|name|>`` for special tokens.
+        In llguidance's dialect of Lark, with ``%json {...}`` for the arguments. ``special`` has the ids of the
+        tokenizer's special tokens by their names: a marker among them is written as a token, another as its characters
+        (``lark.marker``).
         """
         ...
 
@@ -69,10 +75,17 @@ class ToolDialect(Protocol):
 class ReasoningDialect(Protocol):
     """How a family of models marks what it thinks."""
 
-    name: str
-    begin: str
-    end: str
-    markers: tuple[str, ...]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def begin(self) -> str: ...
+
+    @property
+    def end(self) -> str: ...
+
+    @property
+    def markers(self) -> tuple[str, ...]: ...
 
     def recognizes(self, template: str) -> bool: ...
 

@@ -1,0 +1,98 @@
+"""Reasoning between two markers at the beginning of a reply, <think> ... </think> most often.
+
+Where the template writes the first marker itself, the reply begins inside (``is_open``). Later markers are content: a
+reply may speak of them. Line breaks around the reasoning and before the content are layout, and left out.
+"""
+
+import re
+from collections.abc import Callable
+
+import msgspec
+
+from quire.text.dialects.dialect import Parser
+from quire.text.dialects.parsing import Output, ReaderParser
+from quire.text.dialects.scanner import NEWLINES, SPACES, Scanner, Steps
+
+_TURN = re.compile(r"<[|｜]|\[/?INST\]|</s>|_of_turn>|<\|?im_")
+"""What only stands between messages."""
+
+
+class Think(msgspec.Struct, frozen=True, kw_only=True):
+    """A ``dialect.ReasoningDialect`` of two markers."""
+
+    name: str
+    begin: str
+    end: str
+    told_by: tuple[str, ...]
+    """A template that has all of these is of this family."""
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        return (self.begin, self.end)
+
+    def recognizes(self, template: str) -> bool:
+        return all(sign in template for sign in self.told_by)
+
+    def is_open(self, prompt: str) -> bool:
+        begin = prompt.rfind(self.begin)
+        # A user's message may speak of the marker; then the message's end follows.
+        return begin > prompt.rfind(self.end) and _TURN.search(prompt, begin + len(self.begin)) is None
+
+    def parser(self, is_open: bool, rest: Parser) -> Parser:
+        return ReasoningParser((self.begin,), (self.end,), is_open, rest)
+
+
+class ReasoningParser(ReaderParser):
+    """Reads reasoning that begins with one of ``begins`` and ends with one of ``ends``, then hands on to ``rest``."""
+
+    def __init__(self, begins: tuple[str, ...], ends: tuple[str, ...], is_open: bool, rest: Parser) -> None:
+        super().__init__(lambda text, out: _read(text, out, begins, ends, is_open, rest))
+
+
+def _read(
+    text: Scanner, out: Output, begins: tuple[str, ...], ends: tuple[str, ...], is_open: bool, rest: Parser
+) -> Steps[None]:
+    def push(piece: str) -> None:
+        out.extend(rest.push(piece))
+
+    text.hold()
+    yield from text.run(SPACES)
+    has_begun = yield from _follows_any(text, begins)
+    before = text.let_go()
+    if is_open or has_begun:
+        trimmed = _Trimmed(out.reasoning)
+        if not has_begun:
+            trimmed.add(before)
+        yield from text.until(ends, trimmed.add)
+        yield from text.run(NEWLINES)
+    elif before:
+        push(before)
+    yield from text.rest(push)
+    out.extend(rest.finish())
+
+
+def _follows_any(text: Scanner, literals: tuple[str, ...]) -> Steps[bool]:
+    for literal in literals:
+        if (yield from text.follows(literal)):
+            return True
+    return False
+
+
+class _Trimmed:
+    """Lets text through without the line breaks at its two ends."""
+
+    def __init__(self, emit: Callable[[str], None]) -> None:
+        self._emit = emit
+        self._has_begun = False
+        self._breaks: list[str] = []
+
+    def add(self, text: str) -> None:
+        if not self._has_begun:
+            text = text.lstrip("\n")
+            self._has_begun = bool(text)
+        solid = text.rstrip("\n")
+        if solid:
+            self._emit("".join((*self._breaks, solid)))
+            self._breaks.clear()
+        if len(solid) < len(text):
+            self._breaks.append(text[len(solid) :])
