@@ -131,7 +131,7 @@ def test_a_switch_without_effect_does_not_swallow_the_model() -> None:
         ("--max-model 4", "unknown flag --max-model"),
         ("--enable-lora", "does not have LoRA adapters"),
         ("--speculative-config {}", "speculative decoding"),
-        ("--tool-call-parser hermes", "--tool-call-parser"),
+        ("--tool-parser-plugin x.py", "--tool-parser-plugin"),
         ("-q awq", "-q awq"),
         ("--tokenizer-mode mistral", "--tokenizer-mode mistral"),
         ("--ep 8", "--ep 8"),

@@ -1,7 +1,8 @@
 """A fake engine over a byte tokenizer, and clients of the application in front of it.
 
 The fake writes the alphabet: continuation i's token t is the letter (i + t) mod 26. It answers at once, or, when
-``gate`` is closed, one token for each ``release()``.
+``gate`` is closed, one token for each ``release()``. Where ``says`` is set it writes that instead, a character a token,
+and stops by itself.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ from quire.server.app import create_app
 VOCAB = 260
 BOS = 257
 MAX_MODEL_LEN = 64
+MAX_TEXT = 100_000
 
 
 class ByteTokenizer:
@@ -43,11 +45,19 @@ class ByteTokenizer:
     def token_bytes(self, token: int) -> bytes:
         return bytes([token]) if token < 256 else f"<{token}>".encode()
 
+    bos_token = eos_token = None
+
+    def token_to_id(self, token: str) -> int | None:
+        return ord(token) if len(token) == 1 else None
+
     def id_to_token(self, token: int) -> str:
         return self.token_text(token)
 
 
 class Template:
+    source = "{{ messages }} {{ tools }}"
+    variables = frozenset(("messages", "tools", "add_generation_prompt"))
+
     def render(
         self,
         messages: list[dict[str, Any]],
@@ -60,6 +70,7 @@ class Template:
         if any(m["content"] == "refuse me" for m in messages):
             raise InvalidRequest("The template refuses.", param="$.messages")
         text = "".join(f"{m['role'][0]}:{m['content']}|" for m in messages)
+        text += "".join(f"[{tool['function']['name']}]" for tool in tools or [])
         return text + ("a:" if add_generation_prompt else "") + "".join(f"{k}={v}" for k, v in extra.items())
 
 
@@ -121,13 +132,16 @@ class FakeStream:
         self.metrics.finished_s = time.monotonic()
         for choice in self.choices:
             choice.finish_reason = reason.value
-        self.queue.put_nowait(self.output(0 if self.kind is OutputKind.DELTA else MAX_MODEL_LEN))
+        self.queue.put_nowait(self.output(0 if self.kind is OutputKind.DELTA else MAX_TEXT))
         self.llm.forget(self, reason)
 
     async def produce(self) -> None:
         self.metrics.scheduled_s = time.monotonic()
         params = self.request.params
         self.llm.step(started=[Started(self.request.handle + c.index, 0, 0.0) for c in self.choices])
+        if self.llm.says is not None:
+            await self.say(self.llm.says)
+            return
         for position in range(self.request.max_total_tokens - len(self.prompt_token_ids)):
             await self.llm.turn()
             if self.llm.breaks is not None:
@@ -148,6 +162,19 @@ class FakeStream:
             if self.kind is OutputKind.DELTA:
                 self.queue.put_nowait(self.output(1))
         self.finish(FinishReason.LENGTH)
+
+    async def say(self, text: str) -> None:
+        for char in text:
+            await self.llm.turn()
+            for choice in self.choices:
+                choice.token_ids = [*choice.token_ids, ord(char) % 256]
+                choice.text += char
+                if self.request.params.logprobs is not None:
+                    entry = self.llm.logprobs_of(ord(char) % 256, self.request.params.logprobs)
+                    choice.logprobs = [*(choice.logprobs or []), entry]
+            if self.kind is OutputKind.DELTA:
+                self.queue.put_nowait(self.output(1))
+        self.finish(FinishReason.STOP)
 
 
 class FakeLLM:
@@ -170,6 +197,7 @@ class FakeLLM:
         self.stats = EngineStats()
         self.failure: str | None = None
         self.num_cached_tokens = 0
+        self.says: str | None = None
         self.refuses: Exception | None = None
         """Raised by submit."""
         self.breaks: Exception | None = None
@@ -268,7 +296,7 @@ class FakeLLM:
         self.streams.discard(stream)
         finished = [Finished(stream.request.handle + c.index, reason) for c in stream.choices]
         self.stats = EngineStats(num_running=len(self.streams), prefix_queries=10, prefix_hits=4)
-        total = stream.output(MAX_MODEL_LEN)
+        total = stream.output(MAX_TEXT)
         for observer in self.observers:
             observer.on_step(
                 StepOutput(

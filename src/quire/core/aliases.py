@@ -128,7 +128,7 @@ NO_EFFECT: dict[str, str] = {
     "the model runs on one device": "--disable-custom-all-reduce --all2all-backend= --master-addr= --master-port= "
     "--dist-init-addr= --nccl-init-addr= --data-parallel-address= -dpa= --data-parallel-rpc-port= -dpp= "
     "--gpu-layers= --n-gpu-layers= -ngl=",
-    "requests with tools are refused in this version": "--enable-auto-tool-choice "
+    "a model that may call tools is told of them, unless tool_choice is none": "--enable-auto-tool-choice "
     "--exclude-tools-when-tool-choice-none",
     "chat templates are always rendered by Jinja rules": "--jinja",
     "there is no web page and no slot endpoint to switch": "--no-webui --no-ui --slots --no-slots",
@@ -151,7 +151,6 @@ ONLY: dict[str, str] = {
     "--hf-overrides": "{}",
     "--json-model-override-args": "{}",
     "--override-generation-config": "{}",
-    "--default-chat-template-kwargs": "{}",
     "--distributed-executor-backend": "mp uni",
     "--data-parallel-backend": "mp",
     "-dpb": "mp",
@@ -195,8 +194,9 @@ NOT_YET: dict[str, str] = {
     "--max-lora-rank= --max-cpu-loras= --lora-dtype= --max-loras-per-batch= --fully-sharded-loras "
     "--lora-target-modules=*",
     "structured output": "--structured-outputs-config= --guided-decoding-backend=",
-    "tool calls": "--tool-call-parser= --tool-parser= --tool-parser-plugin= --tool-server=",
-    "reasoning parsers": "--reasoning-parser= --reasoning-parser-plugin= --reasoning-config= --reasoning-format=",
+    "tools of the server's own": "--tool-server=",
+    "parsers that are loaded at the start": "--tool-parser-plugin= --reasoning-parser-plugin= --reasoning-config=",
+    "leaving reasoning in the text": "--reasoning-format=",
     "embedding and other pooling models": "--is-embedding --embedding --pooler-config=",
     "prompt embeddings": "--enable-prompt-embeds",
     "running without a tokenizer": "--skip-tokenizer-init",
@@ -205,7 +205,6 @@ NOT_YET: dict[str, str] = {
     "configurations from elsewhere": "--hf-config-path=",
     "switching sliding windows off": "--disable-sliding-window --kv-cache-config.max-attention-window=*",
     "truncating prompts that are too long without being asked": "--allow-auto-truncate",
-    "chat templates that come with requests": "--trust-request-chat-template",
     "usage in every stream without being asked": "--enable-force-include-usage",
     "token ids in place of tokens in log probabilities": "--return-tokens-as-token-ids",
     "priorities where higher runs first; --scheduling-policy priority runs lower values first": ""

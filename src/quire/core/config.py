@@ -159,6 +159,18 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = 15.0
     shutdown_timeout_s: Annotated[float, Meta(ge=0, description="time running requests have to end on SIGTERM")] = 30.0
     enable_docs: Annotated[bool, Meta(description="serve /docs and /openapi.json")] = True
+    tool_call_parser: Annotated[
+        str, Meta(description="how the model writes tool calls; auto: as its chat template says; none: not at all")
+    ] = "auto"
+    reasoning_parser: Annotated[
+        str, Meta(description="how the model marks its reasoning; auto: as its chat template says; none: not at all")
+    ] = "auto"
+    trust_request_chat_template: Annotated[bool, Meta(description="let requests bring chat templates of their own")] = (
+        False
+    )
+    default_chat_template_kwargs: Annotated[
+        str, Meta(description="variables for the chat template where a request sets none, as a JSON object")
+    ] = "{}"
     response_role: Annotated[str, Meta(description="role of the answering message")] = "assistant"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], Meta(description="how much is logged")

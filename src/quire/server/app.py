@@ -79,7 +79,7 @@ def _cors(config: ServerConfig) -> list[Middleware]:
 
 async def _on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, QuireError)
-    return error_response(error)
+    return error_response(error, request.scope)
 
 
 async def _on_http_error(request: Request, error: Exception) -> Response:
@@ -87,9 +87,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = ascii(request.scope["path"])[1:-1][:200]
     if error.status_code == 404:
-        return error_response(NotFound(f"There is no {path} here: see /docs for what there is."))
+        return error_response(NotFound(f"There is no {path} here: see /docs for what there is."), request.scope)
     if error.status_code == 405:
         allowed: Mapping[str, str] = error.headers or {}
         message = f"{path} does not take {request.method[:20]}: use {allowed.get('Allow', 'another method')}."
-        return error_response(MethodNotAllowed(message), allowed)
-    return error_response(InvalidRequest(str(error.detail)))
+        return error_response(MethodNotAllowed(message), request.scope, allowed)
+    return error_response(InvalidRequest(str(error.detail)), request.scope)

@@ -8,7 +8,7 @@ import msgspec
 from pydantic.json_schema import models_json_schema
 
 from quire.server.endpoint import Endpoint
-from quire.server.schema.common import ErrorBody
+from quire.server.faces import face_of
 from quire.version import __version__
 
 _REF = "#/components/schemas/"
@@ -20,7 +20,8 @@ def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """An OpenAPI 3.1 document as plain data."""
     bodies = [endpoint.body for endpoint in endpoints if endpoint.body is not None]
     _, defined = models_json_schema([(body, "validation") for body in bodies], ref_template=_REF + "{model}")
-    answers = [kind for e in endpoints for kind in (e.answer, e.chunk) if kind is not None] + [ErrorBody]
+    answers = [kind for e in endpoints for kind in (e.answer, e.chunk) if kind is not None]
+    answers += list(dict.fromkeys(face_of(e.path).error_type for e in endpoints))
     shapes, components = msgspec.json.schema_components(answers, ref_template=_REF + "{name}")
     by_answer = {str(kind): shape for kind, shape in zip(answers, shapes, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
@@ -47,7 +48,7 @@ def _operation(endpoint: Endpoint, method: str, by_answer: dict[str, Any]) -> di
         content["text/event-stream"] = {"schema": by_answer[str(endpoint.chunk)]}
     if not content:
         content["text/html" if endpoint.path == "/docs" else "text/plain"] = {"schema": {"type": "string"}}
-    failure = {"application/json": {"schema": by_answer[str(ErrorBody)]}}
+    failure = {"application/json": {"schema": by_answer[str(face_of(endpoint.path).error_type)]}}
     statuses = {*_ANY_ROUTE, *endpoint.errors, *(_WITH_BODY if endpoint.body else ())}
     operation: dict[str, Any] = {
         "summary": endpoint.summary,

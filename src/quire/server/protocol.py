@@ -12,7 +12,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from quire.core.errors import InvalidRequest, QuireError, RequestTimeout
-from quire.server.responses import encode, error_body
+from quire.server.faces import OPENAI, encode
 
 
 class TimedProtocol(H11Protocol):
@@ -62,7 +62,7 @@ class TimedProtocol(H11Protocol):
     def _refuse(self, error: QuireError) -> None:
         """Answer, unless another answer is on its way, and close."""
         if self.cycle is None or self.cycle.response_complete:
-            body = encode(error_body(error))
+            body = encode(OPENAI.error_body(error))
             head = (
                 f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
                 f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"

@@ -1,4 +1,4 @@
-"""JSON answers, and errors in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``.
+"""JSON answers, and errors in the shape of the API they belong to.
 
 Law: nothing but a QuireError's own message ever reaches a client; every other exception becomes one fixed sentence.
 """
@@ -6,13 +6,11 @@ Law: nothing but a QuireError's own message ever reaches a client; every other e
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from starlette.responses import Response
+from starlette.types import Scope
 
 from quire.core.errors import QuireError, RequestTimeout, RequestTooLarge, Unauthorized
-from quire.server.schema.common import Error, ErrorBody
-
-encode = msgspec.json.Encoder().encode
+from quire.server.faces import encode, face_of
 
 
 class InternalError(QuireError):
@@ -29,12 +27,9 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
     return Response(encode(value), status, headers, media_type="application/json")
 
 
-def error_body(error: QuireError) -> ErrorBody:
-    return ErrorBody(error=Error(message=error.message, type=error.kind, param=error.param, code=error.code))
-
-
-def error_response(error: QuireError, headers: Mapping[str, str] | None = None) -> Response:
-    """The error's body with its status, and the headers that go with it."""
+def error_response(error: QuireError, scope: Scope, headers: Mapping[str, str] | None = None) -> Response:
+    """The error's body with its status, and the headers that go with it, as clients of the scope's path expect it."""
+    face = face_of(routed_path(scope))
     extra = dict(headers or {})
     if error.retry_after_s is not None:
         extra["retry-after"] = str(max(1, round(error.retry_after_s)))
@@ -42,4 +37,11 @@ def error_response(error: QuireError, headers: Mapping[str, str] | None = None) 
         extra["www-authenticate"] = "Bearer"
     if isinstance(error, RequestTooLarge | RequestTimeout):
         extra["connection"] = "close"  # the rest of the request is not worth reading
-    return json_response(error_body(error), error.status, extra)
+    return json_response(face.error_body(error), face.status(error), extra)
+
+
+def routed_path(scope: Scope) -> str:
+    """What the router matches: the path without the prefix of a proxy."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path

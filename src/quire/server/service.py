@@ -9,23 +9,28 @@ import hashlib
 import re
 import time
 import uuid
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.requests import Request
 
 from quire.core.config import ServerConfig
-from quire.core.errors import EngineDead, ModelNotFound, Overloaded, QuireError
+from quire.core.errors import ConfigError, EngineDead, ModelNotFound, Overloaded, QuireError
 from quire.core.sampling_params import SamplingParams
 from quire.engine.assembler import OutputKind
 from quire.server.generation import Generation
 from quire.server.metrics import Metrics
+from quire.text.chat import ChatTemplate
+from quire.text.dialects.registry import choose
 from quire.version import __version__
 
 if TYPE_CHECKING:
     from quire.engine.async_llm import AsyncLLM
+    from quire.text.tokenizer import Tokenizer
 
+_MAX_TEMPLATES = 16
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -39,6 +44,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     add_special_tokens: bool
     priority: int
     cache_salt: str
+    is_reasoning_open: bool = False
+    """The prompt ends inside reasoning."""
 
 
 class Service:
@@ -53,9 +60,14 @@ class Service:
         self.created = int(time.time())
         self.is_draining = False
         self.running: set[Generation] = set()
+        self.template_kwargs = _json_object("default_chat_template_kwargs", config.default_chat_template_kwargs)
+        self._templates: OrderedDict[str, ChatTemplate] = OrderedDict()
         self._idle = asyncio.Event()
         self._idle.set()
         identity = f"{llm.config.model.model} {llm.info.dtype}".encode()
+        template = llm.chat_template.source if llm.chat_template is not None else None
+        self.dialects = choose(config.tool_call_parser, config.reasoning_parser, template)
+        self.marker_ids = _ids_of(self.dialects.markers, llm.tokenizer)
         self.fingerprint = f"quire-{__version__}-{hashlib.sha256(identity).hexdigest()[:8]}"
 
     def unavailable(self) -> QuireError | None:
@@ -107,6 +119,18 @@ class Service:
             raise
         return generation
 
+    def request_template(self, source: str) -> ChatTemplate:
+        """A template that a request brought, compiled once for as long as it is among the last ones used."""
+        if source in self._templates:
+            self._templates.move_to_end(source)
+            return self._templates[source]
+        tokenizer = self.llm.tokenizer
+        template = ChatTemplate(source, bos_token=tokenizer.bos_token, eos_token=tokenizer.eos_token)
+        self._templates[source] = template
+        if len(self._templates) > _MAX_TEMPLATES:
+            self._templates.popitem(last=False)
+        return template
+
     def abort_all(self) -> None:
         """End everything that runs; its clients get what there is, with finish_reason abort."""
         for generation in list(self.running):
@@ -120,6 +144,19 @@ class Service:
         self.running.discard(generation)
         if not self.running:
             self._idle.set()
+
+
+def _json_object(name: str, text: str) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ConfigError(f"{name} is {text[:200]!r}: it must be a JSON object ({error}).") from None
+
+
+def _ids_of(markers: Iterable[str], tokenizer: "Tokenizer") -> tuple[int, ...]:
+    """Of those that are tokens."""
+    found = (tokenizer.token_to_id(marker) for marker in markers)
+    return tuple(token_id for token_id in found if token_id is not None)
 
 
 def service_of(request: Request) -> Service:

@@ -1,8 +1,8 @@
-"""Server-sent events: the frames of a stream, and the response that sends them one step at a time.
+"""Streams: the frames of OpenAI's events, and the response that sends any face's events one step at a time.
 
 The constant beginning of an answer's chunks is encoded once; a token costs one small struct's encoding and a join.
-Law: a stream that has begun ends with ``data: [DONE]``, after an error event if something failed; a client that hangs
-up ends the generation at once, even before its first token.
+Law: a stream that has begun ends as its face's streams do, after an error event if something failed; a client that
+hangs up ends the generation at once, even before its first token.
 """
 
 import asyncio
@@ -18,13 +18,12 @@ from starlette.types import Receive, Scope, Send
 
 from quire.core.errors import QuireError
 from quire.server.disconnect import while_connected
-from quire.server.responses import InternalError, encode, error_body
+from quire.server.faces import OPENAI, Face, encode
+from quire.server.responses import InternalError
 from quire.server.schema.common import Usage
 
 log = logging.getLogger("quire.server")
 
-DONE = b"data: [DONE]\n\n"
-KEEP_ALIVE = b": keep-alive\n\n"
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
@@ -51,9 +50,16 @@ class EventStream(Response):
     """Sends ``events`` as they come; ``close`` is called when the stream is over, however it ended."""
 
     def __init__(
-        self, events: AsyncIterator[bytes], close: Callable[[], None], *, keep_alive_s: float, request_id: str
+        self,
+        events: AsyncIterator[bytes],
+        close: Callable[[], None],
+        *,
+        keep_alive_s: float,
+        request_id: str,
+        face: Face = OPENAI,
     ) -> None:
-        super().__init__(None, 200, STREAM_HEADERS, media_type="text/event-stream")
+        super().__init__(None, 200, STREAM_HEADERS, media_type=face.stream_type)
+        self._face = face
         self.raw_headers = [header for header in self.raw_headers if header[0] != b"content-length"]
         self._events = events
         self._close = close
@@ -68,13 +74,13 @@ class EventStream(Response):
             if silence < self._keep_alive_s:
                 return self._keep_alive_s - silence
             self._sent_at = time.monotonic()
-            await send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+            await send({"type": "http.response.body", "body": self._face.keep_alive, "more_body": True})
             return self._keep_alive_s
 
         self._sent_at = time.monotonic()
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            if self._keep_alive_s:
+            if self._keep_alive_s and self._face.keep_alive:
                 await while_connected(receive, self._send_events(send), beat, self._keep_alive_s)
             else:
                 await while_connected(receive, self._send_events(send))
@@ -84,7 +90,7 @@ class EventStream(Response):
             self._close()
 
     async def _send_events(self, send: Send) -> None:
-        last = DONE
+        last = self._face.end
         try:
             async for event in self._events:
                 if event:
@@ -93,8 +99,12 @@ class EventStream(Response):
         except asyncio.CancelledError:
             raise
         except QuireError as error:
-            last = b"data: " + encode(error_body(error)) + b"\n\n" + DONE
+            last = self._failure(error)
         except Exception:
             log.exception("%s: a stream failed", self._request_id)
-            last = b"data: " + encode(error_body(InternalError(self._request_id))) + b"\n\n" + DONE
+            last = self._failure(InternalError(self._request_id))
         await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    def _failure(self, error: QuireError) -> bytes:
+        face = self._face
+        return face.frame(encode(face.error_body(error))) + face.end

@@ -1,18 +1,19 @@
 """A conversation's answer, whole or as a stream's chunks.
 
-A stream: for each continuation a chunk with the role, chunks with text, a chunk with the finish reason; then, if asked
-for, one without choices that holds the usage.
+A stream: for each continuation a chunk with the role, chunks with text, reasoning or pieces of calls, a chunk with the
+finish reason; then, if asked for, one without choices that holds the usage.
 """
 
+import uuid
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
-from quire.core.outputs import CompletionOutput, RequestOutput
+from quire.core.outputs import CompletionOutput
 from quire.server.answers.logprobs import LogprobShaper, finite
-from quire.server.generation import Generation
 from quire.server.schema.chat import (
+    CalledFunction,
     ChatChoice,
     ChatChunkChoice,
     ChatCompletion,
@@ -20,9 +21,13 @@ from quire.server.schema.chat import (
     ChatDelta,
     ChatLogprobs,
     ChatMessage,
+    FunctionDelta,
+    ToolCall,
+    ToolCallDelta,
 )
-from quire.server.schema.common import Usage
 from quire.server.streaming import Frames
+from quire.server.turn import Answered, Exchange, Piece
+from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 if TYPE_CHECKING:
     from quire.text.tokenizer import Tokenizer
@@ -42,77 +47,110 @@ class ChatAnswer:
         self._role = role
         self._echoed = echoed
         self._logprobs = LogprobShaper(tokenizer, body.return_tokens_as_token_ids)
+        self._tier: str | UnsetType = UNSET if body.service_tier is None else "default"
 
-    def whole(self, output: RequestOutput) -> ChatCompletion:
+    async def whole(self, exchange: Exchange) -> ChatCompletion:
+        output, answered = await exchange.finals()
         return ChatCompletion(
             id=self._heading["id"],
             created=self._heading["created"],
             model=self._heading["model"],
             system_fingerprint=self._heading["fingerprint"],
-            choices=[self._choice(choice) for choice in output.outputs],
-            usage=Usage.of([output]),
+            choices=[self._choice(one) for one in answered],
+            usage=exchange.usage,
+            service_tier=self._tier,
             prompt_logprobs=UNSET if output.prompt_logprobs is None else finite(output.prompt_logprobs),
             prompt_token_ids=output.prompt_token_ids if self._body.return_token_ids else UNSET,
         )
 
-    def _choice(self, choice: CompletionOutput) -> ChatChoice:
+    def _choice(self, answered: Answered) -> ChatChoice:
+        choice, reply = answered.choice, answered.reply
+        text = self._echoed + reply.content
+        reasoning = reply.reasoning if reply.reasoning is not None and self._body.include_reasoning else UNSET
+        calls = [
+            ToolCall(id=call.id or new_call_id(), function=CalledFunction(call.name, call.arguments))
+            for call in reply.calls
+        ]
         return ChatChoice(
             index=choice.index,
-            message=ChatMessage(self._role, self._echoed + choice.text),
+            message=ChatMessage(
+                role=self._role,
+                content=None if calls and not text else text,
+                tool_calls=calls or UNSET,
+                reasoning=reasoning,
+                reasoning_content=reasoning,
+            ),
             logprobs=self._logprobs_of(choice),
-            finish_reason=choice.finish_reason or "stop",
+            finish_reason=answered.finish_reason,
             stop_reason=choice.stop_reason,
             token_ids=list(choice.token_ids) if self._body.return_token_ids else UNSET,
         )
 
-    async def chunks(self, generation: Generation) -> AsyncIterator[bytes]:
+    async def chunks(self, exchange: Exchange) -> AsyncIterator[bytes]:
         """The stream's events, one bytes object for each step of the engine."""
         options = self._body.stream_options
         frames = Frames(object="chat.completion.chunk", has_usage=options.include_usage, **self._heading)
-        (stream,) = generation.streams
-        prompt_ids = stream.prompt_token_ids
         begun: set[int] = set()
-        num_tokens = num_cached = 0
-        async for _, output in generation.events():
-            num_cached = output.num_cached_tokens or num_cached
-            num_tokens += sum(len(choice.token_ids) for choice in output.outputs)
-            usage = Usage.count(len(prompt_ids), num_tokens, num_cached) if options.continuous_usage_stats else None
+        async for _, pieces in exchange.steps():
+            usage = exchange.usage if options.continuous_usage_stats else None
             events: list[bytes] = []
-            for choice in output.outputs:
-                if choice.index not in begun:
-                    shown_ids = prompt_ids if self._body.return_token_ids and not begun else None
-                    begun.add(choice.index)
-                    events.append(frames.chunk([self._role_chunk(choice.index)], usage, shown_ids))
-                events += [frames.chunk([piece], usage) for piece in self._pieces(choice)]
+            for piece in pieces:
+                index = piece.choice.index
+                if index not in begun:
+                    shown_ids = exchange.prompt_token_ids if self._body.return_token_ids and not begun else None
+                    begun.add(index)
+                    events.append(frames.chunk([ChatChunkChoice(index, self._first_delta())], usage, shown_ids))
+                events += [frames.chunk([chunk], usage) for chunk in self._chunk_choices(piece)]
             yield b"".join(events)
         if options.include_usage:
-            yield frames.chunk([], Usage.count(len(prompt_ids), num_tokens, num_cached))
+            yield frames.chunk([], exchange.usage)
 
-    def _role_chunk(self, index: int) -> ChatChunkChoice:
-        return ChatChunkChoice(index, ChatDelta(self._role, self._echoed))
+    def _first_delta(self) -> ChatDelta:
+        return ChatDelta(self._role, self._echoed)
 
-    def _pieces(self, choice: CompletionOutput) -> list[ChatChunkChoice]:
-        """What one step of one continuation says: its text, if there is any, and its end, if it came."""
-        pieces = []
-        wanted = self._body.return_token_ids or choice.logprobs is not None
-        if choice.text or (wanted and choice.token_ids):
-            pieces.append(
-                ChatChunkChoice(
-                    choice.index,
-                    ChatDelta(content=choice.text),
-                    self._logprobs_of(choice),
-                    token_ids=list(choice.token_ids) if self._body.return_token_ids else UNSET,
-                )
+    def _chunk_choices(self, piece: Piece) -> list[ChatChunkChoice]:
+        """What one step of one continuation says: its deltas, if there are any, and its end, if it came."""
+        choice = piece.choice
+        deltas = [delta for event in piece.events if (delta := self._delta(event)) is not None]
+        # Log probabilities and ids are the step's: they go with the first thing that it says.
+        wants_tokens = self._body.return_token_ids or choice.logprobs is not None
+        if not deltas and wants_tokens and choice.token_ids:
+            deltas = [ChatDelta(content="")]
+        chunks = [ChatChunkChoice(choice.index, delta) for delta in deltas]
+        if chunks and wants_tokens:
+            chunks[0] = ChatChunkChoice(
+                choice.index,
+                deltas[0],
+                self._logprobs_of(choice),
+                token_ids=list(choice.token_ids) if self._body.return_token_ids else UNSET,
             )
-        if choice.finish_reason is not None:
-            pieces.append(
-                ChatChunkChoice(
-                    choice.index, ChatDelta(), finish_reason=choice.finish_reason, stop_reason=choice.stop_reason
-                )
+        if piece.finish_reason is not None:
+            end = ChatChunkChoice(
+                choice.index, ChatDelta(), finish_reason=piece.finish_reason, stop_reason=choice.stop_reason
             )
-        return pieces
+            chunks.append(end)
+        return chunks
+
+    def _delta(self, event: Event) -> ChatDelta | None:
+        match event:
+            case Content(text):
+                return ChatDelta(content=text)
+            case Reasoning(text):
+                return ChatDelta(reasoning=text, reasoning_content=text) if self._body.include_reasoning else None
+            case CallBegun(index, name, id):
+                begun = ToolCallDelta(
+                    index=index, id=id or new_call_id(), type="function", function=FunctionDelta(name, "")
+                )
+                return ChatDelta(tool_calls=[begun])
+            case CallArguments(index, text):
+                return ChatDelta(tool_calls=[ToolCallDelta(index=index, function=FunctionDelta(arguments=text))])
 
     def _logprobs_of(self, choice: CompletionOutput) -> ChatLogprobs | None:
         if choice.logprobs is None:
             return None
         return self._logprobs.chat(choice.token_ids, choice.logprobs, self._body.top_logprobs or 0)
+
+
+def new_call_id() -> str:
+    """A name for a call that the model gave none."""
+    return f"call_{uuid.uuid4().hex[:24]}"

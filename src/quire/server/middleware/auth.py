@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from quire.core.errors import ConfigError, Unauthorized
-from quire.server.responses import error_response
+from quire.server.responses import error_response, routed_path
 
 _HEADERS = (b"authorization", b"x-api-key", b"api-key")
 
@@ -34,10 +34,10 @@ class Auth:
         error = Unauthorized(
             "The API key is missing or wrong: send Authorization: Bearer KEY, or the key as x-api-key or api-key."
         )
-        await error_response(error)(scope, receive, send)
+        await error_response(error, scope)(scope, receive, send)
 
     def _is_allowed(self, scope: Scope) -> bool:
-        return _routed_path(scope) in self._open_paths or self._has_key(scope)
+        return routed_path(scope) in self._open_paths or self._has_key(scope)
 
     def _has_key(self, scope: Scope) -> bool:
         found = False
@@ -52,10 +52,3 @@ class Auth:
             for digest in self._digests:
                 found |= hmac.compare_digest(presented, digest)
         return found
-
-
-def _routed_path(scope: Scope) -> str:
-    """What the router matches: the path without the prefix of a proxy."""
-    path: str = scope["path"]
-    root: str = scope.get("root_path", "")
-    return path[len(root) :] if root and path.startswith(f"{root}/") else path

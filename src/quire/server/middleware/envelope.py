@@ -48,11 +48,11 @@ class Envelope:
             log.debug("%s: the client hung up", request_id)
         except QuireError as error:
             if not status:
-                await error_response(error)(scope, receive, stamped)
+                await error_response(error, scope)(scope, receive, stamped)
         except Exception:
             log.exception("%s: %s %s failed", request_id, scope["method"], scope["path"])
             if not status:
-                await error_response(InternalError(request_id))(scope, receive, stamped)
+                await error_response(InternalError(request_id), scope)(scope, receive, stamped)
         finally:
             self._count(scope, status or _CLIENT_CLOSED, time.monotonic() - began, request_id)
 

@@ -45,7 +45,7 @@ class Hosts:
             f"The Host header is {shown}: this server listens on its own machine only and answers to localhost. "
             "Allow other names with --allowed-hosts."
         )
-        await error_response(error)(scope, receive, send)
+        await error_response(error, scope)(scope, receive, send)
 
 
 def _name(host: str) -> str:

@@ -18,7 +18,7 @@ class Limits:
             return
         error = self._headers_error(scope) or self._length_error(scope)
         if error is not None:
-            await error_response(error)(scope, receive, send)
+            await error_response(error, scope)(scope, receive, send)
             return
         num_bytes, limit = 0, self._config.max_body_bytes
 

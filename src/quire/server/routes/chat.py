@@ -5,19 +5,19 @@ import time
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quire.engine.assembler import OutputKind
 from quire.server.answers.chat import ChatAnswer
 from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
-from quire.server.generation import Generation
-from quire.server.rendering import render
+from quire.server.rendering import Conversation
 from quire.server.responses import json_response
 from quire.server.sampling import chat_params, chat_paths
 from quire.server.schema.chat import ChatChunk, ChatCompletion, ChatCompletionRequest
-from quire.server.schema.messages import Message, messages_of
-from quire.server.service import Plan, Service, request_id_of, service_of
+from quire.server.schema.messages import messages_of
+from quire.server.schema.tools import choice_of, tools_of
+from quire.server.service import Service, request_id_of, service_of
 from quire.server.streaming import EventStream
+from quire.server.turn import Exchange, Turn, begin
 
 
 async def chat_completions(request: Request) -> Response:
@@ -30,44 +30,58 @@ async def chat_completions(request: Request) -> Response:
         "model": service.model(body.model),
         "fingerprint": service.fingerprint,
     }
-    messages = messages_of(body.messages)
+    turn = _turn(service, body, request_id)
+    last = turn.conversation.messages[-1]
     role = service.config.response_role
-    echoed = messages[-1]["content"] if body.echo and messages[-1]["role"] == role else ""
+    echoed = last["content"] if body.echo and last["role"] == role else ""
     answer = ChatAnswer(body, heading, service.llm.tokenizer, role, echoed)
     if body.stream:
-        generation = await while_connected(request.receive, _begin(service, body, messages, request_id))
+        exchange = await while_connected(request.receive, _begin(service, body, turn))
         return EventStream(
-            answer.chunks(generation),
-            generation.close,
+            answer.chunks(exchange),
+            exchange.close,
             keep_alive_s=service.config.sse_keep_alive_s,
             request_id=request_id,
         )
 
     async def whole() -> ChatCompletion:
-        generation = await _begin(service, body, messages, request_id)
+        exchange = await _begin(service, body, turn)
         try:
-            (output,) = await generation.finals()
+            return await answer.whole(exchange)
         finally:
-            generation.close()
-        return answer.whole(output)
+            exchange.close()
 
     return json_response(await while_connected(request.receive, whole()))
 
 
-async def _begin(service: Service, body: ChatCompletionRequest, messages: list[Message], request_id: str) -> Generation:
-    params = chat_params(body, service.llm.default_params)
-    prompt = await render(service.llm, messages, body)
-    plan = Plan(
-        prompts=[prompt],
-        params=params,
-        kind=OutputKind.DELTA if body.stream else OutputKind.FINAL,
+def _turn(service: Service, body: ChatCompletionRequest, request_id: str) -> Turn:
+    choice = choice_of(body.tool_choice)
+    return Turn(
+        conversation=Conversation(
+            messages=messages_of(body.messages),
+            tools=tools_of(body.tools) if choice.mode != "none" else (),
+            documents=body.documents,
+            add_generation_prompt=body.add_generation_prompt,
+            continue_final_message=body.continue_final_message,
+            chat_template=body.chat_template,
+            chat_template_kwargs=body.chat_template_kwargs,
+            reasoning_effort=body.reasoning_effort,
+        ),
+        params=chat_params(body, service.llm.default_params),
         request_id=request_id,
+        is_streamed=body.stream,
+        tool_choice=choice.mode,
+        forced_tool=choice.forced,
+        has_parallel_calls=body.parallel_tool_calls,
         add_special_tokens=bool(body.add_special_tokens),
         priority=body.priority,
         cache_salt=body.cache_salt,
     )
+
+
+async def _begin(service: Service, body: ChatCompletionRequest, turn: Turn) -> Exchange:
     with chat_paths(body):
-        return await service.generate(plan)
+        return await begin(service, turn)
 
 
 ENDPOINTS = (

@@ -6,10 +6,11 @@ from starlette.responses import Response
 from quire.core.errors import InvalidRequest
 from quire.server.body import read_json
 from quire.server.endpoint import Endpoint
-from quire.server.rendering import render
+from quire.server.rendering import Conversation, render
 from quire.server.responses import json_response
 from quire.server.schema.messages import messages_of
 from quire.server.schema.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
+from quire.server.schema.tools import tools_of
 from quire.server.service import service_of
 
 
@@ -23,7 +24,17 @@ async def tokenize(request: Request) -> Response:
     if body.prompt is not None:
         text, adds_special = body.prompt, body.add_special_tokens is not False
     else:
-        text, adds_special = await render(llm, messages_of(body.messages), body), bool(body.add_special_tokens)
+        conversation = Conversation(
+            messages=messages_of(body.messages),
+            tools=tools_of(body.tools),
+            documents=body.documents,
+            add_generation_prompt=body.add_generation_prompt,
+            continue_final_message=body.continue_final_message,
+            chat_template=body.chat_template,
+            chat_template_kwargs=body.chat_template_kwargs,
+            reasoning_effort=body.reasoning_effort,
+        )
+        text, adds_special = await render(service, conversation), bool(body.add_special_tokens)
     tokens = await llm.run_blocking(llm.tokenizer.encode, text, adds_special)
     names = [llm.tokenizer.id_to_token(token) or "" for token in tokens] if body.return_token_strs else None
     return json_response(

@@ -11,6 +11,7 @@ from quire.server.schema.common import JsonObject, Usage
 from quire.server.schema.generation import GenerationRequest
 from quire.server.schema.messages import MESSAGES_SCHEMA
 from quire.server.schema.refused import REFUSED_IN_CHAT, Refusals
+from quire.server.schema.tools import TOOL_CHOICE_SCHEMA, TOOLS_SCHEMA
 
 
 class ChatCompletionRequest(GenerationRequest):
@@ -23,8 +24,14 @@ class ChatCompletionRequest(GenerationRequest):
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     documents: list[JsonObject] | None = None
+    chat_template: str | None = Field(default=None, description="only where the server trusts requests' templates")
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
-    reasoning_effort: str | None = Field(default=None, description="given to the chat template")
+    tools: Annotated[Any, WithJsonSchema(TOOLS_SCHEMA)] = None
+    tool_choice: Annotated[Any, WithJsonSchema(TOOL_CHOICE_SCHEMA)] = None
+    parallel_tool_calls: bool = Field(default=True, description="false: the first call only")
+    reasoning_effort: str | None = Field(default=None, description="given to the chat template; none: do not reason")
+    include_reasoning: bool = Field(default=True, description="false: reasoning is left out of the answer")
+    thinking_token_budget: int | None = Field(default=None, ge=-1, lt=2**31)
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -45,10 +52,26 @@ class ChatLogprobs(msgspec.Struct, frozen=True):
     refusal: None = None
 
 
-class ChatMessage(msgspec.Struct, frozen=True):
+class CalledFunction(msgspec.Struct, frozen=True):
+    name: str
+    arguments: str
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """``reasoning`` and ``reasoning_content`` are one thing under the two names that clients read."""
+
     role: str
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[ToolCall] | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,13 +91,31 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    service_tier: str | UnsetType = UNSET
     prompt_logprobs: list[Logprobs | None] | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
 
 
+class FunctionDelta(msgspec.Struct, frozen=True):
+    name: str | UnsetType = UNSET
+    arguments: str = ""
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """The first of a call has its id, type and name; the others have more of its arguments."""
+
+    index: int
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    function: FunctionDelta
+
+
 class ChatDelta(msgspec.Struct, frozen=True):
     role: str | UnsetType = UNSET
-    content: str | UnsetType = UNSET
+    content: str | UnsetType | None = UNSET
+    reasoning: str | UnsetType = UNSET
+    reasoning_content: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDelta] | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ Fields beyond OpenAI's API are left out of an answer until asked for (UNSET).
 from typing import Annotated, Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from pydantic import BaseModel, ConfigDict, Field
 
 from quire.core.outputs import RequestOutput
@@ -29,15 +30,22 @@ class PromptTokensDetails(msgspec.Struct, frozen=True):
     """Prompt tokens whose KV came from the prefix cache."""
 
 
+class CompletionTokensDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int = 0
+
+
 class Usage(msgspec.Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
+    """Told where the model marks its reasoning."""
 
     @classmethod
-    def count(cls, prompt: int, completion: int, cached: int) -> "Usage":
-        return cls(prompt, completion, prompt + completion, PromptTokensDetails(cached))
+    def count(cls, prompt: int, completion: int, cached: int, reasoning: int | None = None) -> "Usage":
+        details = UNSET if reasoning is None else CompletionTokensDetails(reasoning)
+        return cls(prompt, completion, prompt + completion, PromptTokensDetails(cached), details)
 
     @classmethod
     def of(cls, outputs: list[RequestOutput]) -> "Usage":

@@ -61,10 +61,21 @@ def _message(value: Any, path: str) -> Message:
     elif value.get("content") is None:
         raise _bad(f"{path}.content", None, "must be a string or a list of text parts")
     message["content"] = _content(value.get("content"), f"{path}.content")
+    if role == "assistant":
+        _name_reasoning(message, path)
     for name in ("name", "tool_call_id"):
         if name in message and not isinstance(message[name], str):
             raise _bad(f"{path}.{name}", message[name], "must be a string")
     return message
+
+
+def _name_reasoning(message: Message, path: str) -> None:
+    """Under both names that templates read."""
+    given = message.get("reasoning", message.get("reasoning_content"))
+    if given is not None:
+        if not isinstance(given, str):
+            raise _bad(f"{path}.reasoning_content", given, "must be a string")
+        message["reasoning"] = message["reasoning_content"] = given
 
 
 def _content(value: Any, path: str) -> str:

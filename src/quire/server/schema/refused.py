@@ -39,7 +39,6 @@ REFUSED_ANYWHERE: Refusals = {
     "use_beam_search": _one_of(False),
     "logprob_token_ids": _empty,
     "logits_processors": _empty,
-    "thinking_token_budget": _one_of(-1),
     "repetition_detection": _never,
     "watermarking": _one_of(False),
     "stop_regex": _empty,
@@ -60,20 +59,18 @@ REFUSED_ANYWHERE: Refusals = {
 
 REFUSED_IN_CHAT: Refusals = {
     **REFUSED_ANYWHERE,
-    "tools": _empty,
-    "tool_choice": _one_of("none", "auto"),
     "functions": _empty,
     "function_call": _one_of("none", "auto"),
     "audio": _never,
     "modalities": _one_of([], ["text"]),
     "web_search_options": _never,
-    "chat_template": _never,
 }
 
 REFUSED_IN_COMPLETIONS: Refusals = {**REFUSED_ANYWHERE, "suffix": _empty}
 
 _WHY = {
-    "chat_template": "a request may not bring its own chat template; start the server with --chat-template",
+    "functions": "it was replaced by tools in OpenAI's API",
+    "function_call": "it was replaced by tool_choice in OpenAI's API",
 }
 
 

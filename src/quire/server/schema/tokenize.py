@@ -7,13 +7,14 @@ from pydantic import Field, WithJsonSchema
 
 from quire.server.schema.common import JsonObject, RequestModel, TokenId
 from quire.server.schema.messages import MESSAGES_SCHEMA
-from quire.server.schema.refused import REFUSED_IN_CHAT, Refusals
+from quire.server.schema.refused import Refusals
+from quire.server.schema.tools import TOOLS_SCHEMA
 
 
 class TokenizeRequest(RequestModel):
     """A prompt, or a conversation."""
 
-    refused: ClassVar[Refusals] = {name: REFUSED_IN_CHAT[name] for name in ("tools", "chat_template")}
+    refused: ClassVar[Refusals] = {}
 
     model: str | None = None
     prompt: str | None = None
@@ -23,6 +24,8 @@ class TokenizeRequest(RequestModel):
     add_generation_prompt: bool | None = None
     continue_final_message: bool = False
     documents: list[JsonObject] | None = None
+    tools: Annotated[Any, WithJsonSchema(TOOLS_SCHEMA)] = None
+    chat_template: str | None = None
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
     reasoning_effort: str | None = None
 

@@ -5,7 +5,6 @@ servers' names in the aliases. Families are asked in order whether they recogniz
 also another's stands before it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
@@ -48,12 +47,13 @@ class Dialects(msgspec.Struct, frozen=True):
 def choose(tool_call_parser: str, reasoning_parser: str, template: str | None) -> Dialects:
     """The dialects of these names; ``auto`` looks at the template, ``none`` reads nothing out of replies.
 
-    A template that is given tools but shows no known way to call them gets Hermes' way, the one most models have seen:
-    where a call is required, constrained decoding makes any model write it. Raises ConfigError for an unknown name.
+    A template that shows no known way to call tools gets Hermes' way, the one most models have seen: it is taught in
+    the conversation (``taught``), and where a call is required, constrained decoding makes any model write it. Raises
+    ConfigError for an unknown name.
     """
     tools, reasoning = _by_name(_TOOLS, _TOOL_ALIASES), _by_name(_REASONING, _REASONING_ALIASES)
     if tool_call_parser == "auto":
-        chosen_tools = _recognized(_TOOLS, template) or (_FALLBACK if _takes_tools(template) else None)
+        chosen_tools = _recognized(_TOOLS, template) or (_FALLBACK if template is not None else None)
     else:
         chosen_tools = _named("--tool-call-parser", tool_call_parser, tools)
     if reasoning_parser == "auto":
@@ -88,7 +88,3 @@ def _named(flag: str, name: str, known: Mapping[str, D]) -> D | None:
 
 def _recognized(dialects: Sequence[D], template: str | None) -> D | None:
     return next((dialect for dialect in dialects if template is not None and dialect.recognizes(template)), None)
-
-
-def _takes_tools(template: str | None) -> bool:
-    return template is not None and re.search(r"\btools\b", template) is not None

@@ -1,0 +1,236 @@
+"""One turn of a conversation, whatever API asked for it: messages become a prompt, a reply becomes its parts.
+
+Every face (OpenAI's chat and Responses, Anthropic's, Ollama's) makes a Turn of its request, begins it, and shapes what
+the Exchange tells. Law: an Exchange is closed exactly when the answer is over, whatever way that came about.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from quire.core.errors import InvalidRequest
+from quire.core.outputs import CompletionOutput, RequestOutput
+from quire.core.sampling_params import SamplingParams
+from quire.core.step import FinishReason
+from quire.engine.assembler import OutputKind
+from quire.server.constraint import constrained
+from quire.server.generation import Generation
+from quire.server.rendering import Conversation, render
+from quire.server.schema.common import Usage
+from quire.server.service import Plan, Service
+from quire.text.dialects.dialect import Parser, Tool
+from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning, Reply
+
+if TYPE_CHECKING:
+    from quire.text.dialects.registry import Dialects
+    from quire.text.tokenizer import Tokenizer
+
+ToolChoice = Literal["auto", "none", "required"]
+TOOL_CALLS = "tool_calls"
+"""The finish reason of a reply that ends with calls of tools."""
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked of the model: the conversation, what it may call, and how its tokens are chosen.
+
+    ``forced_tool``: the one it must call. ``has_parallel_calls``: it may call several at once.
+    """
+
+    conversation: Conversation
+    params: SamplingParams
+    request_id: str
+    is_streamed: bool
+    tool_choice: ToolChoice = "auto"
+    forced_tool: str | None = None
+    has_parallel_calls: bool = True
+    add_special_tokens: bool = False
+    priority: int = 0
+    cache_salt: str = ""
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        return self.conversation.tools
+
+    @property
+    def offered(self) -> tuple[Tool, ...]:
+        """The tools that the reply may call."""
+        if self.forced_tool is not None:
+            return tuple(tool for tool in self.tools if tool.name == self.forced_tool)
+        return () if self.tool_choice == "none" else tuple(self.tools)
+
+    @property
+    def must_call(self) -> bool:
+        return self.forced_tool is not None or (self.tool_choice == "required" and bool(self.tools))
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """What one step said of one continuation."""
+
+    choice: CompletionOutput
+    events: list[Event]
+    finish_reason: str | None
+    """The choice's own, or TOOL_CALLS."""
+
+
+class Answered(msgspec.Struct, frozen=True):
+    """One continuation at its end."""
+
+    choice: CompletionOutput
+    reply: Reply
+    finish_reason: str
+
+
+async def begin(service: Service, turn: Turn) -> "Exchange":
+    """Render and submit a turn. Raises what the template or the engine's door refuses."""
+    _check_tools(turn)
+    dialects = service.dialects
+    prompt = await render(service, turn.conversation)
+    is_open = dialects.reasoning is not None and dialects.reasoning.is_open(prompt)
+    params = await service.llm.run_blocking(constrained, turn, dialects, is_open) if _is_shaped(turn) else turn.params
+    if params.skip_special_tokens:
+        params = params.replace(shown_special_token_ids=service.marker_ids)
+    plan = Plan(
+        prompts=[prompt],
+        params=params,
+        kind=OutputKind.DELTA if turn.is_streamed else OutputKind.FINAL,
+        request_id=turn.request_id,
+        add_special_tokens=turn.add_special_tokens,
+        priority=turn.priority,
+        cache_salt=turn.cache_salt,
+        is_reasoning_open=is_open,
+    )
+    generation = await service.generate(plan)
+    return Exchange(turn, prompt, is_open, generation, dialects, service.llm.tokenizer)
+
+
+class Exchange:
+    """A turn being answered. Read it once, by ``steps`` or by ``finals``."""
+
+    def __init__(
+        self,
+        turn: Turn,
+        prompt: str,
+        is_reasoning_open: bool,
+        generation: Generation,
+        dialects: "Dialects",
+        tokenizer: "Tokenizer",
+    ) -> None:
+        self.prompt = prompt
+        self._turn = turn
+        self._generation = generation
+        self._reasoning = dialects.reasoning
+        self._is_open = is_reasoning_open
+        self._tokenizer = tokenizer
+        (self._stream,) = generation.streams
+        is_plain = not turn.offered and dialects.reasoning is None
+        self._readers = [
+            _Reader(turn, None if is_plain else dialects.parser(turn.offered, prompt)) for _ in range(turn.params.n)
+        ]
+        self._num_cached = 0
+
+    @property
+    def prompt_token_ids(self) -> list[int]:
+        return self._stream.prompt_token_ids
+
+    @property
+    def usage(self) -> Usage:
+        """So far."""
+        return Usage.count(
+            len(self.prompt_token_ids),
+            sum(reader.num_tokens for reader in self._readers),
+            self._num_cached,
+            sum(self._num_reasoning_tokens(reader) for reader in self._readers) if self._reasoning else None,
+        )
+
+    async def steps(self) -> AsyncIterator[tuple[RequestOutput, list[Piece]]]:
+        """What is new, as it comes; of a streamed turn. Raises GenerationFailed or EngineDead."""
+        async for _, output in self._generation.events():
+            self._num_cached = output.num_cached_tokens or self._num_cached
+            yield output, [self._readers[choice.index].read(choice) for choice in output.outputs]
+
+    async def finals(self) -> tuple[RequestOutput, list[Answered]]:
+        """The whole answer. Raises GenerationFailed or EngineDead."""
+        (output,) = await self._generation.finals()
+        self._num_cached = output.num_cached_tokens or 0
+        answered = []
+        for choice in output.outputs:
+            piece = self._readers[choice.index].read(choice)
+            reason = piece.finish_reason or FinishReason.STOP.value
+            answered.append(Answered(choice, Reply.of(piece.events), reason))
+        return output, answered
+
+    def close(self) -> None:
+        self._generation.close()
+
+    def _num_reasoning_tokens(self, reader: "_Reader") -> int:
+        """Up to the token that ends reasoning; counted anew from the text where that is no token of its own."""
+        assert self._reasoning is not None
+        if not reader.reasoning:
+            return 0
+        end = self._tokenizer.token_to_id(self._reasoning.end)
+        if end is not None and end in reader.token_ids:
+            return reader.token_ids.index(end)
+        if not reader.has_answered:
+            return reader.num_tokens
+        return len(self._tokenizer.encode("".join(reader.reasoning), False))
+
+
+class _Reader:
+    """Reads one continuation: its text through the parser, its calls as the turn allows them."""
+
+    def __init__(self, turn: Turn, parser: Parser | None) -> None:
+        self._parser = parser
+        self._has_parallel_calls = turn.has_parallel_calls
+        self._is_forced = turn.forced_tool is not None
+        self._has_called = False
+        self.num_tokens = 0
+        self.token_ids: list[int] = []
+        self.reasoning: list[str] = []
+        self.has_answered = False
+
+    def read(self, choice: CompletionOutput) -> Piece:
+        self.num_tokens += len(choice.token_ids)
+        is_end = choice.finish_reason is not None
+        if self._parser is None:
+            return Piece(choice, [Content(choice.text)] if choice.text else [], choice.finish_reason)
+        self.token_ids += choice.token_ids
+        events = self._parser.push(choice.text) if choice.text else []
+        if is_end:
+            events += self._parser.finish()
+        return Piece(choice, self._allowed(events), self._finish_reason(choice))
+
+    def _allowed(self, events: Sequence[Event]) -> list[Event]:
+        allowed = []
+        for event in events:
+            if isinstance(event, Reasoning):
+                self.reasoning.append(event.text)
+            else:
+                self.has_answered = True
+            if isinstance(event, CallBegun | CallArguments):
+                if event.index > 0 and not self._has_parallel_calls:
+                    continue
+                self._has_called = True
+            allowed.append(event)
+        return allowed
+
+    def _finish_reason(self, choice: CompletionOutput) -> str | None:
+        ends_well = choice.finish_reason == FinishReason.STOP
+        # A call that was forced is no decision of the model's: OpenAI's API calls that a stop.
+        return TOOL_CALLS if ends_well and self._has_called and not self._is_forced else choice.finish_reason
+
+
+def _check_tools(turn: Turn) -> None:
+    names = [tool.name for tool in turn.tools]
+    if turn.forced_tool is not None and turn.forced_tool not in names:
+        shown = ", ".join(map(repr, names)) or "none"
+        raise InvalidRequest(
+            f"tool_choice names {turn.forced_tool[:80]!r}, which is none of the tools offered ({shown}).",
+            param="$.tool_choice",
+        )
+    if turn.tool_choice == "required" and not turn.tools:
+        raise InvalidRequest("tool_choice is required, but there are no tools: give tools.", param="$.tools")
+
+
+def _is_shaped(turn: Turn) -> bool:
+    return turn.must_call or turn.params.structured_outputs is not None or any(tool.strict for tool in turn.offered)

@@ -1,0 +1,121 @@
+"""Tools and reasoning in conversations: what the model is told, and what its replies become."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.anyio
+
+PATH = "/v1/chat/completions"
+HI = [{"role": "user", "content": "hi"}]
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "What it is like outside",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'
+
+
+@pytest.fixture
+def client(bring_up):
+    return bring_up(reasoning_parser="qwen3")
+
+
+async def stream(client, **body):
+    answer = await client.post(PATH, json={"messages": HI, "stream": True, **body})
+    assert answer.status_code == 200, answer.text
+    events = [line.removeprefix("data: ") for line in answer.text.split("\n\n") if line.startswith("data: ")]
+    assert events.pop() == "[DONE]"
+    return [json.loads(event) for event in events]
+
+
+async def test_a_call_is_told_as_openai_tells_it(client, llm):
+    llm.says = "Let me look." + CALL
+    answer = (await client.post(PATH, json={"messages": HI, "tools": [WEATHER]})).json()
+    (choice,) = answer["choices"]
+    (call,) = choice["message"]["tool_calls"]
+    assert call.pop("id").startswith("call_")
+    assert call == {"type": "function", "function": {"name": "weather", "arguments": '{"city": "Köln"}'}}
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("Let me look.", "tool_calls")
+
+
+async def test_a_reply_that_is_only_a_call_has_no_content(client, llm):
+    llm.says = CALL
+    answer = (await client.post(PATH, json={"messages": HI, "tools": [WEATHER]})).json()
+    assert answer["choices"][0]["message"]["content"] is None
+
+
+async def test_streamed_calls_name_themselves_once(client, llm):
+    llm.says = CALL + CALL.replace("Köln", "Bonn")
+    chunks = await stream(client, tools=[WEATHER])
+    deltas = [call for c in chunks for call in c["choices"][0]["delta"].get("tool_calls", [])]
+    begun = [delta for delta in deltas if "id" in delta]
+    assert [(d["index"], d["type"], d["function"]["name"]) for d in begun] == [
+        (0, "function", "weather"),
+        (1, "function", "weather"),
+    ]
+    assert all(set(d) == {"index", "function"} and set(d["function"]) == {"arguments"} for d in deltas if "id" not in d)
+    told = ["".join(d["function"]["arguments"] for d in deltas if d["index"] == i) for i in (0, 1)]
+    assert [json.loads(arguments) for arguments in told] == [{"city": "Köln"}, {"city": "Bonn"}]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
+    assert len(deltas) > 6, "arguments come while they are written"
+
+
+async def test_one_call_at_a_time_if_asked_for(client, llm):
+    llm.says = CALL + CALL
+    body = {"messages": HI, "tools": [WEATHER], "parallel_tool_calls": False}
+    answer = (await client.post(PATH, json=body)).json()
+    assert len(answer["choices"][0]["message"]["tool_calls"]) == 1
+
+
+async def test_without_tools_nothing_is_read_out_of_the_text(client, llm):
+    llm.says = CALL
+    for extra in ({}, {"tools": []}, {"tools": [WEATHER], "tool_choice": "none"}):
+        answer = (await client.post(PATH, json={"messages": HI, **extra})).json()
+        assert answer["choices"][0]["message"]["content"] == CALL
+        assert answer["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_reasoning_stands_apart(client, llm):
+    llm.says = "<think>\nhmm\n</think>\n\nyes"
+    answer = (await client.post(PATH, json={"messages": HI})).json()
+    message = answer["choices"][0]["message"]
+    assert (message["content"], message["reasoning"], message["reasoning_content"]) == ("yes", "hmm", "hmm")
+    assert 0 < answer["usage"]["completion_tokens_details"]["reasoning_tokens"] < len(llm.says)
+    chunks = await stream(client, include_reasoning=False)
+    assert not any("reasoning" in c["choices"][0]["delta"] for c in chunks)
+    assert "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks) == "yes"
+
+
+async def test_the_template_is_told_of_tools(client, llm):
+    await client.post(PATH, json={"messages": HI, "tools": [WEATHER], "max_tokens": 1})
+    assert b"[weather]" in bytes(llm.requests[-1].prompt.astype("u1"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "param"),
+    [
+        ({"tools": {}}, "$.tools"),
+        ({"tools": [1]}, "$.tools[0]"),
+        ({"tools": [{"type": "web_search"}]}, "$.tools[0].type"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "$.tools[0].function.name"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": 1}}]},
+            "$.tools[0].function.parameters",
+        ),
+        ({"tools": [WEATHER, WEATHER]}, "$.tools[1].function.name"),
+        ({"tools": [WEATHER], "tool_choice": "some"}, "$.tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "$.tool_choice"),
+        ({"tool_choice": "required"}, "$.tools"),
+        (
+            {"messages": [{"role": "assistant", "content": "", "reasoning_content": 5}]},
+            "$.messages[0].reasoning_content",
+        ),
+    ],
+)
+async def test_what_is_wrong_is_named(client, extra, param):
+    answer = await client.post(PATH, json={"messages": HI, **extra})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
