@@ -7,6 +7,7 @@ import pytest
 
 from quire import LLM, SamplingParams
 from quire.core.errors import ConfigError, InvalidRequest, PromptTooLong
+from quire.core.sampling_params import RepetitionDetection
 
 PROMPT = "The quick brown fox"
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
@@ -81,6 +82,17 @@ def test_stop_string(llm: LLM) -> None:
     assert shown.text == text[: text.index(stop)] + stop
 
 
+def test_repetition(llm: LLM) -> None:
+    goes_round = GREEDY.replace(logit_bias={99: 100.0}, repetition_detection=RepetitionDetection(max_pattern_size=4))
+    found = one(llm, goes_round)
+    assert (list(found.token_ids), found.finish_reason, found.stop_reason) == ([99, 99], "repetition", None)
+    assert found.text == llm.get_tokenizer().decode([99, 99])
+    later = one(llm, goes_round.replace(min_tokens=7))
+    assert (len(later.token_ids), later.finish_reason) == (7, "repetition")
+    assert one(llm, goes_round.replace(max_tokens=2)).finish_reason == "length"  # the engine's own end comes first
+    assert one(llm, goes_round.replace(logit_bias=None)).finish_reason == "length"
+
+
 def test_rules_on_tokens(llm: LLM) -> None:
     free = list(one(llm, GREEDY).token_ids)
     allowed = one(llm, GREEDY.replace(allowed_token_ids=(50, 60, 70)))
@@ -116,6 +128,8 @@ def test_truncated_prompts(llm: LLM) -> None:
     ids = list(range(20, 60))
     output = llm.generate([ids], GREEDY.replace(truncate_prompt_tokens=7), use_tqdm=False)[0]
     assert output.prompt_token_ids == ids[-7:]
+    first = llm.generate([ids], GREEDY.replace(truncate_prompt_tokens=7, truncation_side="right"), use_tqdm=False)[0]
+    assert first.prompt_token_ids == ids[:7]
     long = llm.generate([ids * 20], GREEDY.replace(truncate_prompt_tokens=-1), use_tqdm=False)[0]
     assert len(long.prompt_token_ids) + len(long.outputs[0].token_ids) == 256
 

@@ -27,7 +27,7 @@ class CompletionOutput(msgspec.Struct, kw_only=True):
     cumulative_logprob: float | None = None
     logprobs: list[Logprobs] | None = None
     finish_reason: str | None = None
-    """None while running; then stop, length, abort or error."""
+    """None while running; then stop, length, repetition, abort or error."""
     stop_reason: int | str | None = None
     """The stop id or string that ended it; None for end of sequence and for length."""
     lora_request: Any = None

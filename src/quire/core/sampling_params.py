@@ -6,7 +6,7 @@ What depends on the model (vocabulary size, context length) is checked at the do
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -19,8 +19,27 @@ MAX_STOP_STRING_CHARS = 1024
 MAX_BAD_WORDS = 128
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 128
+MAX_PATTERN_SIZE = 1024
 GREEDY_EPS = 1e-5
 """Temperatures below this choose the likeliest token."""
+
+
+class RepetitionDetection(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """End an answer once it writes a pattern of so many tokens, from ``min_pattern_size`` to ``max_pattern_size``,
+    ``min_count`` times in a row.
+    """
+
+    max_pattern_size: int
+    min_pattern_size: int = 1
+    min_count: int = 2
+
+    def __post_init__(self) -> None:
+        if self.min_pattern_size == 0:
+            msgspec.structs.force_setattr(self, "min_pattern_size", 1)
+        path = "repetition_detection"
+        _within(f"{path}.max_pattern_size", self.max_pattern_size, 1, MAX_PATTERN_SIZE, whole=True)
+        _within(f"{path}.min_pattern_size", self.min_pattern_size, 1, self.max_pattern_size, whole=True)
+        _within(f"{path}.min_count", self.min_count, 2, 2**31 - 1, whole=True)
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -55,13 +74,16 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     truncate_prompt_tokens: int | None = None
-    """Keep only the last this many prompt tokens; -1 keeps as many as the context holds."""
+    """Keep only this many prompt tokens; -1 keeps as many as the context holds."""
+    truncation_side: Literal["left", "right"] = "left"
+    """Where a prompt that is too long loses tokens."""
     structured_outputs: StructuredOutputs | None = None
     """The shape that the answer must have."""
     thinking_token_budget: int | None = None
     """Most tokens of reasoning before its end is written for the model; None or -1: no limit."""
     shown_special_token_ids: tuple[int, ...] = ()
     """Special tokens that appear in the text all the same, when others are skipped."""
+    repetition_detection: RepetitionDetection | None = None
 
     @property
     def is_greedy(self) -> bool:
@@ -113,6 +135,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             _within("thinking_token_budget", self.thinking_token_budget, 0, 2**31 - 1, whole=True)
         if self.seed is not None:
             _within("seed", self.seed, -(2**63), 2**63 - 1, whole=True)
+        if self.truncation_side not in ("left", "right"):
+            raise _bad("truncation_side", self.truncation_side, "must be left or right")
         if self.truncate_prompt_tokens == 0:
             raise _bad("truncate_prompt_tokens", 0, "must be at least 1, or -1 for as many as the context holds")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:

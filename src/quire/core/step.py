@@ -17,6 +17,7 @@ from quire.core.sampling_params import SamplingParams
 class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
+    REPETITION = "repetition"
     ABORT = "abort"
     ERROR = "error"
 

@@ -1,7 +1,7 @@
 """Tokens become text: turns the engine's steps into RequestOutputs, on the client's side.
 
-Owns every running request's detokenizers, stop matchers and collected outputs. Stop *strings* are found here, where
-the text is; the sequence is then reported finished at once and its handle listed for aborting in the engine.
+Owns every running request's detokenizers, stop matchers and collected outputs. Stop *strings* and repetitions are found
+here; the sequence is then reported finished at once and its handle listed for aborting in the engine.
 """
 
 from collections.abc import Iterable
@@ -15,6 +15,7 @@ from quire.core.outputs import CompletionOutput, Logprob, Logprobs, RequestMetri
 from quire.core.request import Request
 from quire.core.step import Finished, FinishReason, PromptLogprobs, StepOutput, TopLogprobs
 from quire.text.detokenizer import Detokenizer
+from quire.text.repetition import RepetitionDetector
 from quire.text.stop import StopMatcher
 
 if TYPE_CHECKING:
@@ -65,16 +66,25 @@ class _Continuation:
             else None
         )
         self.matcher = StopMatcher(params.stop, params.include_stop_str_in_output) if params.stop else None
+        self.detector = RepetitionDetector(params.repetition_detection) if params.repetition_detection else None
         # where the next delta begins
         self.sent_tokens = 0
         self.sent_pieces = 0
 
-    def push(self, token: int, shown: bool) -> bool:
-        """Take one more token; ``shown`` is False for a stop token whose text is kept back. True: a stop string."""
+    def push(self, token: int, *, shown: bool, is_last: bool) -> bool:
+        """Take one more token; ``shown`` is False for a stop token whose text is kept back. True: it ends here.
+
+        ``is_last``: the engine ends it with this token.
+        """
         self.token_ids.append(token)
-        if self.detokenizer is None or not shown:
+        if self.detokenizer is not None and shown and self._emit(self.detokenizer.push((token,))):
+            return True
+        if self.detector is None or not self.detector.push(token):
             return False
-        return self._emit(self.detokenizer.push((token,)))
+        if is_last or len(self.token_ids) < self.params.min_tokens:
+            return False
+        self.end(FinishReason.REPETITION, None)
+        return True
 
     def _emit(self, text: str) -> bool:
         if self.matcher is None or len(self.token_ids) <= self.params.min_tokens:
@@ -160,7 +170,7 @@ class Assembler:
         return len(self._by_handle)
 
     def process(self, step: StepOutput) -> tuple[list[Update], list[int]]:
-        """What the step means for each request it touched, and the handles that a stop string ended."""
+        """What the step means for each request it touched, and the handles that ended here and not in the engine."""
         touched: dict[int, set[int]] = {}
         cut: list[int] = []
         for started in step.started:
@@ -183,7 +193,8 @@ class Assembler:
                 self._add_logprobs(continuation, step.logprobs[row])
             end = ended.get(handle) if last_row[handle] == row else None
             hidden = end is not None and end.stop_token_id is not None
-            if continuation.push(token, shown=not hidden or continuation.params.include_stop_str_in_output):
+            shown = not hidden or continuation.params.include_stop_str_in_output
+            if continuation.push(token, shown=shown, is_last=end is not None):
                 cut.append(handle)
         for finished in step.finished:
             self._finish(finished, touched)

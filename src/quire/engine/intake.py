@@ -108,7 +108,7 @@ class Intake:
         if keep == -1:
             keep = max(1, self.info.max_model_len - (params.max_tokens or 1))
         if keep is not None:
-            tokens = tokens[-keep:]
+            tokens = tokens[-keep:] if params.truncation_side == "left" else tokens[:keep]
         if len(tokens) >= self.info.max_model_len:
             raise PromptTooLong(
                 f"The prompt has {len(tokens)} tokens, but the model's context is {self.info.max_model_len} tokens, of "

@@ -232,5 +232,5 @@ class Metrics:
 def _reason(output: RequestOutput) -> str:
     """The worst of its continuations' ends."""
     reasons = {choice.finish_reason for choice in output.outputs}
-    worst = (FinishReason.ERROR, FinishReason.ABORT, FinishReason.LENGTH)
+    worst = (FinishReason.ERROR, FinishReason.ABORT, FinishReason.LENGTH, FinishReason.REPETITION)
     return next((reason.value for reason in worst if reason in reasons), FinishReason.STOP.value)
