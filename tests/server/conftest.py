@@ -32,6 +32,12 @@ MAX_TEXT = 100_000
 
 class ByteTokenizer:
     vocab_size = VOCAB
+    num_stripped_spaces = 0
+    bos_token_id = BOS
+
+    def __init__(self) -> None:
+        self.named: dict[str, int] = {}
+        """Tokens of more than one byte, by their names."""
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [BOS] * add_special_tokens + list(text.encode())
@@ -48,7 +54,7 @@ class ByteTokenizer:
     bos_token = eos_token = None
 
     def token_to_id(self, token: str) -> int | None:
-        return ord(token) if len(token) == 1 else None
+        return ord(token) if len(token) == 1 else self.named.get(token)
 
     def id_to_token(self, token: int) -> str:
         return self.token_text(token)
@@ -108,6 +114,8 @@ class FakeStream:
                 text=c.text[-new:] if new else "",
                 token_ids=c.token_ids[-new:] if new else [],
                 logprobs=None if c.logprobs is None else (c.logprobs[-new:] if new else []),
+                # Later continuations are likelier.
+                cumulative_logprob=None if c.logprobs is None else (c.index - 1000.0) * len(c.token_ids),
                 finish_reason=c.finish_reason,
                 stop_reason=c.stop_reason,
             )

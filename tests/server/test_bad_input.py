@@ -67,6 +67,13 @@ EVERYWHERE = [
     ("prompt_logprobs", -2),
     ("truncate_prompt_tokens", 0),
     ("truncate_prompt_tokens", -2),
+    ("truncation_side", "middle"),
+    ("repetition_detection", {"max_pattern_size": 4}),
+    ("repetition_detection", {"max_pattern_size": 4, "min_pattern_size": 5, "min_count": 2}),
+    ("repetition_detection", {"max_pattern_size": 1025, "min_count": 2}),
+    ("repetition_detection", 3),
+    ("best_of", 0),
+    ("best_of", 129),
     ("stream", "yes"),
     ("stream", 1),
     ("stream_options", True),
@@ -107,11 +114,10 @@ UNSUPPORTED = [
     (CHAT, "thread", {"type": "create"}),
     (CHAT, "previous_response_id", "x"),
     *((path, "use_beam_search", True) for path in (CHAT, COMPLETIONS)),
-    *((path, "best_of", 2) for path in (CHAT, COMPLETIONS)),
+    (CHAT, "best_of", 2),
     *((path, "logprob_token_ids", [1]) for path in (CHAT, COMPLETIONS)),
     (COMPLETIONS, "suffix", "end"),
     (COMPLETIONS, "prompt_embeds", "AAAA"),
-    (COMPLETIONS, "truncation_side", "right"),
 ]
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from quire.core.errors import InvalidRequest, QuireError
-from quire.core.sampling_params import SamplingParams
+from quire.core.errors import InvalidRequest, QuireError, Unsupported
+from quire.core.sampling_params import RepetitionDetection, SamplingParams
 from quire.server.schema.chat import ChatCompletionRequest
 from quire.server.schema.completion import CompletionRequest
 from quire.server.schema.generation import GenerationRequest
@@ -25,6 +25,12 @@ def chat_params(body: ChatCompletionRequest, defaults: Mapping[str, Any]) -> Sam
         raise InvalidRequest(
             f"top_logprobs is {body.top_logprobs} but logprobs is false: set logprobs to true.", param="$.top_logprobs"
         )
+    if body.best_of is not None and body.best_of != body.n:
+        raise Unsupported(
+            f"best_of is {body.best_of} and n is {body.n}: a chat answer has every reply that is made, so leave "
+            "best_of out.",
+            param="$.best_of",
+        )
     _check_prompt_logprobs(body)
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     limit = limit if limit is not None else defaults.get("max_tokens")
@@ -34,13 +40,38 @@ def chat_params(body: ChatCompletionRequest, defaults: Mapping[str, Any]) -> Sam
 
 
 def completion_params(body: CompletionRequest, defaults: Mapping[str, Any]) -> SamplingParams:
-    """Raises InvalidRequest. With echo, ``max_tokens: 0`` scores the prompt: one token is made, and not shown."""
+    """Raises InvalidRequest. With echo, ``max_tokens: 0`` scores the prompt: one token is made, and not shown.
+
+    ``n`` of the result is ``best_of``, where that is given: so many are made.
+    """
     _check_prompt_logprobs(body)
+    num_made = num_continuations(body)
     limit = body.max_tokens if body.max_tokens is not None else defaults.get("max_tokens", _COMPLETION_MAX_TOKENS)
     if limit == 0 and not body.echo:
         raise InvalidRequest("max_tokens is 0: it must be at least 1, unless echo is true.", param="$.max_tokens")
     prompt_logprobs = body.logprobs if body.echo and body.prompt_logprobs is None else body.prompt_logprobs
-    return _params(body, defaults, max_tokens=max(1, limit), prompt_logprobs=prompt_logprobs)
+    decided: dict[str, Any] = {"max_tokens": max(1, limit), "prompt_logprobs": prompt_logprobs, "n": num_made}
+    if num_made > body.n and body.logprobs is None:
+        decided["logprobs"] = 0  # they are chosen by their likelihood
+    return _params(body, defaults, **decided)
+
+
+def num_continuations(body: CompletionRequest) -> int:
+    """How many are made of each prompt; raises InvalidRequest for a ``best_of`` that cannot be."""
+    if body.best_of is None:
+        return body.n
+    if body.best_of < body.n:
+        raise InvalidRequest(
+            f"best_of is {body.best_of} and n is {body.n}: of so many continuations, n cannot be returned.",
+            param="$.best_of",
+        )
+    if body.stream and body.best_of > body.n:
+        raise InvalidRequest(
+            f"best_of is {body.best_of} and stream is true: which continuations are best is known when all have ended, "
+            "so turn one of them off.",
+            param="$.best_of",
+        )
+    return body.best_of
 
 
 @contextmanager
@@ -60,6 +91,9 @@ def chat_paths(body: ChatCompletionRequest) -> Iterator[None]:
 def _params(body: GenerationRequest, defaults: Mapping[str, Any], **decided: Any) -> SamplingParams:
     values = {name: value for name, value in defaults.items() if name in _NAMES}
     values |= {name: getattr(body, name) for name in body.model_fields_set & _NAMES}
+    if (wanted := body.repetition_detection) is not None:
+        is_on = wanted.max_pattern_size > 0
+        values["repetition_detection"] = RepetitionDetection(**wanted.model_dump()) if is_on else None
     return SamplingParams(**values | decided)
 
 

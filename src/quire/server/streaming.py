@@ -8,10 +8,11 @@ hangs up ends the generation at once, even before its first token.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -30,19 +31,32 @@ STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 class Frames:
     """Encodes the chunks of one answer.
 
-    ``has_usage``: chunks without usage say ``"usage": null``, as OpenAI's do when a last chunk will tell it.
+    ``has_usage``: chunks without usage say ``"usage": null``, as OpenAI's do when a last chunk will tell it. ``tier``:
+    the service tier, where it was asked for.
     """
 
-    def __init__(self, *, id: str, object: str, created: int, model: str, fingerprint: str, has_usage: bool) -> None:
+    def __init__(
+        self,
+        *,
+        id: str,
+        object: str,
+        created: int,
+        model: str,
+        fingerprint: str,
+        has_usage: bool,
+        tier: str | UnsetType = UNSET,
+    ) -> None:
         constant = {"id": id, "object": object, "created": created, "model": model, "system_fingerprint": fingerprint}
+        if tier is not UNSET:
+            constant["service_tier"] = tier
         self._head = b"data: " + msgspec.json.encode(constant)[:-1] + b',"choices":'
         self._tail = b',"usage":null}\n\n' if has_usage else b"}\n\n"
 
-    def chunk(self, choices: list[Any], usage: Usage | None = None, prompt_token_ids: list[int] | None = None) -> bytes:
-        """One event."""
+    def chunk(self, choices: list[Any], usage: Usage | None = None, extra: Mapping[str, Any] | None = None) -> bytes:
+        """One event; ``extra``: further fields of this one."""
         tail = self._tail if usage is None else b',"usage":' + encode(usage) + b"}\n\n"
-        if prompt_token_ids is not None:
-            tail = b',"prompt_token_ids":' + encode(prompt_token_ids) + tail
+        if extra:
+            tail = b"," + encode(extra)[1:-1] + tail
         return self._head + encode(choices) + tail
 
 

@@ -61,6 +61,7 @@ class ChatAnswer:
             service_tier=self._tier,
             prompt_logprobs=UNSET if output.prompt_logprobs is None else finite(output.prompt_logprobs),
             prompt_token_ids=output.prompt_token_ids if self._body.return_token_ids else UNSET,
+            prompt_text=exchange.prompt if self._body.return_prompt_text else UNSET,
         )
 
     def _choice(self, answered: Answered) -> ChatChoice:
@@ -89,7 +90,9 @@ class ChatAnswer:
     async def chunks(self, exchange: Exchange) -> AsyncIterator[bytes]:
         """The stream's events, one bytes object for each step of the engine."""
         options = self._body.stream_options
-        frames = Frames(object="chat.completion.chunk", has_usage=options.include_usage, **self._heading)
+        frames = Frames(
+            object="chat.completion.chunk", has_usage=options.include_usage, tier=self._tier, **self._heading
+        )
         begun: set[int] = set()
         async for _, pieces in exchange.steps():
             usage = exchange.usage if options.continuous_usage_stats else None
@@ -97,13 +100,22 @@ class ChatAnswer:
             for piece in pieces:
                 index = piece.choice.index
                 if index not in begun:
-                    shown_ids = exchange.prompt_token_ids if self._body.return_token_ids and not begun else None
+                    extra = None if begun else self._prompt(exchange)
                     begun.add(index)
-                    events.append(frames.chunk([ChatChunkChoice(index, self._first_delta())], usage, shown_ids))
+                    events.append(frames.chunk([ChatChunkChoice(index, self._first_delta())], usage, extra))
                 events += [frames.chunk([chunk], usage) for chunk in self._chunk_choices(piece)]
             yield b"".join(events)
         if options.include_usage:
             yield frames.chunk([], exchange.usage)
+
+    def _prompt(self, exchange: Exchange) -> dict[str, Any]:
+        """What a stream's first chunk says of the prompt."""
+        wanted: dict[str, Any] = {}
+        if self._body.return_token_ids:
+            wanted["prompt_token_ids"] = exchange.prompt_token_ids
+        if self._body.return_prompt_text:
+            wanted["prompt_text"] = exchange.prompt
+        return wanted
 
     def _first_delta(self) -> ChatDelta:
         return ChatDelta(self._role, self._echoed)

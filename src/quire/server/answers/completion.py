@@ -7,9 +7,10 @@ is the prompt alone, scored.
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from quire.core.outputs import CompletionOutput, Logprobs, RequestOutput
+from quire.server.answers.best import best
 from quire.server.answers.logprobs import LogprobShaper, finite
 from quire.server.generation import Generation
 from quire.server.schema.common import Usage
@@ -38,12 +39,14 @@ class CompletionAnswer:
         self._prompts = prompts
         self._scores_only = body.max_tokens == 0
         self._logprobs = LogprobShaper(tokenizer, body.return_tokens_as_token_ids)
+        self._tier: str | UnsetType = UNSET if body.service_tier is None else "default"
 
     def whole(self, outputs: list[RequestOutput]) -> Completion:
+        """``outputs``: one for each prompt, of all the continuations that were made."""
         choices = [
             self._choice(p, output, choice, self._echoed(p, output))
             for p, output in enumerate(outputs)
-            for choice in output.outputs
+            for choice in best(output, self._body.n).outputs
         ]
         usage = Usage.of(outputs)
         if self._scores_only:
@@ -55,12 +58,13 @@ class CompletionAnswer:
             system_fingerprint=self._heading["fingerprint"],
             choices=choices,
             usage=usage,
+            service_tier=self._tier,
         )
 
     async def chunks(self, generation: Generation) -> AsyncIterator[bytes]:
         """The stream's events, one bytes object for each step of the engine."""
         options = self._body.stream_options
-        frames = Frames(object="text_completion", has_usage=options.include_usage, **self._heading)
+        frames = Frames(object="text_completion", has_usage=options.include_usage, tier=self._tier, **self._heading)
         num_prompt_tokens = sum(len(stream.prompt_token_ids) for stream in generation.streams)
         offsets: dict[int, int] = {}  # by choice, where its next token's text begins
         cached: dict[int, int] = {}  # by prompt
@@ -97,11 +101,7 @@ class CompletionAnswer:
         offsets = {} if offsets is None else offsets
         index = prompt_index * self._body.n + choice.index
         is_first = index not in offsets
-        logprobs = self._logprobs_of(output, choice, is_first, offsets.get(index, 0))
-        if logprobs is None or not logprobs.tokens:
-            offsets.setdefault(index, 0)
-        else:
-            offsets[index] = logprobs.text_offset[-1] + len(logprobs.tokens[-1])
+        logprobs, offsets[index] = self._logprobs_of(output, choice, is_first, offsets.get(index, 0))
         wants_ids = self._body.return_token_ids
         has_prompt_logprobs = self._body.prompt_logprobs is not None and output.prompt_logprobs is not None
         return CompletionChoice(
@@ -112,13 +112,17 @@ class CompletionAnswer:
             stop_reason=None if self._scores_only else choice.stop_reason,
             token_ids=([] if self._scores_only else list(choice.token_ids)) if wants_ids else UNSET,
             prompt_token_ids=output.prompt_token_ids if wants_ids and is_first else UNSET,
+            prompt_text=self._prompt_text(prompt_index, output)
+            if self._body.return_prompt_text and is_first
+            else UNSET,
             prompt_logprobs=finite(output.prompt_logprobs or []) if has_prompt_logprobs else UNSET,
         )
 
     def _echoed(self, prompt_index: int, output: RequestOutput) -> str:
-        """The prompt's text, as much of it as the model saw."""
-        if not self._body.echo:
-            return ""
+        return self._prompt_text(prompt_index, output) if self._body.echo else ""
+
+    def _prompt_text(self, prompt_index: int, output: RequestOutput) -> str:
+        """As much of it as the model saw."""
         prompt = self._prompts[prompt_index]
         if isinstance(prompt, str) and self._body.truncate_prompt_tokens is None:
             return prompt
@@ -126,9 +130,10 @@ class CompletionAnswer:
 
     def _logprobs_of(
         self, output: RequestOutput, choice: CompletionOutput, is_first: bool, offset: int
-    ) -> CompletionLogprobs | None:
+    ) -> tuple[CompletionLogprobs | None, int]:
+        """And where the next token's text begins."""
         if self._body.logprobs is None:
-            return None
+            return None, 0
         ids: list[int] = [] if self._scores_only else list(choice.token_ids)
         entries: list[Logprobs | None] = [] if self._scores_only else [*(choice.logprobs or [])]
         if self._body.echo and is_first:

@@ -29,14 +29,18 @@ class LogprobShaper:
 
     def completion(
         self, token_ids: Sequence[int], entries: Sequence[Logprobs | None], text_offset: int
-    ) -> CompletionLogprobs:
-        """For a completion: parallel lists; the first token of a prompt has no probability."""
+    ) -> tuple[CompletionLogprobs, int]:
+        """For a completion: parallel lists, and where the next token's text begins.
+
+        The first token of a prompt has no probability.
+        """
         shaped = CompletionLogprobs([], [], [], [])
         for token_id, found in zip(token_ids, entries, strict=True):
-            name = self._name(token_id, found.get(token_id) if found else None)
+            text = self._text(token_id, found.get(token_id) if found else None)
+            name = self._name(token_id, text)
             shaped.tokens.append(name)
             shaped.text_offset.append(text_offset)
-            text_offset += len(name)
+            text_offset += len(text)
             if found is None:
                 shaped.token_logprobs.append(None)
                 shaped.top_logprobs.append(None)
@@ -44,9 +48,9 @@ class LogprobShaper:
             shaped.token_logprobs.append(_value(found[token_id]))
             top: dict[str, float] = {name: _value(found[token_id])}
             for other, entry in found.items():
-                top.setdefault(self._name(other, entry), _value(entry))
+                top.setdefault(self._name(other, self._text(other, entry)), _value(entry))
             shaped.top_logprobs.append(top)
-        return shaped
+        return shaped, text_offset
 
     def _chosen(self, token_id: int, found: Logprobs, num_top: int) -> ChosenLogprob:
         token = self._token(token_id, found[token_id])
@@ -58,11 +62,13 @@ class LogprobShaper:
         return ChosenLogprob(token.token, token.logprob, token.bytes, top)
 
     def _token(self, token_id: int, entry: Logprob) -> TokenLogprob:
-        return TokenLogprob(self._name(token_id, entry), _value(entry), list(self._tokenizer.token_bytes(token_id)))
+        name = self._name(token_id, self._text(token_id, entry))
+        return TokenLogprob(name, _value(entry), list(self._tokenizer.token_bytes(token_id)))
 
-    def _name(self, token_id: int, entry: Logprob | None) -> str:
-        if self._as_ids:
-            return f"token_id:{token_id}"
+    def _name(self, token_id: int, text: str) -> str:
+        return f"token_id:{token_id}" if self._as_ids else text
+
+    def _text(self, token_id: int, entry: Logprob | None) -> str:
         if entry is not None and entry.decoded_token is not None:
             return entry.decoded_token
         return self._tokenizer.token_text(token_id)

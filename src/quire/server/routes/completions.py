@@ -1,22 +1,24 @@
 """``POST /v1/completions``."""
 
 import time
+from collections.abc import Sequence
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quire.core.errors import InvalidRequest
-from quire.core.sampling_params import MAX_N
+from quire.core.errors import InvalidRequest, Unsupported
+from quire.core.sampling_params import MAX_N, SamplingParams
 from quire.engine.assembler import OutputKind
 from quire.server.answers.completion import CompletionAnswer
 from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
 from quire.server.responses import json_response
-from quire.server.sampling import completion_params
+from quire.server.sampling import completion_params, num_continuations
 from quire.server.schema.completion import Completion, CompletionChunk, CompletionRequest, Prompt, prompts_of
-from quire.server.service import Plan, request_id_of, service_of
+from quire.server.service import Plan, Service, request_id_of, service_of
 from quire.server.streaming import EventStream
+from quire.text.fim import FillInMiddle
 
 
 async def completions(request: Request) -> Response:
@@ -30,11 +32,15 @@ async def completions(request: Request) -> Response:
         "fingerprint": service.fingerprint,
     }
     prompts = prompts_of(body.prompt)
-    _check_count(prompts, body.n, service.config.max_prompts)
+    _check_count(prompts, num_continuations(body), service.config.max_prompts)
     answer = CompletionAnswer(body, heading, service.llm.tokenizer, prompts)
+    params = completion_params(body, service.llm.default_params)
+    asked: Sequence[Prompt] = prompts
+    if body.suffix:
+        asked, params = await _around_the_gap(service, body, body.suffix, prompts, params)
     plan = Plan(
-        prompts=prompts,
-        params=completion_params(body, service.llm.default_params),
+        prompts=asked,
+        params=params,
         kind=OutputKind.DELTA if body.stream else OutputKind.FINAL,
         request_id=request_id,
         add_special_tokens=body.add_special_tokens is not False,
@@ -61,17 +67,43 @@ async def completions(request: Request) -> Response:
     return json_response(await while_connected(request.receive, whole()))
 
 
-def _check_count(prompts: list[Prompt], n: int, max_prompts: int) -> None:
+async def _around_the_gap(
+    service: Service, body: CompletionRequest, suffix: str, prompts: list[Prompt], params: SamplingParams
+) -> tuple[list[list[int]], SamplingParams]:
+    """The prompts that ask for what stands before ``suffix``, ended by the tokens that end a middle."""
+    for name, clashes in (("echo", body.echo), ("truncate_prompt_tokens", body.truncate_prompt_tokens is not None)):
+        if clashes:
+            raise InvalidRequest(
+                f"{name} cannot be combined with suffix, since the prompt is not the text before the answer but has "
+                f"marks in it: leave {name} out.",
+                param=f"$.{name}",
+            )
+    try:
+        fim = FillInMiddle.of(service.llm.tokenizer)
+    except Unsupported as error:
+        error.param = "$.suffix"
+        raise
+    adds_special = body.add_special_tokens is not False
+
+    def build() -> list[list[int]]:
+        return [fim.prompt(prompt, suffix, add_special_tokens=adds_special) for prompt in prompts]
+
+    if not params.ignore_eos:
+        params = params.replace(stop_token_ids=(*params.stop_token_ids, *fim.end_ids))
+    return await service.llm.run_blocking(build), params
+
+
+def _check_count(prompts: list[Prompt], num_continuations: int, max_prompts: int) -> None:
     if len(prompts) > max_prompts:
         raise InvalidRequest(
             f"prompt holds {len(prompts)} prompts: at most {max_prompts} fit in one request (--max-prompts).",
             param="$.prompt",
         )
     limit = max(max_prompts, MAX_N)
-    if len(prompts) * n > limit:
+    if len(prompts) * num_continuations > limit:
         raise InvalidRequest(
-            f"{len(prompts)} prompts with n = {n} make {len(prompts) * n} continuations: at most {limit} fit in one "
-            "request.",
+            f"{len(prompts)} prompts with n = {num_continuations} make {len(prompts) * num_continuations} "
+            f"continuations: at most {limit} fit in one request.",
             param="$.n",
         )
 
@@ -81,7 +113,7 @@ ENDPOINTS = (
         path="/v1/completions",
         methods=("POST",),
         handler=completions,
-        summary="The continuation of one or many prompts",
+        summary="The continuation of one or many prompts, or what stands in a gap",
         body=CompletionRequest,
         answer=Completion,
         chunk=CompletionChunk,

@@ -29,6 +29,7 @@ class CompletionRequest(GenerationRequest):
     refused: ClassVar[Refusals] = REFUSED_IN_COMPLETIONS
 
     prompt: Annotated[Any, WithJsonSchema(_PROMPT_SCHEMA)]
+    suffix: str | None = Field(default=None, description="fill in what stands between the prompt and this")
     logprobs: int | None = Field(default=None, ge=-1, lt=2**31)
 
 
@@ -49,6 +50,7 @@ class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
     stop_reason: int | str | None = None
     token_ids: list[int] | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_text: str | UnsetType = UNSET
     prompt_logprobs: list[Logprobs | None] | UnsetType = UNSET
 
 
@@ -60,6 +62,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
+    service_tier: str | UnsetType = UNSET
 
 
 class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +75,7 @@ class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage | UnsetType | None = UNSET
+    service_tier: str | UnsetType = UNSET
 
 
 def prompts_of(value: Any) -> list[Prompt]:

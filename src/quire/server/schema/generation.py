@@ -4,16 +4,30 @@ Names, defaults and ranges follow OpenAI's API and vLLM's extensions of it. Rang
 schema; SamplingParams checks them again, with everything that depends on several fields.
 """
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from quire.core.sampling_params import MAX_LOGIT_BIAS, MAX_N, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
+from quire.core.sampling_params import (
+    MAX_LOGIT_BIAS,
+    MAX_N,
+    MAX_PATTERN_SIZE,
+    MAX_STOP_STRING_CHARS,
+    MAX_STOP_STRINGS,
+)
 from quire.server.schema.common import JsonObject, RequestModel, StreamOptions, TokenId
 from quire.server.schema.refused import REFUSED_ANYWHERE, Refusals
 
 _StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
 _Penalty = Annotated[float | None, Field(ge=-2, le=2)]
+
+
+class RepetitionRequest(RequestModel):
+    """End with finish_reason ``repetition`` once a pattern of tokens stands there so many times in a row."""
+
+    max_pattern_size: int = Field(default=0, ge=0, le=MAX_PATTERN_SIZE, description="in tokens; 0: off")
+    min_pattern_size: int = Field(default=0, ge=0, le=MAX_PATTERN_SIZE, description="in tokens; 0 means 1")
+    min_count: int = Field(default=0, ge=0, lt=2**31, description="at least 2, unless it is off")
 
 
 class GenerationRequest(RequestModel):
@@ -24,6 +38,7 @@ class GenerationRequest(RequestModel):
     stream_options: StreamOptions = StreamOptions()
 
     n: int = Field(default=1, ge=1, le=MAX_N)
+    best_of: int | None = Field(default=None, ge=1, le=MAX_N, description="make so many, return the n likeliest")
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1, lt=2**31, description="0 or -1: the whole vocabulary")
@@ -45,16 +60,21 @@ class GenerationRequest(RequestModel):
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
     truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=2**31)
+    truncation_side: Literal["left", "right"] | None = None
     add_special_tokens: bool | None = None
+    repetition_detection: RepetitionRequest | None = None
 
     echo: bool = False
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
+    return_prompt_text: bool = False
     priority: int = Field(default=0, ge=-(2**31), lt=2**31, description="lower runs first, under the priority policy")
     cache_salt: str = Field(default="", max_length=1024, description="share cached prefixes only within equal salts")
     request_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._:-]{1,128}$")
+    session_id: str | None = Field(default=None, description="a hint: prefixes are found whoever asks")
+    stream_interval: int | None = Field(default=None, ge=1, description="a hint: a stream says what is new at once")
 
     user: str | None = None
     metadata: JsonObject | None = None
     store: bool | None = None
-    service_tier: str | None = None
+    service_tier: str | None = Field(default=None, description="there is one: answered with default")

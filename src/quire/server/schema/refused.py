@@ -39,16 +39,13 @@ REFUSED_ANYWHERE: Refusals = {
     "use_beam_search": _one_of(False),
     "logprob_token_ids": _empty,
     "logits_processors": _empty,
-    "repetition_detection": _never,
     "watermarking": _one_of(False),
     "stop_regex": _empty,
-    "truncation_side": _one_of("left"),
     "vllm_xargs": _empty,
     # other inputs and outputs
     "prompt_embeds": _empty,
     "kv_transfer_params": _empty,
     "ec_transfer_params": _empty,
-    "return_prompt_text": _one_of(False),
     "return_token_offsets": _one_of(False),
     "return_weight_versions": _one_of(False),
     # conversations held by the server
@@ -66,7 +63,7 @@ REFUSED_IN_CHAT: Refusals = {
     "web_search_options": _never,
 }
 
-REFUSED_IN_COMPLETIONS: Refusals = {**REFUSED_ANYWHERE, "suffix": _empty}
+REFUSED_IN_COMPLETIONS: Refusals = {**REFUSED_ANYWHERE, "thinking_token_budget": _one_of(-1)}
 
 _WHY = {
     "functions": "it was replaced by tools in OpenAI's API",
@@ -80,8 +77,3 @@ def refuse(data: Mapping[str, Any], refusals: Refusals) -> None:
         if data[name] is not None and not refusals[name](data[name]):
             why = _WHY.get(name, "this server does not support it and ignoring it would change the answer")
             raise Unsupported(f"{name} is not accepted: {why}. Leave the field out.", param=f"$.{name}")
-    if isinstance(best_of := data.get("best_of"), int) and best_of > (data.get("n") or 1):
-        raise Unsupported(
-            f"best_of is {best_of}: it must not be more than n, since this server returns every continuation it makes.",
-            param="$.best_of",
-        )
