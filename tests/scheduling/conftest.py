@@ -43,19 +43,36 @@ def next_token(fingerprint: int, seed: int) -> int:
     return -1 if mixed % 83 == 0 else mixed % VOCAB
 
 
-def solo_run(request: Request, index: int) -> tuple[list[int], FinishReason]:
+def forced_run(fingerprint: int) -> list[int]:
+    """The grammar: what must follow a token that was sampled there; mostly nothing, sometimes many blocks."""
+    mixed = hash((fingerprint, "run"))
+    length = (1, 2, 5, 14)[mixed // 7 % 4] if mixed % 7 == 0 else 0
+    return [hash((fingerprint, i)) % VOCAB for i in range(length)]
+
+
+def is_conclusion(fingerprint: int) -> bool:
+    """Whether the grammar ends with the token, or the run behind it."""
+    return hash((fingerprint, "end")) % 31 == 0
+
+
+def solo_run(request: Request, index: int, has_runs: bool = False) -> tuple[list[int], FinishReason]:
     """What continuation ``index`` must give, whatever else happens."""
     tokens, output = request.prompt.tolist(), []
     while True:
         token = next_token(fingerprints("", tokens)[-1], request.seed + index)
         if token < 0:
             return output, FinishReason.ERROR
-        output.append(token)
-        tokens.append(token)
-        if token in request.stop_token_ids and len(output) >= request.params.min_tokens:
-            return output, FinishReason.STOP
-        if len(tokens) >= request.max_total_tokens:
-            return output, FinishReason.LENGTH
+        mark = fingerprints("", [*tokens, token])[-1]
+        run = [token, *forced_run(mark)] if has_runs else [token]
+        for place, token in enumerate(run, start=1):
+            output.append(token)
+            tokens.append(token)
+            if token in request.stop_token_ids and len(output) >= request.params.min_tokens:
+                return output, FinishReason.STOP
+            if has_runs and place == len(run) and is_conclusion(mark):
+                return output, FinishReason.STOP
+            if len(tokens) >= request.max_total_tokens:
+                return output, FinishReason.LENGTH
 
 
 class _Copy:
@@ -83,8 +100,10 @@ class FakeWorker:
         block_size: int,
         salt_of: Callable[[int], str],
         model: Callable[[int, int], int] = next_token,
+        has_runs: bool = False,
     ) -> None:
         self.model = model
+        self.has_runs = has_runs
         self.kv = np.full((num_blocks, block_size), -1, object)
         self.block_size = block_size
         self.salt_of = salt_of
@@ -104,6 +123,8 @@ class FakeWorker:
                 self.kv[place] = self.slots[slot].marks[position]
         tokens: list[int] = []
         broken: list[tuple[int, int]] = []
+        forced: dict[int, np.ndarray] = {}
+        concluded: set[int] = set()
         for (slot, start, count), samples in zip(rows, decision.samples.tolist(), strict=True):
             sequence = self.slots[slot]
             for position in range(start + count):
@@ -114,11 +135,23 @@ class FakeWorker:
                 tokens.append(self.model(mark, sequence.seed))
                 if tokens[-1] >= 0:
                     sequence.append(tokens[-1])
+                    if self.has_runs:
+                        self._force(sequence, len(tokens) - 1, forced, concluded)
                 else:
                     broken += [self._place(slot, position) for position in range(start, start + count)]
         for place in broken:
             self.kv[place] = -2  # not finite: nobody may ever read it
-        return ModelOutput(token_ids=np.array(tokens, np.int32))
+        return ModelOutput(token_ids=np.array(tokens, np.int32), forced=forced, concluded=frozenset(concluded))
+
+    def _force(self, sequence: _Copy, row: int, forced: dict[int, np.ndarray], concluded: set[int]) -> None:
+        mark = fingerprints("", sequence.tokens)[-1]
+        if is_conclusion(mark):
+            concluded.add(row)
+        run = forced_run(mark)
+        if run:
+            forced[row] = np.array(run, np.int32)
+            for token in run:
+                sequence.append(token)
 
     def spoil(self, decision: SchedulerOutput, has_computed: bool) -> None:
         """Fail in the middle of a step: tables are changed, and perhaps rubbish was computed."""

@@ -301,3 +301,86 @@ def test_what_crosses_a_process_can(lab: SimpleNamespace) -> None:
     output = scheduler.update(decision, answer(decision), 3.0)
     back: StepOutput = codec.Decoder[StepOutput](StepOutput).decode(codec.encode(output))
     assert (back.handles.tolist(), back.token_ids.tolist()) == ([1], [7])
+
+
+def run(*tokens: int) -> np.ndarray:
+    return np.array(tokens, np.int32)
+
+
+def test_forced_tokens_follow_and_are_computed_as_a_chunk(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler(max_num_batched_tokens=8)
+    scheduler.add(lab.make_request(1, [1, 2], max_tokens=30))
+    scheduler.add(lab.make_request(2, [3, 4], max_tokens=30))
+    decision = decide(scheduler)
+    forced = {0: run(*range(20, 30))}
+    output = scheduler.update(decision, answer(decision, forced=forced, logprobs={1: score(7)}), 3.0)
+    assert output.handles.tolist() == [1] * 11 + [2]
+    assert output.token_ids.tolist() == [7, *range(20, 30), 7]
+    assert list(output.logprobs) == [11], "the row of the second sequence has moved"
+    assert scheduler.stats().num_generation_tokens == 12
+    chunks = []
+    while len(chunks) < 3:
+        decision = decide(scheduler)
+        chunks.append((decision.starts.tolist(), decision.counts.tolist(), decision.samples.tolist()))
+        scheduler.update(decision, answer(decision), 3.0)
+        scheduler.check()
+    assert chunks[0] == ([2, 2], [7, 1], [False, True]), "no more than the budget, and others go on meanwhile"
+    assert chunks[1] == ([9, 3], [4, 1], [True, True])
+    assert chunks[2] == ([13, 4], [1, 1], [True, True])
+
+
+@pytest.mark.parametrize(
+    "tokens, told, reason, stop_id",
+    [
+        ((8, 5, 9), [7, 8, 5], FinishReason.STOP, 5),
+        ((8, 9, 10, 11), [7, 8, 9, 10], FinishReason.LENGTH, None),
+        ((8, 9, 10), [7, 8, 9, 10], FinishReason.LENGTH, None),
+        ((8, 9, 5), [7, 8, 9, 5], FinishReason.STOP, 5),
+    ],
+)
+def test_forced_tokens_end_where_sampled_ones_would(
+    lab: SimpleNamespace, tokens: tuple[int, ...], told: list[int], reason: FinishReason, stop_id: int | None
+) -> None:
+    scheduler = make_scheduler()
+    scheduler.add(lab.make_request(1, [1, 2], max_tokens=4, stop=(5,), min_tokens=2))
+    decision = decide(scheduler)
+    output = scheduler.update(decision, answer(decision, forced={0: run(*tokens)}), 3.0)
+    assert output.token_ids.tolist() == told
+    assert [(end.reason, end.stop_token_id) for end in output.finished] == [(reason, stop_id)]
+    assert not scheduler.has_work and scheduler.num_held_blocks == 0
+
+
+def test_what_a_grammar_concludes_ends_before_min_tokens(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler()
+    for handle, max_tokens in ((1, 9), (2, 9), (3, 2)):
+        scheduler.add(lab.make_request(handle, [handle], max_tokens=max_tokens, stop=(7,), min_tokens=max_tokens))
+    decision = decide(scheduler)
+    result = answer(decision, forced={1: run(8, 7), 2: run(8, 7)}, concluded=frozenset([0, 1, 2]))
+    output = scheduler.update(decision, result, 3.0)
+    assert output.token_ids.tolist() == [7, 7, 8, 7, 7, 8]
+    assert [(end.handle, end.reason) for end in output.finished] == [
+        (1, FinishReason.STOP),
+        (2, FinishReason.STOP),
+        (3, FinishReason.LENGTH),
+    ]
+
+
+def test_a_failure_has_its_reason(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler()
+    scheduler.add(lab.make_request(1, [1]))
+    scheduler.add(lab.make_request(2, [2]))
+    decision = decide(scheduler)
+    output = scheduler.update(decision, answer(decision, -1, failures={1: "no token is left"}), 3.0)
+    errors = [end.error or "" for end in output.finished]
+    assert "not finite" in errors[0] and errors[1] == "no token is left"
+
+
+def test_a_run_of_an_aborted_sequence_is_not_told(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler()
+    scheduler.add(lab.make_request(1, [1, 2]))
+    scheduler.add(lab.make_request(2, [3]))
+    decision = decide(scheduler)
+    scheduler.abort([1])
+    output = scheduler.update(decision, answer(decision, forced={0: run(8), 1: run(9)}), 3.0)
+    assert (output.handles.tolist(), output.token_ids.tolist()) == ([2, 2], [7, 9])
+    scheduler.check()

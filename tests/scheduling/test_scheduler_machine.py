@@ -44,8 +44,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         caching=st.sampled_from([True, True, True, False]),
         chunked=st.sampled_from([True, True, False]),
         threshold=st.sampled_from([0, 0, 3]),
+        runs=st.booleans(),
     )
-    def build(self, block_size, spare, max_num_seqs, budget, policy, caching, chunked, threshold):
+    def build(self, block_size, spare, max_num_seqs, budget, policy, caching, chunked, threshold, runs):
+        self.has_runs = runs and chunked
         self.num_blocks = -(-MAX_MODEL_LEN // block_size) + spare
         self.budget, self.chunked, self.policy, self.max_num_seqs = budget, chunked, policy, max_num_seqs
         self.scheduler = Scheduler(
@@ -60,7 +62,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             long_prefill_token_threshold=threshold,
             clock=lambda: 0.0,
         )
-        self.worker = self.lab.FakeWorker(self.num_blocks, block_size, lambda h: self.requests[h][0].cache_salt)
+        self.worker = self.lab.FakeWorker(
+            self.num_blocks, block_size, lambda h: self.requests[h][0].cache_salt, has_runs=self.has_runs
+        )
 
     @rule(
         pieces=st.lists(st.sampled_from(PIECES), min_size=1, max_size=3),
@@ -103,7 +107,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule()
     def finish_step(self):
         decision, self.decision = self.decision, None
-        output = self.scheduler.update(decision, self.worker.execute(decision), 1.0)
+        result = self.worker.execute(decision)
+        self.seen["runs"] += len(result.forced)
+        self.seen["conclusions"] += len(result.concluded)
+        output = self.scheduler.update(decision, result, 1.0)
         assert output.handles.size == output.token_ids.size
         for started in output.started:
             assert started.handle not in self.started, "started twice"
@@ -161,7 +168,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Note the end, and compare with the run alone; of what was aborted, as far as it came."""
         assert finished.handle not in self.reasons, "finished twice"
         self.reasons[finished.handle] = finished.reason
-        tokens, reason = self.lab.solo_run(*self.requests[finished.handle])
+        tokens, reason = self.lab.solo_run(*self.requests[finished.handle], self.has_runs)
         got = self.tokens[finished.handle]
         if finished.reason == FinishReason.ABORT:
             assert got == tokens[: len(got)]
@@ -190,4 +197,4 @@ def test_every_sequence_ends_as_if_alone(lab: SimpleNamespace) -> None:
     seen: Counter[str] = Counter()
     run_state_machine_as_test(lambda: SchedulerMachine(lab, seen), settings=lab.STEPS)
     assert seen["sequences"] > 1000
-    assert all(seen[what] for what in ("copies", "chunks", "preemptions", "errors")), seen
+    assert all(seen[what] for what in ("copies", "chunks", "preemptions", "errors", "runs", "conclusions")), seen

@@ -11,6 +11,7 @@ from enum import StrEnum
 import msgspec
 import numpy as np
 
+from quire.core.request import ReasoningMarks
 from quire.core.sampling_params import SamplingParams
 
 
@@ -36,6 +37,9 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     bad_word_ids: tuple[tuple[int, ...], ...]
     num_computed_tokens: int
     """KV that is already there, from the prefix cache."""
+    grammar: str | None = None
+    """Compiled already; see Request."""
+    reasoning: ReasoningMarks | None = None
 
 
 class SchedulerOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,9 +92,16 @@ class ModelOutput(msgspec.Struct, frozen=True, kw_only=True):
     """What a step produced, for the R rows with ``samples`` set, in their order."""
 
     token_ids: np.ndarray
-    """[R] int32; -1 where the logits were not finite (the sequence fails, the others go on)."""
+    """[R] int32; -1 where there is none to choose (the sequence fails, the others go on)."""
+    forced: dict[int, np.ndarray] = {}
+    """By index into ``token_ids``: tokens [k] int32, k >= 1, that must follow and were not sampled; their KV is yet to
+    be computed, as a prompt's is. Not for sequences that asked for log probabilities."""
+    concluded: frozenset[int] = frozenset()
+    """Indexes of sequences that are over with their last token here, whatever their min_tokens."""
+    failures: dict[int, str] = {}
+    """By index, why a token is -1; not given where the model's logits were not finite."""
     logprobs: dict[int, TopLogprobs] = {}
-    """By index into ``token_ids``, for sequences that asked."""
+    """By index, for sequences that asked."""
     prompt_logprobs: dict[int, PromptLogprobs] = {}
     """By slot: the prompt tokens that this step's chunk predicts, for sequences that asked."""
 

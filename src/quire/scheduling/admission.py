@@ -1,7 +1,8 @@
 """Moves sequences between the queue and the slots: lets in, sends back.
 
-Law: whoever is let in finds blocks for all its tokens and leaves one for each that runs, and gets at least one token
-in this step. Whoever is alone always fits. Nobody is let in when those that run were short of blocks.
+Law: whoever is let in finds blocks for all its tokens, leaves to those that run the blocks they lack and at least one
+each, and gets at least one token in this step. Whoever is alone always fits. Nobody is let in when those that run were
+short of blocks.
 """
 
 import numpy as np
@@ -61,7 +62,10 @@ class Admitter:
         self._stuck_at = -1
 
     def make_room(self) -> np.ndarray:
-        """Send back the most junior until there are blocks for the others. Returns [n] slots that lack a block."""
+        """Send back the most junior until there are blocks for the others.
+
+        Returns [n] slots that lack blocks, once for each block.
+        """
         self._sent_back.clear()
         short = self._slots.short_of_blocks(self._running.rows)
         while short.size > self._kv.num_available:
@@ -147,7 +151,8 @@ class Admitter:
                     return None
                 self.alone = sequence if is_alone else None
             if len(self._running) < self._max_num_running:
-                allocation = self._kv.allocate(match, sequence.tokens.size, num_spare=len(self._running))
+                num_spare = self._num_spare(self._running.order)
+                allocation = self._kv.allocate(match, sequence.tokens.size, num_spare)
                 if allocation is not None:
                     return allocation
             if not self._has_priorities or not self._can_displace(sequence, match):
@@ -158,11 +163,18 @@ class Admitter:
 
     def _can_displace(self, sequence: Sequence, match: Match) -> bool:
         """Whether it may fit in the place of those of lesser priority, were they all sent back."""
-        lesser = [other for other in self._running.order if other.request.priority > sequence.request.priority]
+        order, priority = self._running.order, sequence.request.priority
+        lesser = [other for other in order if other.request.priority > priority]
         num_freed = sum(int(self._slots.num_blocks[other.slot]) for other in lesser)
         num_wanted = -(-sequence.tokens.size // self._kv.block_size) - match.blocks.size
-        num_spare = len(self._running) - len(lesser)
+        num_spare = self._num_spare([other for other in order if other.request.priority <= priority])
         return bool(lesser) and num_wanted + num_spare <= self._kv.num_available + num_freed
+
+    def _num_spare(self, running: list[Sequence]) -> int:
+        """Blocks to be left to these: what each lacks now, or may lack after this step."""
+        rows = np.array([sequence.slot for sequence in running], np.int32)
+        short = self._slots.short_of_blocks(rows)
+        return rows.size + short.size - np.unique(short).size
 
     def _send_back(self, sequence: Sequence) -> None:
         """Preempt: the sequence waits again, with all it has; its KV stays as long as nobody needs the blocks."""

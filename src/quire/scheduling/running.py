@@ -1,6 +1,7 @@
 """The sequences that have a slot, in order of seniority, and what the worker has yet to be told of them.
 
-Law: ``order`` is sorted by ``Sequence.key``; each of it holds a slot and blocks for all its tokens, but at most one.
+Law: ``order`` is sorted by ``Sequence.key``; each of it holds a slot, and blocks for all its tokens but those that the
+last step brought.
 What is told once (released slots, changed block tables) is collected here between one step and the next; what is to
 be told of a slot is forgotten when the slot is released.
 """
@@ -78,6 +79,8 @@ class RunningSequences:
             stop_token_ids=request.stop_token_ids,
             bad_word_ids=request.bad_word_ids,
             num_computed_tokens=allocation.num_computed_tokens,
+            grammar=request.grammar,
+            reasoning=request.reasoning,
         )
 
     def settle(self, sequence: Sequence) -> None:
@@ -145,8 +148,9 @@ class RunningSequences:
             blocks = slots.blocks_of(sequence.slot)
             assert slots.handle[sequence.slot] == sequence.handle, "a slot has another's handle"
             assert np.unique(blocks).size == blocks.size, "a block is twice in one block table"
-            lacking = slots.num_tokens[sequence.slot] - blocks.size * slots.block_size
-            assert lacking <= 1, "a sequence lacks blocks"
+            assert slots.num_computed[sequence.slot] <= blocks.size * slots.block_size, "a sequence lacks blocks"
+            if sequence in self.prefilling:
+                assert sequence.tokens.size <= blocks.size * slots.block_size, "a sequence lacks blocks of its prompt"
             counts[blocks] += 1
             if sequence.copy_source >= 0:
                 counts[sequence.copy_source] += 1

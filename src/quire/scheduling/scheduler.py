@@ -1,8 +1,8 @@
 """Decides what each step computes.
 
 One law: a sequence has ``num_tokens`` it should have computed and ``num_computed`` it has; each step hands out a
-budget of tokens so that the second catches up with the first. Prompts, chunks of prompts, decoding, cached prefixes
-and resumption after a preemption are arithmetic on these two.
+budget of tokens so that the second catches up with the first. Prompts, chunks of prompts, decoding, forced tokens,
+cached prefixes and resumption after a preemption are arithmetic on these two.
 
 Those that run come first, and the most senior of them always goes on, so all end. ``schedule`` and ``update``
 alternate; ``add``, ``abort`` and ``fail`` may come at any moment. Nothing counts as computed before ``update`` says so.
@@ -32,6 +32,7 @@ from quire.scheduling.queue import WaitingQueue
 from quire.scheduling.running import RunningSequences
 from quire.scheduling.sequence import Sequence
 from quire.scheduling.slots import SequenceSlots
+from quire.scheduling.step_rows import StepRows
 
 _NOT_FINITE = "the model's logits were not finite; the weights may be damaged or their dtype too narrow"
 
@@ -82,6 +83,7 @@ class Scheduler:
         self._num_added = 0
         self._in_flight: SchedulerOutput | None = None  # decided, and not yet answered
         self._is_thinned = False  # some of its sequences have ended since
+        self._has_runs = False  # some that decode may have more than one token to compute
         self._scheduled_s = 0.0
         self._num_prompt_tokens = 0
         self._num_generation_tokens = 0
@@ -168,11 +170,13 @@ class Scheduler:
             rows = np.array([self._admitter.alone.slot], np.int32)
         starts = slots.num_computed[rows]
         counts, samples = self._ones[: rows.size], self._trues[: rows.size]
-        if running.prefilling:
+        if running.prefilling or self._has_runs:
             pending = slots.num_tokens[rows] - starts
             num_decoding = rows.size - len(running.prefilling)
             counts = share_budget(pending, self._budget.tokens(num_decoding), self._max_chunk)
             samples = counts == pending
+            if self._admitter.alone is None:
+                self._has_runs = self._has_runs and not samples.all()
         copies = self._admitter.copies
         self._is_thinned = False
         self._in_flight = SchedulerOutput(
@@ -199,25 +203,24 @@ class Scheduler:
         prompt_logprobs = self._prompt_logprobs(result) if result.prompt_logprobs else {}
         if tokens.size < rows.size:
             rows = rows[decision.samples]
-        handles, logprobs, finished = slots.handle[rows], result.logprobs, []
+        given, finished = StepRows(slots.handle[rows], tokens, result.logprobs), []
         ends, stops = slots.append(rows, tokens)
+        if result.forced or result.concluded:
+            stops = self._append_runs(given, rows, result, ends, stops)
         if self._running.prefilling:
             self._share_prompts()
         if self._is_thinned or ends.any():
-            finished = self._finish(handles, tokens, ends, stops)
-            keep = (handles >= 0) & (tokens >= 0)
-            if not keep.all():
-                new_row = np.cumsum(keep) - 1
-                logprobs = {int(new_row[row]): top for row, top in logprobs.items() if keep[row]}
-                handles, tokens = handles[keep], tokens[keep]
-        self._num_generation_tokens += tokens.size
+            finished = self._finish(given, ends, stops, result.failures)
+        if finished or given.runs or self._is_thinned:
+            given.unfold()
+        self._num_generation_tokens += given.tokens.size
         return StepOutput(
-            handles=handles,
-            token_ids=tokens,
+            handles=given.handles,
+            token_ids=given.tokens,
             time_s=now_s,
             started=started,
             finished=finished,
-            logprobs=logprobs,
+            logprobs=given.logprobs,
             prompt_logprobs=prompt_logprobs,
             stats=self.stats(decision.num_tokens),
         )
@@ -280,15 +283,31 @@ class Scheduler:
                 self._queue.release_followers(sequence, is_prompt_computed=True)
                 self._admitter.notice_arrival()
 
+    def _append_runs(
+        self, given: StepRows, rows: np.ndarray, result: ModelOutput, ends: np.ndarray, stops: np.ndarray | None
+    ) -> np.ndarray:
+        """Add what was forced behind the rows' tokens, in ``ends`` too; returns which rows end by a stop id."""
+        assert not result.forced or self._budget.most < UNLIMITED, "runs are computed in chunks"
+        stops = np.zeros_like(ends) if stops is None else stops
+        for row, run in result.forced.items():
+            if not ends[row] and given.handles[row] >= 0:
+                given.runs[row], ends[row], stops[row] = self._slots.append_run(int(rows[row]), run)
+                self._has_runs = True
+        for row in result.concluded:
+            if row not in result.forced or given.run_size(row) == result.forced[row].size:
+                ends[row] = stops[row] = True
+        return stops
+
     def _finish(
-        self, handles: np.ndarray, tokens: np.ndarray, ends: np.ndarray, stops: np.ndarray | None
+        self, given: StepRows, ends: np.ndarray, stops: np.ndarray | None, failures: dict[int, str]
     ) -> list[Finished]:
         """End the sequences whose row says so. A row of handle -1 is of one that has ended already."""
         finished = []
-        for row in np.flatnonzero(ends & (handles >= 0)).tolist():
-            sequence, token = self._sequences[int(handles[row])], int(tokens[row])
+        for row in np.flatnonzero(ends & (given.handles >= 0)).tolist():
+            sequence, token = self._sequences[int(given.handles[row])], given.last_token(row)
             if token < 0:
-                finished.append(Finished(sequence.handle, FinishReason.ERROR, None, _NOT_FINITE))
+                reason = failures.get(row, _NOT_FINITE)
+                finished.append(Finished(sequence.handle, FinishReason.ERROR, None, reason))
             elif stops is not None and stops[row]:
                 finished.append(Finished(sequence.handle, FinishReason.STOP, token))
             else:

@@ -27,6 +27,7 @@ class SequenceSlots:
         self.tokens = np.zeros((num_slots, max_model_len), np.int32)
         self.block_table = np.zeros((num_slots, -(-max_model_len // block_size)), np.int32)
         self._free = list(range(num_slots - 1, -1, -1))
+        self._has_runs = False  # some slot may lack more than one block
 
     def take(
         self,
@@ -72,15 +73,22 @@ class SequenceSlots:
         return self.block_table[slot, : self.num_blocks[slot]]
 
     def short_of_blocks(self, slots: np.ndarray) -> np.ndarray:
-        """Those of ``slots`` [S] whose tokens no longer fit their blocks; each lacks one block."""
+        """Those of ``slots`` [S] whose tokens no longer fit their blocks, once for each block they lack."""
         short: np.ndarray = slots[self.num_tokens[slots] > self.num_blocks[slots] * self.block_size]
+        if self._has_runs and short.size:
+            lacking = -(-self.num_tokens[short] // self.block_size) - self.num_blocks[short]
+            return np.repeat(short, lacking)
         return short
 
     def grow(self, slots: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-        """Give each slot one more block. Returns [n, 3] int32 (slot, index, block)."""
+        """Give all slots that are short of blocks theirs. Returns [n, 3] int32 (slot, index, block)."""
         index = self.num_blocks[slots]
+        if self._has_runs:  # a slot's namings are side by side
+            firsts = np.flatnonzero(np.diff(slots, prepend=-1))
+            index += np.arange(slots.size, dtype=np.int32) - np.repeat(firsts, np.diff(firsts, append=slots.size))
+            self._has_runs = False
         self.block_table[slots, index] = blocks
-        self.num_blocks[slots] = index + 1
+        self.num_blocks[slots] = index + 1  # of equal slots, the last one's, which is the greatest
         return np.stack((slots, index, blocks), axis=1)
 
     def num_prompt_tokens(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> int:
@@ -105,3 +113,20 @@ class SequenceSlots:
         stops &= total >= self.min_total[slots]
         ends |= stops
         return ends, stops
+
+    def append_run(self, slot: int, run: np.ndarray) -> tuple[np.ndarray, bool, bool]:
+        """Add the tokens ``run`` [k] to a slot that has not ended, as far as it may have them.
+
+        Returns those added, and whether the sequence ends, and does so by a stop id.
+        """
+        total, most = int(self.num_tokens[slot]), int(self.max_total[slot])
+        run = run[: most - total]
+        lengths = total + 1 + np.arange(run.size)
+        stops = np.isin(run, self.stop_ids[:, slot]) & (lengths >= self.min_total[slot])
+        is_stopped = bool(stops.any())
+        if is_stopped:
+            run = run[: int(stops.argmax()) + 1]
+        self._has_runs = True
+        self.tokens[slot, total : total + run.size] = run
+        self.num_tokens[slot] = total + run.size
+        return run, is_stopped or total + run.size >= most, is_stopped
