@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import sentencepiece
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
+from quire.text.dialects.dialect import Parser
+from quire.text.dialects.events import Reply
 from quire.text.gguf_tokenizer import build_gguf_tokenizer
 from quire.text.tokenizer import Tokenizer
 
@@ -138,3 +141,20 @@ def sentencepiece_tokenizer(train_sentencepiece) -> Tokenizer:
     """With byte pieces and an artificial leading space."""
     oracle = sentencepiece.SentencePieceProcessor(model_proto=train_sentencepiece())
     return Tokenizer(*build_gguf_tokenizer(sentencepiece_metadata(oracle, eos_token_id=2, bos_token_id=1), "test"))
+
+
+@pytest.fixture(scope="session")
+def read_reply():
+    """(a maker of parsers, text) -> the Reply, the same whole, in characters, and in odd pieces."""
+
+    def pieces_of(parser: Parser, pieces: Iterable[str]) -> Reply:
+        events = [event for piece in pieces for event in parser.push(piece)]
+        return Reply.of(events + parser.finish())
+
+    def read(make: Callable[[], Parser], text: str, *sizes: int) -> Reply:
+        whole = pieces_of(make(), [text])
+        for size in sizes or (1, 3, 7):
+            assert pieces_of(make(), (text[at : at + size] for at in range(0, len(text), size))) == whole
+        return whole
+
+    return read

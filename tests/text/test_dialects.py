@@ -1,76 +1,142 @@
-"""Replies are read the same however they are cut; what is no call stays content, whole."""
+"""The laws of all dialects: replies are read the same however they are cut, completely, and in linear time."""
+
+import sys
+from itertools import count
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quire.text.dialects.dialect import Parser, Tool
-from quire.text.dialects.events import Call, Reply
-from quire.text.dialects.registry import choose
+from quire.text.dialects.dialect import ReasoningDialect, Tool, ToolDialect
+from quire.text.dialects.events import CallBegun, Content, Event
+from quire.text.dialects.mistral import Mistral
+from quire.text.dialects.plain import PlainParser
+from quire.text.dialects.registry import REASONING_DIALECTS, TOOL_DIALECTS, Dialects
 
-TOOLS = (
-    Tool(name="get_weather", parameters={"type": "object", "properties": {"city": {"type": "string"}}}),
-    Tool(name="add", parameters={"type": "object", "properties": {"a": {"type": "integer"}}}),
+OFFERED = (
+    Tool(name="add", parameters={"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}}),
+    Tool(name="now"),
+)
+FRAGMENTS = (
+    *"{}[]()\"\\,:;= \n'é0x<>/",
+    *("null", "add", "now", '"name"', '"arguments"', '"parameters"', '"id": "x"', "a=", "True", "functools", "[ARGS]"),
+    *('{"name": "add", "arguments": {"a": 1, "b": "\\"é\\u00e9"}}', '{"name": "now"}', '"arguments": "{\\"a\\": 1}"'),
+    *("add(a=1, b='x\"y\\n')", "now()", '{"a": 1}', "\\ud83d\\ude00", "\\ud83d", "   ", "\r\n"),
+    *("<function=add>", "<parameter=a>", "</parameter>", "</function>", "add\n```json\n", "\n```", "functions.add:0"),
+    *("<arg_key>a</arg_key>", "<arg_value>1</arg_value>", "<arg_key>", "</arg_value>", "to=functions.add"),
+    *(mark for family in (*TOOL_DIALECTS, *REASONING_DIALECTS) for mark in family.markers),
 )
 
 
-def read(parser: Parser, pieces: list[str]) -> Reply:
-    events = [event for piece in pieces for event in parser.push(piece)]
-    return Reply.of(events + parser.finish())
+def parser_of(tools: ToolDialect | None, reasoning: ReasoningDialect | None) -> Any:
+    if isinstance(tools, Mistral):
+        numbers = count()
+        tools = Mistral(new_id=lambda: f"{next(numbers):09}")
+    return Dialects(tools, reasoning).parser(OFFERED, "")
 
 
-def reply_of(tools: str, reasoning: str, text: str, prompt: str = "") -> Reply:
-    """Read whole, and character by character: both must agree."""
-    dialects = choose(tools, reasoning, None)
-    whole = read(dialects.parser(TOOLS, prompt), [text])
-    assert read(dialects.parser(TOOLS, prompt), list(text)) == whole
-    return whole
+def drawn_text(data: st.DataObject, markers: tuple[str, ...]) -> str:
+    """A mixture of fragments, a family's own markers often among them, any of them maybe broken off."""
+    pieces = data.draw(st.lists(st.sampled_from(FRAGMENTS) | st.sampled_from((*markers, "{", "[", " ")), max_size=16))
+    return "".join(
+        piece[: data.draw(st.integers(1, len(piece)))] if data.draw(st.booleans()) else piece for piece in pieces
+    )
 
 
-FRAGMENTS = {
-    "hermes": (
-        "<tool_call>",
-        "</tool_call>",
-        '{"name": "add", "arguments": {"a": 1}}',
-        '{"name": "add",',
-        '"arguments":',
-    ),
-}
-COMMON = (
-    "{",
-    "}",
-    "[",
-    "]",
-    '"',
-    "\\",
-    ",",
-    ":",
-    " ",
-    "\n",
-    "x",
-    "é",
-    '{"a": "\\"b\\u00e9',
-    "<",
-    "null",
-    "<think>",
-    "</think>",
-)
+def assert_law(make: Any, text: str, data: st.DataObject, read_reply: Any) -> None:
+    read_reply(make, text, 1, *data.draw(st.lists(st.integers(2, 9), min_size=1, max_size=2)))
 
 
-@pytest.mark.parametrize("family", FRAGMENTS)
-@settings(max_examples=200, deadline=None)
+@pytest.mark.parametrize("family", TOOL_DIALECTS, ids=lambda family: family.name)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_any_chunking_equals_the_whole(family: str, data: st.DataObject) -> None:
-    text = "".join(data.draw(st.lists(st.sampled_from(FRAGMENTS[family] + COMMON), max_size=20)))
-    text = text[: data.draw(st.integers(0, len(text)))]
-    places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=12)))
-    chunks = [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
-    dialects = choose(family, "think", None)
-    whole = read(dialects.parser(TOOLS, ""), [text])
-    assert read(dialects.parser(TOOLS, ""), chunks) == whole
-    assert read(dialects.parser(TOOLS, ""), list(text)) == whole
+def test_any_chunking_of_calls_equals_the_whole(family: ToolDialect, data: st.DataObject, read_reply: Any) -> None:
+    assert_law(lambda: parser_of(family, None), drawn_text(data, family.markers), data, read_reply)
 
 
-def test_a_call_between_content() -> None:
-    text = 'Look: <tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>\ndone'
-    assert reply_of("hermes", "none", text) == Reply("Look: \ndone", None, (Call("add", '{"a": 1}'),))
+@pytest.mark.parametrize("family", REASONING_DIALECTS, ids=lambda family: family.name)
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_any_chunking_of_reasoning_equals_the_whole(
+    family: ReasoningDialect, data: st.DataObject, read_reply: Any
+) -> None:
+    text = drawn_text(data, family.markers)
+    is_open = data.draw(st.booleans())
+    tools = data.draw(st.sampled_from(TOOL_DIALECTS))
+    rest = parser_of(tools, None)
+    assert_law(lambda: family.parser(is_open, parser_of(tools, None)), text, data, read_reply)
+    assert rest.finish() == []
+
+
+@pytest.mark.parametrize("family", TOOL_DIALECTS, ids=lambda family: family.name)
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_text_without_a_call_comes_out_whole(family: ToolDialect, data: st.DataObject) -> None:
+    text = drawn_text(data, family.markers)
+    parser = parser_of(family, None)
+    events: list[Event] = [*parser.push(text), *parser.finish()]
+    if not any(isinstance(event, CallBegun) for event in events):
+        assert "".join(event.text for event in events if isinstance(event, Content)) == text
+
+
+def num_steps(make: Any, pieces: list[str]) -> int:
+    """Lines of the dialects' code that reading takes."""
+    steps = 0
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        nonlocal steps
+        if "dialects" not in frame.f_code.co_filename:
+            return None
+        steps += event == "line"
+        return trace
+
+    parser = make()
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        for piece in pieces:
+            parser.push(piece)
+        parser.finish()
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+def hostile(markers: tuple[str, ...]) -> list[str]:
+    """Texts that repeat what makes parsers look again: beginnings that lead nowhere, openings that never close."""
+    openings = (
+        "{",
+        "[",
+        '{"name": "add", "arguments": {',
+        '{"arguments": {',
+        "[add(a=",
+        "functools[",
+        '{"a',
+        " \n",
+        "<",
+        '\\"',
+    )
+    repeated = [mark[:cut] for mark in markers for cut in (len(mark), len(mark) - 1)]
+    repeated += [mark + opening for mark in markers for opening in openings]
+    return [*repeated, *openings, *(f'{mark}{{"name": "add", "arguments": "{mark}' for mark in markers)]
+
+
+@pytest.mark.parametrize("family", TOOL_DIALECTS, ids=lambda family: family.name)
+@pytest.mark.parametrize("size", [1, 1000])
+def test_steps_grow_no_faster_than_the_text(family: ToolDialect, size: int) -> None:
+    for unit in hostile(family.markers):
+        once = unit * (240 // len(unit) + 1)
+        steps = [
+            num_steps(lambda: parser_of(family, None), [text[at : at + size] for at in range(0, len(text), size)])
+            for text in (once, once * 2)
+        ]
+        assert steps[1] < 2.2 * steps[0] + 200, unit
+
+
+@pytest.mark.parametrize("family", REASONING_DIALECTS, ids=lambda family: family.name)
+def test_steps_of_reasoning_grow_no_faster_than_the_text(family: ReasoningDialect) -> None:
+    for unit in (family.begin, family.begin[:-1], family.end[:-1], "\n", " ", f"\n{family.end[:-1]}"):
+        once = unit * (240 // len(unit) + 1)
+        steps = [num_steps(lambda: family.parser(True, PlainParser()), list(text)) for text in (once, once * 2)]
+        assert steps[1] < 2.2 * steps[0] + 200, unit

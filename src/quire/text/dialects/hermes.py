@@ -8,10 +8,9 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from quire.text.dialects.dialect import Parser, Tool
-from quire.text.dialects.json_calls import read_call, read_tail
+from quire.text.dialects.json_calls import marked_calls
 from quire.text.dialects.lark import marker, object_rules
-from quire.text.dialects.parsing import Output, ReaderParser
-from quire.text.dialects.scanner import Scanner, Steps
+from quire.text.dialects.parsing import ReaderParser
 
 BEGIN = "<tool_call>"
 END = "</tool_call>"
@@ -28,17 +27,9 @@ class Hermes(msgspec.Struct, frozen=True):
         return BEGIN in template and "<function=" not in template and "<arg_key>" not in template
 
     def parser(self, tools: Sequence[Tool]) -> Parser:
-        return ReaderParser(_read)
+        return ReaderParser(marked_calls((BEGIN,), END))
 
     def grammar(self, tools: Sequence[Tool], *, at_most_one: bool, special: Mapping[str, int]) -> str:
         begin, end = marker(BEGIN, special), marker(END, special)
         calls = "call" if at_most_one else 'call ("\\n" call)*'
         return f'calls: {calls}\ncall: {begin} "\\n" object "\\n" {end}\n' + object_rules(tools)
-
-
-def _read(text: Scanner, out: Output) -> Steps[None]:
-    while (yield from text.until((BEGIN,), out.content)) is not None:
-        text.hold(BEGIN)
-        yield from text.spaces()
-        if (yield from read_call(text, out)):
-            yield from read_tail(text, END)

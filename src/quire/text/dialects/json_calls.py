@@ -1,18 +1,20 @@
 """Calls written as JSON objects, {"name": ..., "arguments": {...}}: what most families agree on.
 
-Keys may come in any order, arguments may be called parameters, and may be JSON inside a string; a call without
-arguments has none. Arguments are told while they are written, once the name is known; where the name comes last, they
-are held till then. Law: a call is told only when name and the beginning of an object of arguments are there.
+Keys may come in any order, arguments may be called parameters, and may be JSON inside a string; a call without any has
+none, if a marker told that it is a call. Arguments are told while they are written, once the name is known; where the
+name comes last, they are held till then. Other keys are read over: an id that a model makes up need not be unique.
+Law: a call is told only when its name and the beginning of an object of arguments are there.
 """
 
 import re
 from collections.abc import Callable, Container
 
 from quire.text.dialects.json_text import read_brackets, read_decoded, read_value
-from quire.text.dialects.parsing import Output
+from quire.text.dialects.parsing import Output, Reader
 from quire.text.dialects.scanner import SPACES, Emit, Scanner, Steps
 
 ARGUMENTS = ("arguments", "parameters")
+_CALL_KEYS = frozenset(("name", "id", "type", *ARGUMENTS))
 _AFTER_CALL = re.compile(r"[ \t\r\n}\]]*")
 
 
@@ -24,7 +26,6 @@ class _Call:
         self._out = out
         self._offered = offered
         self._name: str | None = None
-        self._id: str | None = None
         self._early: list[str] = []
         self.has_arguments = False
         self.is_told = False
@@ -39,8 +40,9 @@ class _Call:
         self._tell()
         return True
 
-    def identified(self, call_id: str) -> None:
-        self._id = call_id or None
+    def may_have(self, key: str) -> bool:
+        """Whether this key can still be a call's: without a marker, one is known by its first keys."""
+        return self._offered is None or self._name is not None or key in _CALL_KEYS
 
     def begin_arguments(self) -> None:
         self.has_arguments = True
@@ -54,7 +56,7 @@ class _Call:
 
     def finish(self) -> None:
         """The object is complete."""
-        if self._name is not None and not self.has_arguments:
+        if self._name is not None and not self.has_arguments and self._offered is None:
             self.begin_arguments()
             self.arguments("{}")
 
@@ -62,7 +64,7 @@ class _Call:
         if self._name is None or not self.has_arguments or self.is_told:
             return
         self._text.let_go()
-        self._out.begin(self._name, self._id)
+        self._out.begin(self._name)
         self.is_told = True
         for text in self._early:
             self._out.arguments(text)
@@ -71,7 +73,8 @@ class _Call:
 def read_call(text: Scanner, out: Output, offered: Container[str] | None = None) -> Steps[bool]:
     """A call, and whether it was one; what is none is content, from where the caller began to hold.
 
-    With ``offered``, only a call of one of these names is one. A call that breaks off once it is told stays a call.
+    With ``offered``, as where no marker tells calls from answers in JSON, only a call of one of these names is one, and
+    an object that begins with other keys is none. A call that breaks off once it is told stays a call.
     """
     call = _Call(text, out, offered)
     if (yield from _read_members(text, call)):
@@ -100,11 +103,30 @@ def read_calls(text: Scanner, out: Output, offered: Container[str] | None = None
             return True
 
 
-def read_tail(text: Scanner, end: str | None = None) -> Steps[None]:
-    """What closes a call: ``end``, behind whitespace and brackets of which models write one too many or too few."""
-    yield from text.run(_AFTER_CALL)
-    if end is not None:
-        yield from text.follows(end)
+def read_marked_call(
+    text: Scanner, out: Output, end: str | None = None, offered: Container[str] | None = None
+) -> Steps[None]:
+    """One call or a list of them, and ``end``; what is no call is content.
+
+    ``end`` may be missing, and models write a closing bracket too many or too few.
+    """
+    yield from text.spaces()
+    is_list = (yield from text.peek()) == "["
+    if (yield from (read_calls if is_list else read_call)(text, out, offered)):
+        yield from text.run(_AFTER_CALL)
+        if end is not None:
+            yield from text.follows(end)
+
+
+def marked_calls(begins: tuple[str, ...], end: str | None = None) -> Reader:
+    """A reader of content, and of calls that stand behind one of ``begins`` and before ``end``."""
+
+    def read(text: Scanner, out: Output) -> Steps[None]:
+        while (begin := (yield from text.until(begins, out.content))) is not None:
+            text.hold(begin)
+            yield from read_marked_call(text, out, end)
+
+    return read
 
 
 def _read_members(text: Scanner, call: _Call) -> Steps[bool]:
@@ -129,15 +151,13 @@ def _read_members(text: Scanner, call: _Call) -> Steps[bool]:
 
 
 def _read_member(text: Scanner, call: _Call, key: str) -> Steps[bool]:
+    if not call.may_have(key):
+        return False
     if key == "name":
         name = yield from _read_text(text)
         return name is not None and call.named(name)
     if key in ARGUMENTS and not call.has_arguments:
         return (yield from _read_arguments(text, call))
-    if key == "id" and (yield from text.peek()) == '"':
-        call_id = yield from _read_text(text)
-        call.identified(call_id or "")
-        return call_id is not None
     return (yield from read_value(text))
 
 

@@ -54,25 +54,33 @@ def read_decoded(text: Scanner, emit: Emit) -> Steps[bool]:
 
 
 def _read_escape(text: Scanner) -> Steps[str]:
-    """What stands behind a backslash; halves of characters without their other half become U+FFFD."""
+    """What stands behind a backslash."""
     char = yield from text.next()
-    if char != "u":
-        return _ESCAPES.get(char, char)
-    code = yield from _read_hex(text)
-    while 0xD800 <= code < 0xDC00 and (yield from text.follows("\\u")):
-        low = yield from _read_hex(text)
+    return (yield from read_unicode(text)) if char == "u" else _ESCAPES.get(char, char)
+
+
+def read_unicode(text: Scanner) -> Steps[str]:
+    r"""What stands behind a \u, with the other half if it is half a character; U+FFFD where something is missing."""
+    code = yield from read_hex(text, 4)
+    if 0xD800 <= code < 0xDC00 and (yield from text.follows("\\u")):
+        low = yield from read_hex(text, 4)
         if 0xDC00 <= low < 0xE000:
             return chr(0x10000 + ((code - 0xD800) << 10) + (low - 0xDC00))
-        return "\ufffd" + ("\ufffd" if 0xD800 <= low < 0xE000 else chr(low))
-    return "\ufffd" if 0xD800 <= code < 0xE000 else chr(code)
+        return "\ufffd" + as_char(low)
+    return as_char(code)
 
 
-def _read_hex(text: Scanner) -> Steps[int]:
-    """Up to four hexadecimal digits; U+FFFD where there are fewer."""
+def as_char(code: int) -> str:
+    """The character of this number; U+FFFD where it is none, or half of one."""
+    return "\ufffd" if 0xD800 <= code < 0xE000 or code > 0x10FFFF else chr(code)
+
+
+def read_hex(text: Scanner, length: int) -> Steps[int]:
+    """A number of so many hexadecimal digits; 0xFFFD where there are fewer."""
     digits = ""
-    while len(digits) < 4 and (yield from text.peek()) in _HEX:
+    while len(digits) < length and (yield from text.peek()) in _HEX:
         digits += yield from text.next()
-    return int(digits, 16) if len(digits) == 4 else 0xFFFD
+    return int(digits, 16) if len(digits) == length else 0xFFFD
 
 
 def read_brackets(text: Scanner, emit: Emit, depth: int = 0) -> Steps[bool]:

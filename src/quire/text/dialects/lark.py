@@ -6,6 +6,9 @@ from typing import Any
 
 from quire.text.dialects.dialect import Tool
 
+_WHITESPACE = r"[ \t\r\n]{1,32}"
+"""Between the parts of a JSON value. Without a bound a model may write spaces to the end of its budget."""
+
 
 def literal(text: str) -> str:
     """Text that must be written exactly."""
@@ -22,11 +25,16 @@ def arguments_schema(tool: Tool) -> dict[str, Any]:
     return tool.parameters if "type" in tool.parameters else {"type": "object", **tool.parameters}
 
 
+def inline(schema: Mapping[str, Any], *, is_strict: bool = False) -> str:
+    """A JSON value of this schema. What cannot be enforced is left out, unless it is strict."""
+    options = {"whitespace_pattern": _WHITESPACE, "lenient": not is_strict}
+    return "%json " + json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
+
+
 def arguments_rules(tools: Sequence[Tool]) -> str:
     """Rules ``arguments_0``, ``arguments_1`` ...: the JSON object that each of the tools takes."""
     return "".join(
-        f"arguments_{i}: %json {json.dumps(arguments_schema(tool), ensure_ascii=False)}\n"
-        for i, tool in enumerate(tools)
+        f"arguments_{i}: {inline(arguments_schema(tool), is_strict=tool.strict)}\n" for i, tool in enumerate(tools)
     )
 
 

@@ -25,8 +25,9 @@ class Output:
     until one knows what follows.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, new_id: Callable[[], str] | None = None) -> None:
         self.num_calls = 0
+        self._new_id = new_id
         self._events: list[Event] = []
         self._kind: Callable[[str], Event] | None = None
         self._pieces: list[str] = []
@@ -57,6 +58,8 @@ class Output:
         if not self._has_content:
             self._space.clear()
         self._follows_call = True
+        if call_id is None and self._new_id is not None:
+            call_id = self._new_id()
         self._events.append(CallBegun(self.num_calls, name, call_id))
         self.num_calls += 1
 
@@ -102,11 +105,14 @@ Reader = Callable[[Scanner, Output], Steps[None]]
 
 
 class ReaderParser:
-    """The parser that a reader is (``dialect.Parser``). The reader reads to the end of its text."""
+    """The parser that a reader is (``dialect.Parser``). The reader reads to the end of its text.
 
-    def __init__(self, read: Reader) -> None:
+    ``new_id`` makes ids for calls that come without, where a family's templates ask for ids of a kind.
+    """
+
+    def __init__(self, read: Reader, new_id: Callable[[], str] | None = None) -> None:
         self._text = Scanner()
-        self._out = Output()
+        self._out = Output(new_id)
         self._steps = read(self._text, self._out)
 
     def push(self, text: str) -> list[Event]:

@@ -1,10 +1,11 @@
 """Which dialect a model's replies are read in: by the name a user gives, or by what its chat template teaches.
 
-A new family is a file (``parsing`` says how it is written), one line in ``_TOOLS`` or ``_REASONING``, and its other
-servers' names in the aliases. Families are asked in order whether they recognize a template, so one whose marks are
-also another's stands before it.
+A new family is a file (``parsing`` says how it is written), a line in ``TOOL_DIALECTS`` or ``REASONING_DIALECTS``, and
+other servers' names in the aliases. Families are asked in order whether they recognize a template, so one whose marks
+are also another's stands before it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeVar
 
@@ -12,18 +13,71 @@ import msgspec
 
 from quire.core.errors import ConfigError
 from quire.text.dialects.dialect import Parser, ReasoningDialect, Tool, ToolDialect
+from quire.text.dialects.generic_json import GenericJson
+from quire.text.dialects.granite import Granite
 from quire.text.dialects.hermes import Hermes
+from quire.text.dialects.llama_json import LlamaJson
+from quire.text.dialects.mistral import Mistral
+from quire.text.dialects.phi import Phi
 from quire.text.dialects.plain import PlainParser
+from quire.text.dialects.pythonic import Pythonic
 from quire.text.dialects.think import Think
 
-_TOOLS: tuple[ToolDialect, ...] = (Hermes(),)
-_TOOL_ALIASES = {"qwen": "hermes", "qwen25": "hermes", "qwen2_5": "hermes", "qwen3": "hermes"}
-_FALLBACK = _TOOLS[0]
-
-_REASONING: tuple[ReasoningDialect, ...] = (
-    Think(name="think", begin="<think>", end="</think>", told_by=("<think>", "</think>")),
+TOOL_DIALECTS: tuple[ToolDialect, ...] = (
+    Mistral(),
+    Phi(),
+    Granite(),
+    LlamaJson(),
+    Pythonic(name="pythonic", told_by=("[func_name1(params_name1=",)),
+    Pythonic(
+        name="lfm2",
+        begin="<|tool_call_start|>",
+        end="<|tool_call_end|>",
+        told_by=("<|tool_list_start|>", "<|tool_call_start|>"),
+    ),
+    Hermes(),
+    GenericJson(),
 )
-_REASONING_ALIASES = dict.fromkeys(("qwen3", "deepseek_r1", "deepseek-r1", "glm45", "kimi_k2"), "think")
+_TOOL_ALIASES = {
+    "llama3": "llama3_json",
+    "llama4_json": "llama3_json",
+    "llama4_pythonic": "pythonic",
+    "phi4_mini_json": "phi4_mini",
+    "qwen": "hermes",
+    "qwen25": "hermes",
+    "qwen3": "hermes",
+}
+REASONING_DIALECTS: tuple[ReasoningDialect, ...] = (
+    Think(
+        name="granite",
+        begin="Here is my thought process:",
+        end="Here is my response:",
+        other_begins=("Here's my thought process:",),
+        other_ends=("Here's my response:",),
+        told_by=("Here is my thought process:",),
+    ),
+    Think(name="mistral", begin="[THINK]", end="[/THINK]", told_by=("[/THINK]",)),
+    Think(name="seed_oss", begin="<seed:think>", end="</seed:think>", told_by=("</seed:think>",)),
+    Think(name="kimi", begin="◁think▷", end="◁/think▷", told_by=("◁/think▷",)),
+    Think(
+        name="kimi_k2",
+        begin="<think>",
+        end="</think>",
+        stops=("<|tool_calls_section_begin|>",),
+        told_by=("<|tool_calls_section_begin|>",),
+    ),
+    Think(name="think", begin="<think>", end="</think>", told_by=("</think>",)),
+    Think(name="deepseek_r1", begin="<think>", end="</think>", is_assumed=True),
+)
+_REASONING_ALIASES = {
+    "deepseek-r1": "deepseek_r1",
+    "deepseek-v3": "think",
+    "deepseek_v3": "think",
+    "glm45": "think",
+    "olmo3": "think",
+    "qwen3": "think",
+    "qwen3-thinking": "think",
+}
 
 
 class Dialects(msgspec.Struct, frozen=True):
@@ -47,17 +101,17 @@ class Dialects(msgspec.Struct, frozen=True):
 def choose(tool_call_parser: str, reasoning_parser: str, template: str | None) -> Dialects:
     """The dialects of these names; ``auto`` looks at the template, ``none`` reads nothing out of replies.
 
-    A template that shows no known way to call tools gets Hermes' way, the one most models have seen: it is taught in
-    the conversation (``taught``), and where a call is required, constrained decoding makes any model write it. Raises
-    ConfigError for an unknown name.
+    A template that takes no tools gets Hermes' way to call them, the one most models have seen: it is taught in the
+    conversation (``taught``). One that takes them, but shows no known way, gets bare JSON (``generic_json``). Where a
+    call is required, constrained decoding makes any model write either. Raises ConfigError for an unknown name.
     """
-    tools, reasoning = _by_name(_TOOLS, _TOOL_ALIASES), _by_name(_REASONING, _REASONING_ALIASES)
+    tools, reasoning = _by_name(TOOL_DIALECTS, _TOOL_ALIASES), _by_name(REASONING_DIALECTS, _REASONING_ALIASES)
     if tool_call_parser == "auto":
-        chosen_tools = _recognized(_TOOLS, template) or (_FALLBACK if template is not None else None)
+        chosen_tools = None if template is None else _recognized(TOOL_DIALECTS, template) or _untold(template)
     else:
         chosen_tools = _named("--tool-call-parser", tool_call_parser, tools)
     if reasoning_parser == "auto":
-        chosen_reasoning = _recognized(_REASONING, template)
+        chosen_reasoning = None if template is None else _recognized(REASONING_DIALECTS, template)
     else:
         chosen_reasoning = _named("--reasoning-parser", reasoning_parser, reasoning)
     return Dialects(chosen_tools, chosen_reasoning)
@@ -86,5 +140,10 @@ def _named(flag: str, name: str, known: Mapping[str, D]) -> D | None:
     return known[name]
 
 
-def _recognized(dialects: Sequence[D], template: str | None) -> D | None:
-    return next((dialect for dialect in dialects if template is not None and dialect.recognizes(template)), None)
+def _recognized(dialects: Sequence[D], template: str) -> D | None:
+    return next((dialect for dialect in dialects if dialect.recognizes(template)), None)
+
+
+def _untold(template: str) -> ToolDialect:
+    """For a template that shows no way to call tools."""
+    return GenericJson() if re.search(r"\btools\b", template) else Hermes()

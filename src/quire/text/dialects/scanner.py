@@ -93,12 +93,19 @@ class Scanner:
                 return
             yield
 
+    def follows_any(self, literals: tuple[str, ...]) -> Steps[str | None]:
+        """Which of the literals comes next, and is consumed."""
+        for literal in literals:
+            if (yield from self.follows(literal)):
+                return literal
+        return None
+
     def spaces(self) -> Steps[None]:
         """Consume JSON's whitespace."""
         return self.run(SPACES)
 
-    def until(self, markers: tuple[str, ...], emit: Emit) -> Steps[str | None]:
-        """Consume the text up to the first of the markers, and it; the marker, or None if the text ended before.
+    def to(self, markers: tuple[str, ...], emit: Emit) -> Steps[str | None]:
+        """Consume the text before the first of the markers; the marker, or None if the text ended before one came.
 
         Held back is only what may be the beginning of a marker. No marker may be a part of another.
         """
@@ -110,10 +117,17 @@ class Scanner:
             if end > self._at:
                 emit(self._consume(end))
             if match is not None and is_whole:
-                return self._consume(match.end())
+                return match[0]
             if self._ended:
                 return None
             yield
+
+    def until(self, markers: tuple[str, ...], emit: Emit) -> Steps[str | None]:
+        """``to``, and the marker is consumed too."""
+        found = yield from self.to(markers, emit)
+        if found is not None:
+            self._consume(self._at + len(found))
+        return found
 
     def rest(self, emit: Emit) -> Steps[None]:
         """Consume all that comes, to the end."""

@@ -23,59 +23,53 @@ class Think(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     begin: str
     end: str
-    told_by: tuple[str, ...]
-    """A template that has all of these is of this family."""
+    told_by: tuple[str, ...] = ()
+    """A template that has one of these is of this family; without any, a family is chosen by its name only."""
+    other_begins: tuple[str, ...] = ()
+    other_ends: tuple[str, ...] = ()
+    stops: tuple[str, ...] = ()
+    """Markers that end the reasoning too, and are content's: of calls that begin in the middle of it."""
+    is_assumed: bool = False
+    """A reply begins inside unless the prompt closes the reasoning, though no marker may say so."""
 
     @property
     def markers(self) -> tuple[str, ...]:
         return (self.begin, self.end)
 
     def recognizes(self, template: str) -> bool:
-        return all(sign in template for sign in self.told_by)
+        return any(sign in template for sign in self.told_by)
 
     def is_open(self, prompt: str) -> bool:
+        if self.is_assumed:
+            return not prompt.rstrip().endswith(self.end)
         begin = prompt.rfind(self.begin)
         # A user's message may speak of the marker; then the message's end follows.
         return begin > prompt.rfind(self.end) and _TURN.search(prompt, begin + len(self.begin)) is None
 
     def parser(self, is_open: bool, rest: Parser) -> Parser:
-        return ReasoningParser((self.begin,), (self.end,), is_open, rest)
+        return ReaderParser(lambda text, out: _read(text, out, self, is_open, rest))
 
 
-class ReasoningParser(ReaderParser):
-    """Reads reasoning that begins with one of ``begins`` and ends with one of ``ends``, then hands on to ``rest``."""
-
-    def __init__(self, begins: tuple[str, ...], ends: tuple[str, ...], is_open: bool, rest: Parser) -> None:
-        super().__init__(lambda text, out: _read(text, out, begins, ends, is_open, rest))
-
-
-def _read(
-    text: Scanner, out: Output, begins: tuple[str, ...], ends: tuple[str, ...], is_open: bool, rest: Parser
-) -> Steps[None]:
+def _read(text: Scanner, out: Output, dialect: Think, is_open: bool, rest: Parser) -> Steps[None]:
     def push(piece: str) -> None:
         out.extend(rest.push(piece))
 
     text.hold()
     yield from text.run(SPACES)
-    has_begun = yield from _follows_any(text, begins)
+    has_begun = (yield from text.follows_any((dialect.begin, *dialect.other_begins))) is not None
     before = text.let_go()
     if is_open or has_begun:
         trimmed = _Trimmed(out.reasoning)
         if not has_begun:
             trimmed.add(before)
-        yield from text.until(ends, trimmed.add)
+        ends = (dialect.end, *dialect.other_ends)
+        if (yield from text.to((*ends, *dialect.stops), trimmed.add)) is not None:
+            yield from text.follows_any(ends)
         yield from text.run(NEWLINES)
     elif before:
         push(before)
     yield from text.rest(push)
     out.extend(rest.finish())
-
-
-def _follows_any(text: Scanner, literals: tuple[str, ...]) -> Steps[bool]:
-    for literal in literals:
-        if (yield from text.follows(literal)):
-            return True
-    return False
 
 
 class _Trimmed:

@@ -1,0 +1,69 @@
+"""Where reasoning begins and ends, and what of it is layout."""
+
+from typing import Any
+
+import pytest
+
+from quire.text.dialects.dialect import Tool
+from quire.text.dialects.events import Call, Content, Reasoning, Reply
+from quire.text.dialects.registry import choose
+
+OFFERED = (Tool(name="now"),)
+
+
+@pytest.mark.parametrize(
+    ("family", "prompt", "text", "reply"),
+    [
+        ("qwen3", "", "<think>\nHm.\n\nYes.\n</think>\n\nFour.\n", Reply("Four.\n", "Hm.\n\nYes.")),
+        ("qwen3", "", "\n<think>Hm.</think>Four.", Reply("Four.", "Hm.")),
+        ("qwen3", "", "<think>\n\n</think>\n\nFour.", Reply("Four.")),
+        ("qwen3", "", "Four.", Reply("Four.")),
+        ("qwen3", "", "  Four, </think> <think>\n", Reply("  Four, </think> <think>\n")),
+        ("qwen3", "", "<think>\nHm. </thin", Reply("", "Hm. </thin")),
+        ("qwen3", "", "<thin", Reply("<thin")),
+        ("qwen3", "", "", Reply("")),
+        ("qwen3", "<|im_start|>assistant\n<think>\n", "Hm.\n</think>\n\nFour.", Reply("Four.", "Hm.")),
+        ("qwen3", "<|im_start|>assistant\n<think>\n", "Hm.", Reply("", "Hm.")),
+        ("qwen3", "<|im_start|>assistant\n<think>\n", "<think>Hm.</think>", Reply("", "Hm.")),
+        ("qwen3", "<|im_start|>assistant\n<think>\n\n</think>\n\n", "Four.", Reply("Four.")),
+        ("qwen3", "<|im_start|>user\nWhat is <think>?<|im_end|>\n<|im_start|>assistant\n", "It.", Reply("It.")),
+        ("qwen3", "<｜User｜><think>?<｜Assistant｜>", "It.", Reply("It.")),
+        ("deepseek_r1", "<｜Assistant｜>", "Hm.\n</think>\n\nFour.", Reply("Four.", "Hm.")),
+        ("deepseek-r1", "<｜Assistant｜><think>\n", "<think>\nHm.\n</think>\nFour.", Reply("Four.", "Hm.")),
+        ("deepseek_r1", "<｜Assistant｜><think>\n\n</think>\n\n", "Four.", Reply("Four.")),
+        ("granite", "", "Here is my thought process:\nHm.\nHere is my response:\nFour.", Reply("Four.", "Hm.")),
+        ("granite", "", "Here's my thought process: Hm.Here's my response: 4", Reply(" 4", " Hm.")),
+        ("granite", "", "Here is my response: Four.", Reply("Here is my response: Four.")),
+        ("mistral", "", "[THINK]Hm.[/THINK]Four.", Reply("Four.", "Hm.")),
+        ("mistral", "[/INST][THINK]", "Hm.[/THINK]Four.", Reply("Four.", "Hm.")),
+        ("seed_oss", "", "<seed:think>\nHm.</seed:think>Four.", Reply("Four.", "Hm.")),
+        ("kimi", "", "◁think▷Hm.◁/think▷Four.", Reply("Four.", "Hm.")),
+        ("olmo3", "<|im_start|>assistant\n<think>", "Hm.</think>Four.", Reply("Four.", "Hm.")),
+        (
+            "kimi_k2",
+            "<think>",
+            "Hm.\n<|tool_calls_section_begin|>x",
+            Reply("<|tool_calls_section_begin|>x", "Hm."),
+        ),
+    ],
+)
+def test_replies(family: str, prompt: str, text: str, reply: Reply, read_reply: Any) -> None:
+    assert read_reply(lambda: choose("none", family, None).parser((), prompt), text) == reply
+
+
+def test_calls_come_behind_reasoning_and_not_from_within(read_reply: Any) -> None:
+    call = '<tool_call>\n{"name": "now"}\n</tool_call>'
+    dialects = choose("hermes", "qwen3", None)
+    reply = read_reply(lambda: dialects.parser(OFFERED, ""), f"<think>\nSay {call}?\n</think>\n\n{call}")
+    assert reply == Reply("", f"Say {call}?", (Call("now", "{}"),))
+
+
+def test_reasoning_is_told_as_it_comes() -> None:
+    parser = choose("none", "qwen3", None).parser((), "")
+    assert parser.push("<think") == []
+    assert parser.push(">\nOne") == [Reasoning("One")]
+    assert parser.push(" two.\n") == [Reasoning(" two.")]
+    assert parser.push("\nThree</") == [Reasoning("\n\nThree")]
+    assert parser.push("think>\n") == []
+    assert parser.push("\nFour") == [Content("Four")]
+    assert parser.finish() == []

@@ -1,0 +1,107 @@
+"""Dialects are chosen by the names that users know, or by what a template teaches; families are not confused."""
+
+import pytest
+
+from quire.core.errors import ConfigError
+from quire.text.dialects.dialect import Tool
+from quire.text.dialects.events import Content, Reply
+from quire.text.dialects.registry import choose
+
+TEMPLATES = {
+    "qwen 2.5": (
+        "{%- if tools %}...<tools>...return a json object with name and arguments within <tool_call></tool_call>"
+        ' XML tags:\\n<tool_call>\\n{"name": <function-name>, "arguments": <args-json-object>}\\n</tool_call>',
+        "hermes",
+        None,
+    ),
+    "qwen 3": (
+        "{%- if tools %}<tool_call>\\n{...}</tool_call>{{ content.split('</think>')[-1] }}{%- if enable_thinking is "
+        "defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}",
+        "hermes",
+        "think",
+    ),
+    "llama 3.1": (
+        "{%- if builtin_tools %}{{ '<|python_tag|>' }}{%- endif %}{%- if tools is not none %}Respond in the format "
+        '{"name": function name, "parameters": dictionary of argument name and its value}.',
+        "llama3_json",
+        None,
+    ),
+    "llama 3.2, pythonic": (
+        "{%- if tools is not none %}If you decide to invoke any of the function(s), you MUST put it in the format of "
+        "[func_name1(params_name1=params_value1, params_name2=params_value2...), func_name2(params)]",
+        "pythonic",
+        None,
+    ),
+    "lfm 2": ("{%- if tools %}List of tools: <|tool_list_start|>[{{ tools }}]<|tool_list_end|>", "lfm2", None),
+    "mistral": ("{%- if tools %}[AVAILABLE_TOOLS]...{{ '[TOOL_CALLS] [' }}", "mistral", None),
+    "magistral": ("{%- if tools %}{{ '[TOOL_CALLS]' + name + '[ARGS]' }}[THINK]...[/THINK]", "mistral", "mistral"),
+    "granite 3": (
+        "{%- if tools %}respond only with <|tool_call|> followed by a JSON list of tools used. ... Write your thoughts "
+        "after 'Here is my thought process:' and write your response after 'Here is my response:'",
+        "granite",
+        "granite",
+    ),
+    "phi 4 mini": (
+        "{{ '<|' + role + '|>' + '<|tool|>' + message['tools'] + '<|/tool|>' }}",
+        "phi4_mini",
+        None,
+    ),
+    "seed": ("{%- if tools %}{{ tools }}{% endif %}<seed:think></seed:think>", "json", "seed_oss"),
+    "tools in a way unknown": ("{%- if tools %}<<{{ tools }}>>", "json", None),
+    "no tools": ("{{ messages[0].content }}", "hermes", None),
+}
+
+
+@pytest.mark.parametrize("model", TEMPLATES)
+def test_templates_are_recognized(model: str) -> None:
+    template, tools, reasoning = TEMPLATES[model]
+    dialects = choose("auto", "auto", template)
+    assert dialects.tools is not None and dialects.tools.name == tools
+    assert (dialects.reasoning and dialects.reasoning.name) == reasoning
+
+
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [
+        *(("hermes", "hermes"), ("qwen", "hermes"), ("qwen25", "hermes"), ("json", "json"), ("mistral", "mistral")),
+        *(("llama3", "llama3_json"), ("llama3_json", "llama3_json"), ("llama4_json", "llama3_json")),
+        *(("pythonic", "pythonic"), ("llama4_pythonic", "pythonic"), ("lfm2", "lfm2"), ("granite", "granite")),
+        ("phi4_mini_json", "phi4_mini"),
+    ],
+)
+def test_tool_dialects_are_found_by_other_servers_names(flag: str, name: str) -> None:
+    tools = choose(flag, "none", "<tool_call>").tools
+    assert tools is not None and tools.name == name
+
+
+@pytest.mark.parametrize(
+    ("flag", "name"),
+    [
+        *(("qwen3", "think"), ("glm45", "think"), ("olmo3", "think"), ("deepseek_v3", "think"), ("granite", "granite")),
+        *(("deepseek_r1", "deepseek_r1"), ("deepseek-r1", "deepseek_r1"), ("kimi_k2", "kimi_k2"), ("kimi", "kimi")),
+        *(("mistral", "mistral"), ("seed_oss", "seed_oss")),
+    ],
+)
+def test_reasoning_dialects_are_found_by_other_servers_names(flag: str, name: str) -> None:
+    reasoning = choose("none", flag, None).reasoning
+    assert reasoning is not None and reasoning.name == name
+
+
+def test_unknown_names_are_refused_with_the_known() -> None:
+    with pytest.raises(ConfigError, match=r"--tool-call-parser is 'hermès'.*auto, none, or one of .*hermes.*mistral"):
+        choose("hermès", "none", None)
+    with pytest.raises(ConfigError, match=r"--reasoning-parser is 'loud'.*auto, none, or one of .*qwen3"):
+        choose("none", "loud", None)
+
+
+def test_without_dialects_or_tools_all_is_content() -> None:
+    text = '<think>x</think><tool_call>{"name": "now"}</tool_call>'
+    nothing = choose("none", "none", "<tool_call></think>")
+    assert nothing.markers == ()
+    assert nothing.parser([Tool(name="now")], "").push(text) == [Content(text)]
+    dialects = choose("hermes", "qwen3", None)
+    assert dialects.markers == ("<tool_call>", "</tool_call>", "<think>", "</think>")
+    parser = dialects.parser([], "")
+    reply = Reply.of(parser.push(text) + parser.finish())
+    assert reply == Reply('<tool_call>{"name": "now"}</tool_call>', "x")
+    assert choose("auto", "auto", None).markers == ()
