@@ -9,15 +9,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from quire.checkpoint.resolve import resolve
-from quire.core import threads
+from quire.core import errors, threads
 from quire.core.config import DEFAULT_MODEL
-from quire.core.errors import GenerationFailed, InvalidRequest
+from quire.core.errors import Asleep, GenerationFailed, InvalidRequest
 from quire.core.keywords import engine_config
-from quire.core.messages import Abort, Add, Check, Done, EngineInfo, Reset
+from quire.core.messages import Abort, Add, Check, Done, EngineInfo, Order, Reset, Sleep, WakeUp
 from quire.core.outputs import RequestOutput
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import EngineStats, FinishReason
 from quire.engine.assembler import Assembler, OutputKind
+from quire.engine.control import PauseMode, check_mode
 from quire.engine.intake import Intake
 from quire.text.model_text import ModelText
 from quire.text.tokenizer import Tokenizer
@@ -131,15 +132,41 @@ class LLM:
         ]
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
 
-    def reset_prefix_cache(self) -> None:
-        """Forget every cached prefix."""
-        self._client.send(Reset(0))
+    def reset_prefix_cache(self) -> bool:
+        """Forget every cached prefix; True, since between two calls nobody holds any."""
+        done = self._client.send(Reset(0))
+        return done is not None and done.num_held_blocks == 0
+
+    def sleep(self, level: int = 1, mode: PauseMode = "abort") -> None:
+        """Generate nothing until ``wake_up``, and give memory back: 0 none, 1 the KV cache, 2 the weights too.
+
+        ``mode`` says what becomes of requests that run, of which there are none between two calls.
+        """
+        check_mode(mode)
+        self._order(Sleep(0, level))
+
+    def wake_up(self, tags: Sequence[str] | None = None) -> None:
+        """Take memory again, ``weights`` (read anew from the files) or ``kv_cache``, or all; then generate again.
+
+        Raises what loading a model raises, or Conflict where there is no memory.
+        """
+        self._order(WakeUp(0, list(tags or ())))
+
+    @property
+    def is_sleeping(self) -> bool:
+        return self._client.is_paused
 
     def check(self) -> Done:
         """Verify the KV accounting; the answer's ``error`` is empty when all is well."""
         answer = self._client.send(Check(0))
         assert isinstance(answer, Done)
         return answer
+
+    def _order(self, order: Order) -> None:
+        done = self._client.send(order)
+        assert done is not None, "nothing has to end between two calls"
+        if done.error:
+            raise errors.of_kind(done.kind, done.error)
 
     def _params(self, given: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Iterator[SamplingParams]:
         if given is None or isinstance(given, SamplingParams):
@@ -177,6 +204,8 @@ class LLM:
         return None, prompt, salt
 
     def _run(self, adds: list[tuple[Add, str | None]], use_tqdm: bool) -> list[RequestOutput]:
+        if self.is_sleeping:
+            raise Asleep("This LLM sleeps: call wake_up() first.")
         for add, text in adds:
             self._assembler.add(add.request, text, OutputKind.FINAL)
             self._client.send(add)

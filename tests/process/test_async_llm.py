@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from quire import LLM, AsyncLLM, SamplingParams
-from quire.core.errors import CorruptCheckpoint, EngineDead, InvalidRequest, Overloaded, PromptTooLong
+from quire.core.errors import Asleep, Conflict, CorruptCheckpoint, EngineDead, InvalidRequest, Overloaded, PromptTooLong
 from quire.engine.assembler import OutputKind
+from quire.engine.request_stream import RequestStream
 
 PROMPTS = [list(range(2 + i, 20 + 3 * i)) for i in range(8)]
 PARAMS = SamplingParams(temperature=0.8, seed=3, max_tokens=10, ignore_eos=True)
@@ -29,7 +30,7 @@ async def started(path: Path, **settings: object) -> AsyncIterator[AsyncLLM]:
 
 async def settled(llm: AsyncLLM) -> None:
     """Nothing is held and all adds up, at the latest a moment after the last abort was sent."""
-    done = await llm.check()
+    done = await llm.control.check()
     assert done.error == ""
     assert done.num_held_blocks == 0
 
@@ -100,6 +101,70 @@ def test_bad_requests_are_refused_at_the_door(tiny_checkpoint: Callable[[str], P
             await settled(llm)
 
     asyncio.run(main())
+
+
+def test_pause_and_sleep(tiny_checkpoint: Callable[[str], Path]) -> None:
+    """While paused nothing comes and requests queue; asleep they are refused; afterwards the tokens are the same."""
+
+    async def tokens(stream: RequestStream) -> list[int]:
+        return [token async for output in stream for token in output.outputs[0].token_ids]
+
+    async def main() -> None:
+        async with started(tiny_checkpoint("llama")) as llm:
+            control = llm.control
+            expected = await tokens(await llm.submit(PROMPTS[0], LONG))
+            stream = await llm.submit(PROMPTS[0], LONG)
+            head = list((await anext(stream)).outputs[0].token_ids)
+            await control.pause("keep")
+            assert control.is_paused and not control.is_sleeping
+            queued = await llm.submit(PROMPTS[0], LONG)
+            assert not queued._arrived.is_set()
+            await control.sleep(1, "keep")
+            assert control.is_sleeping and llm.stats.num_running == 0 and llm.stats.num_waiting == 2
+            with pytest.raises(Asleep) as refused:
+                await llm.submit(PROMPTS[0], PARAMS)
+            assert refused.value.retry_after_s
+            with pytest.raises(Conflict):
+                await control.resume()
+            await control.wake_up()
+            assert not control.is_paused and not control.is_sleeping
+            assert head + await tokens(stream) == expected
+            assert await tokens(queued) == expected
+            await settled(llm)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_modes_of_pausing(tiny_checkpoint: Callable[[str], Path]) -> None:
+    async def main() -> None:
+        async with started(tiny_checkpoint("llama")) as llm:
+            stream = await llm.submit(PROMPTS[0], LONG)
+            await llm.control.pause("abort")
+            outputs = [output async for output in stream]
+            assert outputs[-1].outputs[0].finish_reason == "abort"
+            assert (await llm.control.check()).num_cached_blocks == 0
+            await llm.control.resume()
+            stream = await llm.submit(PROMPTS[0], LONG)
+            pausing = asyncio.ensure_future(llm.control.pause("wait"))
+            outputs = [output async for output in stream]
+            assert outputs[-1].outputs[0].finish_reason == "length"
+            await pausing
+            assert llm.control.is_paused
+            await llm.control.resume()
+            stream = await llm.submit(PROMPTS[0], LONG)
+            sleeping = asyncio.ensure_future(llm.control.sleep(1, "wait"))
+            await asyncio.sleep(0)
+            with pytest.raises(Asleep):
+                await llm.submit(PROMPTS[0], PARAMS)
+            await llm.control.wake_up()
+            with pytest.raises(Conflict):
+                await sleeping
+            assert not llm.control.is_paused
+            await (await llm.submit(PROMPTS[0], PARAMS)).__anext__()
+            llm.abort_all()
+            assert await llm.control.reset_prefix_cache()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def test_a_killed_engine_fails_its_requests(tiny_checkpoint: Callable[[str], Path]) -> None:

@@ -83,6 +83,14 @@ class MethodNotAllowed(QuireError):
     code = "method_not_allowed"
 
 
+class Conflict(QuireError):
+    """The engine is in a state in which this cannot be done."""
+
+    status = 409
+    kind = "invalid_request_error"
+    code = "conflict"
+
+
 class RequestTooLarge(QuireError):
     """The body is over the server's limit."""
 
@@ -118,6 +126,12 @@ class Overloaded(QuireError):
     status = 503
     kind = "overloaded_error"
     code = "overloaded"
+
+
+class Asleep(Overloaded):
+    """The engine has given its memory back and takes no requests until it is woken."""
+
+    code = "asleep"
 
 
 # --- what happened inside -----------------------------------------------------------------------------------------
@@ -156,3 +170,9 @@ class CorruptCheckpoint(QuireError):
 
 class UnsupportedModel(QuireError):
     """A well-formed checkpoint of an architecture, type or format that is not implemented."""
+
+
+def of_kind(kind: str, message: str) -> QuireError:
+    """An error that came from another process, by the name of its class; EngineDead for a name that is none."""
+    known = globals().get(kind)
+    return known(message) if isinstance(known, type) and issubclass(known, QuireError) else EngineDead(message)

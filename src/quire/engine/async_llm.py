@@ -16,13 +16,14 @@ from quire.checkpoint.resolve import resolve
 from quire.core.config import EngineConfig
 from quire.core.errors import EngineDead, GenerationFailed, Overloaded
 from quire.core.keywords import engine_config
-from quire.core.messages import Abort, Add, Check, Done, EngineInfo, FromEngine, Reset, Step
+from quire.core.messages import Abort, Add, Done, EngineInfo, FromEngine, Step, ToEngine
 from quire.core.outputs import RequestOutput
 from quire.core.request import Request
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import EngineStats, FinishReason, StepOutput
 from quire.engine.assembler import Assembler, OutputKind, Update
 from quire.engine.client import EngineClient, EngineProcess
+from quire.engine.control import EngineControl
 from quire.engine.intake import Intake
 from quire.engine.request_stream import RequestStream
 from quire.text.chat import ChatTemplate
@@ -49,6 +50,7 @@ class AsyncLLM:
     """A running engine. ``await AsyncLLM.start(...)``; then ``submit`` or ``generate``; at last ``close``.
 
     ``default_params``: sampling defaults that come with the model. ``failure``: why the engine is down, or None.
+    ``control`` pauses the engine, sends it to sleep, and the like.
     """
 
     @classmethod
@@ -88,8 +90,7 @@ class AsyncLLM:
         self._assembler = Assembler(text.tokenizer, text.eos_token_ids)
         self._streams: dict[int, RequestStream] = {}
         self._observers: list[Observer] = []
-        self._calls: dict[int, asyncio.Future[Done]] = {}
-        self._last_call = 0
+        self.control = EngineControl(self._send, self.abort_all)
         self._num_waiting_tokens: dict[int, int] = {}  # prompt lengths of requests that have not started
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="quire-text")
         self._process = process
@@ -121,10 +122,9 @@ class AsyncLLM:
     ) -> RequestStream:
         """Validate a prompt and start generating.
 
-        Raises InvalidRequest, PromptTooLong, Overloaded or EngineDead before anything runs.
+        Raises InvalidRequest, PromptTooLong, Overloaded, Asleep or EngineDead before anything runs.
         """
-        if self.failure is not None:
-            raise EngineDead(self.failure)
+        self._check_up()
         if isinstance(prompt, str):
             text: str | None = prompt
             if len(prompt) <= _INLINE_TEXT_CHARS:
@@ -136,6 +136,7 @@ class AsyncLLM:
         request = self._intake.request(
             ids, params, request_id=request_id or uuid.uuid4().hex, priority=priority, cache_salt=cache_salt
         )
+        self._check_up()  # again: much may have happened while a long prompt was tokenized
         self._admit(request)
         stream = RequestStream(request, kind, self._abort)
         self._client.send(Add(request))
@@ -166,14 +167,6 @@ class AsyncLLM:
         """Tell ``observer`` of every step and of every request's end."""
         self._observers.append(observer)
 
-    async def reset_prefix_cache(self) -> None:
-        """Forget every cached prefix that no running request holds."""
-        await self._call(Reset)
-
-    async def check(self) -> Done:
-        """Have the engine verify its KV accounting; the answer's ``error`` is empty when all is well."""
-        return await self._call(Check)
-
     async def run_blocking(self, function: Callable[..., T], *args: Any) -> T:
         """Run text work on a small pool of threads, off the loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
@@ -198,6 +191,16 @@ class AsyncLLM:
         await self._client.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def _check_up(self) -> None:
+        if self.failure is not None:
+            raise EngineDead(self.failure)
+        self.control.check_awake()
+
+    def _send(self, message: ToEngine) -> None:
+        if self.failure is not None:
+            raise EngineDead(self.failure)
+        self._client.send(message)
+
     def _admit(self, request: Request) -> None:
         limits = self.config.scheduler
         waiting, tokens = len(self._num_waiting_tokens), sum(self._num_waiting_tokens.values())
@@ -221,10 +224,8 @@ class AsyncLLM:
         match message:
             case Step(output):
                 self._take(output)
-            case Done(call):
-                waiter = self._calls.pop(call, None)
-                if waiter is not None and not waiter.done():
-                    waiter.set_result(message)
+            case Done():
+                self.control.settle(message)
             case _:
                 log.error("unexpected message from the engine: %s", type(message).__name__)
 
@@ -286,16 +287,4 @@ class AsyncLLM:
                 self._tell_ended(update)
         self._streams.clear()
         self._num_waiting_tokens.clear()
-        for waiter in self._calls.values():
-            if not waiter.done():
-                waiter.set_exception(EngineDead(reason))
-        self._calls.clear()
-
-    async def _call(self, message: Callable[[int], Reset | Check]) -> Done:
-        if self.failure is not None:
-            raise EngineDead(self.failure)
-        self._last_call += 1
-        waiter: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-        self._calls[self._last_call] = waiter
-        self._client.send(message(self._last_call))
-        return await waiter
+        self.control.fail_all(reason)

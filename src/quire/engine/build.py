@@ -55,29 +55,42 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
 def _build(config: EngineConfig, checkpoint: Checkpoint, native: Packer | None) -> tuple[Engine, EngineInfo]:
     """Load the model, size the rest by what it left, put all together. Raises CannotRecord if native kernels cannot."""
     machine = platform.inspect(config.machine.device)
-    model = load_model(
-        checkpoint,
-        dtype=_dtype(config.model.dtype),
-        device=machine.device,
-        load_format=config.model.load_format,
-        max_model_len=config.model.max_model_len,
-        packer=native,
-    )
+    model = _load(config, checkpoint, machine.device, native)
     assert config.cache.block_size is not None
     kv_dtype = _dtype(config.cache.kv_cache_dtype)
     block_bytes = KVStorage.bytes_per_block(model.kv_specs, config.cache.block_size, kv_dtype)
     # What is free is asked again, now that the weights have taken theirs.
     machine = platform.inspect(config.machine.device)
     resolved = resolve(config, ModelShape.of(checkpoint.config), machine, block_bytes)
-    return _assemble(resolved, model, machine.device, native), _info(resolved, model)
+    runner = _runner(resolved, model, machine.device, native)
+
+    def again() -> ModelRunner:
+        files = open_checkpoint(checkpoint.path)
+        return _runner(resolved, _load(resolved.config, files, machine.device, native), machine.device, native)
+
+    return Engine(_scheduler(resolved), InlineExecutor(runner, again)), _info(resolved, model)
 
 
-def _assemble(resolved: Resolved, model: CausalLM, device: torch.device, native: Packer | None) -> Engine:
+def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device, native: Packer | None) -> CausalLM:
+    model = load_model(
+        checkpoint,
+        dtype=_dtype(config.model.dtype),
+        device=device,
+        load_format=config.model.load_format,
+        max_model_len=config.model.max_model_len,
+        packer=native,
+    )
+    if native is not None:
+        native.library.end_chunk()
+    return model
+
+
+def _scheduler(resolved: Resolved) -> Scheduler:
     config = resolved.config
     scheduler_config, cache = config.scheduler, config.cache
     assert config.model.max_model_len and cache.block_size
     assert scheduler_config.max_num_seqs and scheduler_config.max_num_batched_tokens
-    scheduler = Scheduler(
+    return Scheduler(
         num_blocks=resolved.num_blocks,
         block_size=cache.block_size,
         max_num_seqs=scheduler_config.max_num_seqs,
@@ -89,16 +102,20 @@ def _assemble(resolved: Resolved, model: CausalLM, device: torch.device, native:
         max_num_interleaved_tokens=scheduler_config.max_num_interleaved_tokens or 0,
         long_prefill_token_threshold=scheduler_config.long_prefill_token_threshold,
     )
+
+
+def _runner(resolved: Resolved, model: CausalLM, device: torch.device, native: Packer | None) -> ModelRunner:
+    config = resolved.config
+    assert config.model.max_model_len and config.cache.block_size and config.scheduler.max_num_seqs
     forward, kv = make_forward(resolved, model, device, native)
-    runner = ModelRunner(
+    return ModelRunner(
         forward,
         kv,
-        Sampler(scheduler_config.max_num_seqs, model.vocab_size, device, make_sampling(native, model.vocab_size)),
-        max_num_seqs=scheduler_config.max_num_seqs,
+        Sampler(config.scheduler.max_num_seqs, model.vocab_size, device, make_sampling(native, model.vocab_size)),
+        max_num_seqs=config.scheduler.max_num_seqs,
         max_model_len=config.model.max_model_len,
-        block_size=cache.block_size,
+        block_size=config.cache.block_size,
     )
-    return Engine(scheduler, InlineExecutor(runner))
 
 
 def _info(resolved: Resolved, model: CausalLM) -> EngineInfo:

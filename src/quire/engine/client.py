@@ -21,7 +21,7 @@ import zmq
 from quire.core import errors, threads
 from quire.core.codec import Decoder, encode
 from quire.core.config import EngineConfig
-from quire.core.errors import EngineDead, QuireError
+from quire.core.errors import EngineDead
 from quire.core.messages import Died, EngineInfo, FromEngine, Shutdown, ToEngine
 
 _PATIENCE_S = 5.0
@@ -155,8 +155,7 @@ class EngineClient:
             return
         self._dead = True
         if not self._ready.done():
-            cause = getattr(errors, kind, EngineDead)
-            self._ready.set_exception(cause(reason) if issubclass(cause, QuireError) else EngineDead(reason))
+            self._ready.set_exception(errors.of_kind(kind, reason))
         self._on_death(reason)
 
     def _detach(self) -> None:

@@ -11,8 +11,23 @@ from collections.abc import Callable
 import numpy as np
 
 from quire.core.errors import QuireError
-from quire.core.messages import Abort, Add, Check, Done, FromEngine, Reset, Shutdown, Step, ToEngine
+from quire.core.messages import (
+    Abort,
+    Add,
+    Check,
+    Done,
+    FromEngine,
+    Pause,
+    Reset,
+    Resume,
+    Shutdown,
+    Sleep,
+    Step,
+    ToEngine,
+    WakeUp,
+)
 from quire.core.step import Finished, SchedulerOutput, StepOutput
+from quire.engine.dormancy import Dormancy, Outcome
 from quire.engine.executor.executor import Executor
 from quire.scheduling.scheduler import Scheduler
 
@@ -25,32 +40,41 @@ class Engine:
     def __init__(self, scheduler: Scheduler, executor: Executor, clock: Callable[[], float] = time.monotonic) -> None:
         self.scheduler = scheduler
         self.executor = executor
+        self.dormancy = Dormancy(scheduler, executor)
         self._clock = clock
 
     @property
     def has_work(self) -> bool:
-        return self.scheduler.has_work
+        """Whether a step would compute anything."""
+        return self.scheduler.has_work and not self.dormancy.is_paused
 
-    def handle(self, message: ToEngine) -> FromEngine | None:
-        """Carry out a message; what is returned goes back to the client."""
+    def handle(self, message: ToEngine) -> list[FromEngine]:
+        """Carry out a message; what is returned goes back to the client, in order."""
         match message:
             case Add(request):
-                self.scheduler.add(request)
+                self.dormancy.add(request)
             case Abort(handles):
-                finished = self.scheduler.abort(handles)
-                return Step(self._only_finished(finished)) if finished else None
-            case Reset(call):
-                self.scheduler.reset_prefix_cache()
-                return self._done(call)
+                finished = [*self.scheduler.abort(handles), *self.dormancy.abort(handles)]
+                aborted: list[FromEngine] = [Step(self._only_finished(finished))] if finished else []
+                return [*aborted, *self.settle()]
+            case Reset(call, preempt):
+                self.scheduler.reset_prefix_cache(preempt)
+                return [self._done(call)]
             case Check(call):
                 try:
                     self.scheduler.check()
                 except AssertionError as error:
-                    return self._done(call, f"KV accounting is broken: {error}")
-                return self._done(call)
+                    return [self._done(call, f"KV accounting is broken: {error}")]
+                return [self._done(call)]
+            case Pause() | Resume() | Sleep() | WakeUp():
+                return self._tell(self.dormancy.carry_out(message))
             case Shutdown():
                 pass  # the process that runs the loop ends it
-        return None
+        return []
+
+    def settle(self) -> list[FromEngine]:
+        """Called after every step: come to rest if that was ordered and nothing has to end any more."""
+        return self._tell(self.dormancy.settle())
 
     def step(self) -> StepOutput | None:
         """Run one step; None when there was nothing to run."""
@@ -64,9 +88,10 @@ class Engine:
         return self.scheduler.update(decision, result, self._clock())
 
     def rest(self) -> None:
-        """Called when there has been nothing to do for a while: nothing may be held now, and all must add up."""
+        """Called when there has been nothing to do for a while: all must add up, and only who is paused holds KV."""
         self.scheduler.check()
-        assert self.scheduler.num_held_blocks == 0, f"{self.scheduler.num_held_blocks} KV blocks leaked"
+        held = self.scheduler.num_held_blocks
+        assert held == 0 or self.dormancy.is_paused, f"{held} KV blocks leaked"
 
     def _fail(self, decision: SchedulerOutput, error: Exception) -> StepOutput:
         """The step's own requests fail; those that wait, and the engine, go on."""
@@ -83,11 +108,22 @@ class Engine:
             stats=self.scheduler.stats(),
         )
 
-    def _done(self, call: int, error: str = "") -> Done:
+    def _tell(self, outcomes: list[Outcome]) -> list[FromEngine]:
+        if not outcomes:
+            return []
+        told: list[FromEngine] = [Step(self._only_finished([]))]  # who runs and who waits has changed
+        for call, error in outcomes:
+            told.append(self._done(call, error.message if error else "", type(error).__name__ if error else ""))
+        return told
+
+    def _done(self, call: int, error: str = "", kind: str = "") -> Done:
         return Done(
-            call,
-            error,
-            self.scheduler.num_free_blocks,
-            self.scheduler.num_cached_blocks,
-            self.scheduler.num_held_blocks,
+            call=call,
+            error=error,
+            kind=kind,
+            num_free_blocks=self.scheduler.num_free_blocks,
+            num_cached_blocks=self.scheduler.num_cached_blocks,
+            num_held_blocks=self.scheduler.num_held_blocks,
+            is_paused=self.dormancy.is_paused,
+            sleep_level=self.dormancy.sleep_level,
         )

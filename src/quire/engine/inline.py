@@ -1,7 +1,7 @@
 """An engine in the caller's own process: no socket, no second process, no crossing at all."""
 
 from quire.core.config import EngineConfig
-from quire.core.messages import EngineInfo, FromEngine, Step, ToEngine
+from quire.core.messages import Done, EngineInfo, Step, ToEngine
 from quire.core.step import EngineStats, StepOutput
 from quire.engine.build import build_engine
 
@@ -15,13 +15,20 @@ class InlineClient:
 
     info: EngineInfo
 
-    def send(self, message: ToEngine) -> FromEngine | None:
+    def send(self, message: ToEngine) -> Done | None:
         """Hand over a message; a call's answer comes back at once, steps with the next ``step``."""
-        answer = self._engine.handle(message)
-        if isinstance(answer, Step):
-            self._steps.append(answer.output)
-            return None
-        return answer
+        done = None
+        for answer in self._engine.handle(message):
+            if isinstance(answer, Step):
+                self._steps.append(answer.output)
+            elif isinstance(answer, Done):
+                done = answer
+        return done
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether steps compute nothing, asleep or not."""
+        return self._engine.dormancy.is_paused
 
     @property
     def stats(self) -> EngineStats:

@@ -59,8 +59,8 @@ def main() -> int:
 def _serve(engine: Engine, socket: zmq.Socket[bytes], parent: int) -> None:
     decoder: Decoder[ToEngine] = Decoder(ToEngine)
 
-    def answer(message: FromEngine | None) -> None:
-        if message is not None:
+    def answer(messages: list[FromEngine]) -> None:
+        for message in messages:
             socket.send(encode(message))
 
     rested = True
@@ -84,7 +84,8 @@ def _serve(engine: Engine, socket: zmq.Socket[bytes], parent: int) -> None:
         if engine.has_work:
             rested = False
             output = engine.step()
-            answer(Step(output) if output is not None else None)
+            answer([Step(output)] if output is not None else [])
+            answer(engine.settle())
 
 
 if __name__ == "__main__":

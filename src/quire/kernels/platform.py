@@ -79,6 +79,21 @@ def keep_freed_memory() -> None:
         mallopt(_MALLOC_TRIM_THRESHOLD, 512 * 2**20)
 
 
+def return_freed_memory() -> None:
+    """Let the system have what was freed and is kept for reuse: by glibc, by torch on a device."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def resident_bytes() -> int:
+    """Host memory that this process has now; 0 where the system does not say."""
+    found = _read(Path("/proc/self/statm"))
+    return int(found.split()[1]) * os.sysconf("SC_PAGE_SIZE") if found else 0
+
+
 def _cpu_has_bfloat16() -> bool:
     flags = next((line for line in (_read(Path("/proc/cpuinfo")) or "").splitlines() if line.startswith("flags")), "")
     return not {"avx512_bf16", "amx_bf16"}.isdisjoint(flags.split())

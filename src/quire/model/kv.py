@@ -3,6 +3,7 @@
 Law: what was never written is zero, and nothing stored is NaN or infinite; so a masked value, times zero, is zero.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from quire.kernels.ops.int8 import SCALE_BYTES
+from quire.kernels.pages import Pages
 
 Shape = tuple[int, ...]
 
@@ -36,9 +38,16 @@ class KVStorage:
 
     def __init__(self, shapes: Sequence[tuple[Shape, Shape]], dtype: torch.dtype, device: torch.device) -> None:
         """``shapes`` of each layer's keys and values, as the attention backend lays them out."""
-        self.layers: list[tuple[Tensor, Tensor]] = [
-            (_zeros(keys, dtype, device), _zeros(values, dtype, device)) for keys, values in shapes
-        ]
+        self._pages: list[Pages] = []  # what lies under the layers, on a CPU
+
+        def zeros(shape: Shape) -> Tensor:
+            if device.type != "cpu":
+                return torch.zeros(shape, dtype=dtype, device=device)
+            pages = Pages(math.prod(shape) * dtype.itemsize)
+            self._pages.append(pages)
+            return torch.from_numpy(pages.array).view(dtype).view(shape)
+
+        self.layers: list[tuple[Tensor, Tensor]] = [(zeros(keys), zeros(values)) for keys, values in shapes]
 
     @staticmethod
     def bytes_per_block(specs: Sequence[KVSpec], block_size: int, dtype: torch.dtype) -> int:
@@ -57,11 +66,21 @@ class KVStorage:
             for pages in pair:
                 pages[target.to(pages.device)] = pages[source.to(pages.device)]
 
+    def release(self) -> None:
+        """Forget everything and give the memory back. Nothing may be computed before ``restore``.
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros that, on a CPU, take no memory until they are written."""
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    # numpy asks the system for zero pages; torch writes them, and so makes them resident.
-    num_bytes = int(np.prod(shape)) * dtype.itemsize
-    return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(dtype).view(shape)
+        On a CPU all tensors stay where they are; on a device they move.
+        """
+        for pages in self._pages:
+            pages.release()
+        for tensor in self._on_device():
+            tensor.untyped_storage().resize_(0)
+
+    def restore(self) -> None:
+        """Have memory again: all zeros. Raises torch.OutOfMemoryError where others took it."""
+        for tensor in self._on_device():
+            tensor.untyped_storage().resize_(tensor.numel() * tensor.itemsize)
+            tensor.zero_()
+
+    def _on_device(self) -> list[Tensor]:
+        return [tensor for pair in self.layers for tensor in pair if tensor.device.type != "cpu"]

@@ -74,6 +74,12 @@ class Admitter:
             short = self._slots.short_of_blocks(self._running.rows)
         return short
 
+    def send_all_back(self) -> None:
+        """Preempt all that run, so that nobody holds a block."""
+        while len(self._running):
+            self._send_back(self._running.order[-1])
+        self.notice_arrival()
+
     def admit(self) -> list[Admission]:
         """Let in as many as tokens, slots and blocks allow; under the priority policy, in place of lesser ones."""
         self.copies, self.alone = [], None

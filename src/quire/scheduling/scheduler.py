@@ -246,8 +246,14 @@ class Scheduler:
             step_tokens=step_tokens,
         )
 
-    def reset_prefix_cache(self) -> None:
-        """Forget every prefix that no running sequence holds."""
+    def reset_prefix_cache(self, preempt: bool = False) -> None:
+        """Forget every prefix that no running sequence holds.
+
+        ``preempt``: between two steps, send all that run back to the queue first: no block is held, no token is lost.
+        """
+        if preempt:
+            assert self._in_flight is None or not self.handles_of(self._in_flight), "a step is being computed"
+            self._admitter.send_all_back()
         self._kv.reset()
 
     def check(self) -> None:

@@ -30,7 +30,7 @@ class ModelRunner:
         block_size: int,
     ) -> None:
         self._forward = forward
-        self._kv = kv
+        self.kv = kv
         self._sampler = sampler
         self._block_size = block_size
         self._tokens = np.zeros((max_num_seqs, max_model_len), np.int32)
@@ -75,7 +75,7 @@ class ModelRunner:
         if len(updates):
             self._block_tables[updates[:, 0], updates[:, 1]] = updates[:, 2]
         if len(decision.block_copies):
-            self._kv.copy(decision.block_copies)
+            self.kv.copy(decision.block_copies)
 
     def _admit(self, admission: Admission) -> None:
         self._tokens[admission.slot, : len(admission.tokens)] = admission.tokens

@@ -127,6 +127,10 @@ class Library:
         taken, self._unused = self._unused[:num_bytes], self._unused[size:]
         return taken
 
+    def end_chunk(self) -> None:
+        """Allocate from new memory from here on, so that what was allocated can go when its arrays do."""
+        self._unused = self._unused[:0].copy()
+
     def _map(self, num_bytes: int) -> np.ndarray:
         """Zeroed bytes that begin with a huge page; what is not touched takes no memory."""
         full = num_bytes + _HUGE_PAGE
