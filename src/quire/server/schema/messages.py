@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from quire.core.errors import InvalidRequest, Unsupported
+from quire.core.errors import Unsupported
+from quire.server.schema.faults import bad, expect
 
 Message = dict[str, Any]
 
@@ -40,16 +41,16 @@ MESSAGES_SCHEMA = {
 def messages_of(value: Any) -> list[Message]:
     """The conversation for a chat template; raises InvalidRequest or Unsupported with the path of what is wrong."""
     if not isinstance(value, list) or not value:
-        raise _bad("$.messages", value, "must be a list of at least one message")
+        raise bad("$.messages", value, "must be a list of at least one message")
     return [_message(message, f"$.messages[{i}]") for i, message in enumerate(value)]
 
 
 def _message(value: Any, path: str) -> Message:
     if not isinstance(value, dict):
-        raise _bad(path, value, "must be an object with role and content")
+        raise bad(path, value, "must be an object with role and content")
     role = value.get("role")
     if role not in ROLES:
-        raise _bad(f"{path}.role", role, f"must be one of {', '.join(ROLES)}")
+        raise bad(f"{path}.role", role, f"must be one of {', '.join(ROLES)}")
     message = {name: field for name, field in value.items() if field is not None}
     message["role"] = "system" if role == "developer" else role
     if message.get("audio") or message.get("function_call"):
@@ -59,13 +60,13 @@ def _message(value: Any, path: str) -> Message:
     if calls:
         message["tool_calls"] = _tool_calls(calls, f"{path}.tool_calls")
     elif value.get("content") is None:
-        raise _bad(f"{path}.content", None, "must be a string or a list of text parts")
+        raise bad(f"{path}.content", None, "must be a string or a list of text parts")
     message["content"] = _content(value.get("content"), f"{path}.content")
     if role == "assistant":
         _name_reasoning(message, path)
     for name in ("name", "tool_call_id"):
         if name in message and not isinstance(message[name], str):
-            raise _bad(f"{path}.{name}", message[name], "must be a string")
+            raise bad(f"{path}.{name}", message[name], "must be a string")
     return message
 
 
@@ -74,7 +75,7 @@ def _name_reasoning(message: Message, path: str) -> None:
     given = message.get("reasoning", message.get("reasoning_content"))
     if given is not None:
         if not isinstance(given, str):
-            raise _bad(f"{path}.reasoning_content", given, "must be a string")
+            raise bad(f"{path}.reasoning_content", given, "must be a string")
         message["reasoning"] = message["reasoning_content"] = given
 
 
@@ -84,7 +85,7 @@ def _content(value: Any, path: str) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        raise _bad(path, value, "must be a string or a list of text parts")
+        raise bad(path, value, "must be a string or a list of text parts")
     return "\n".join(_part(part, f"{path}[{i}]") for i, part in enumerate(value))
 
 
@@ -92,25 +93,25 @@ def _part(value: Any, path: str) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, dict):
-        raise _bad(path, value, 'must be a text part, {"type": "text", "text": ...}')
+        raise bad(path, value, 'must be a text part, {"type": "text", "text": ...}')
     kind = value.get("type")
     if kind not in ("text", "input_text", "output_text"):
         raise Unsupported(
             f"{path}.type is {kind!r:.80}: the model reads text only, in parts of type text.", param=f"{path}.type"
         )
     if not isinstance(value.get("text"), str):
-        raise _bad(f"{path}.text", value.get("text"), "must be a string")
+        raise bad(f"{path}.text", value.get("text"), "must be a string")
     text: str = value["text"]
     return text
 
 
 def _tool_calls(value: Any, path: str) -> list[dict[str, Any]]:
-    _expect(value, list, path, "must be a list")
+    expect(value, list, path, "must be a list")
     calls = []
     for i, call in enumerate(value):
-        _expect(call, dict, f"{path}[{i}]", "must be an object")
-        function = _expect(call.get("function"), dict, f"{path}[{i}].function", "must be an object")
-        _expect(function.get("name"), str, f"{path}[{i}].function.name", "must be a string")
+        expect(call, dict, f"{path}[{i}]", "must be an object")
+        function = expect(call.get("function"), dict, f"{path}[{i}].function", "must be an object")
+        expect(function.get("name"), str, f"{path}[{i}].function.name", "must be a string")
         arguments = _arguments(function.get("arguments"), f"{path}[{i}].function.arguments")
         calls.append({**call, "type": "function", "function": {**function, "arguments": arguments}})
     return calls
@@ -121,17 +122,6 @@ def _arguments(value: Any, path: str) -> dict[str, Any]:
         try:
             value = msgspec.json.decode(value or "{}")
         except (ValueError, RecursionError):
-            raise _bad(path, value, "must be a JSON object as text") from None
-    found: dict[str, Any] = _expect(value if value is not None else {}, dict, path, "must be a JSON object as text")
+            raise bad(path, value, "must be a JSON object as text") from None
+    found: dict[str, Any] = expect(value if value is not None else {}, dict, path, "must be a JSON object as text")
     return found
-
-
-def _expect(value: Any, wanted: type, path: str, why: str) -> Any:
-    if not isinstance(value, wanted):
-        raise _bad(path, value, why)
-    return value
-
-
-def _bad(path: str, value: object, why: str) -> InvalidRequest:
-    shown = repr(value)
-    return InvalidRequest(f"{path} is {shown[:80]}{'...' if len(shown) > 80 else ''}: it {why}.", param=path)

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from quire.core.errors import InvalidRequest, Unsupported
+from quire.server.schema.faults import bad
 from quire.text.dialects.dialect import Tool
 
 MAX_TOOLS = 512
@@ -57,14 +58,14 @@ def tools_of(value: Any, path: str = "$.tools") -> tuple[Tool, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise _bad(path, value, "must be a list of tools")
+        raise bad(path, value, "must be a list of tools")
     if len(value) > MAX_TOOLS:
         raise InvalidRequest(f"{path} holds {len(value)} tools: at most {MAX_TOOLS} fit in a request.", param=path)
     tools = tuple(_tool(tool, f"{path}[{i}]") for i, tool in enumerate(value))
     seen: set[str] = set()
     for i, tool in enumerate(tools):
         if tool.name in seen:
-            raise _bad(f"{path}[{i}].function.name", tool.name, "must differ from the names of the other tools")
+            raise bad(f"{path}[{i}].function.name", tool.name, "must differ from the names of the other tools")
         seen.add(tool.name)
     return tools
 
@@ -72,17 +73,17 @@ def tools_of(value: Any, path: str = "$.tools") -> tuple[Tool, ...]:
 def function_of(value: Any, path: str) -> Tool:
     """One function: ``{"name", "description", "parameters", "strict"}``."""
     if not isinstance(value, dict):
-        raise _bad(path, value, "must be an object with a name")
+        raise bad(path, value, "must be an object with a name")
     name = value.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise _bad(f"{path}.name", name, "must be 1 to 256 letters, digits or any of _ . : / -")
+        raise bad(f"{path}.name", name, "must be 1 to 256 letters, digits or any of _ . : / -")
     description, parameters, strict = value.get("description"), value.get("parameters"), value.get("strict")
     if description is not None and not isinstance(description, str):
-        raise _bad(f"{path}.description", description, "must be a string")
+        raise bad(f"{path}.description", description, "must be a string")
     if parameters is not None and not isinstance(parameters, dict):
-        raise _bad(f"{path}.parameters", parameters, "must be a JSON schema, an object")
+        raise bad(f"{path}.parameters", parameters, "must be a JSON schema, an object")
     if strict is not None and not isinstance(strict, bool):
-        raise _bad(f"{path}.strict", strict, "must be true or false")
+        raise bad(f"{path}.strict", strict, "must be true or false")
     return Tool(name=name, description=description, parameters=parameters or {}, strict=bool(strict))
 
 
@@ -95,20 +96,15 @@ def choice_of(value: Any, path: str = "$.tool_choice") -> Choice:
     function = value.get("function") if isinstance(value, dict) and value.get("type") == "function" else None
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str):
-        raise _bad(path, value, 'must be auto, none, required or {"type": "function", "function": {"name": ...}}')
+        raise bad(path, value, 'must be auto, none, required or {"type": "function", "function": {"name": ...}}')
     return Choice("required", name)
 
 
 def _tool(value: Any, path: str) -> Tool:
     if not isinstance(value, dict):
-        raise _bad(path, value, "must be an object with type and function")
+        raise bad(path, value, "must be an object with type and function")
     kind = value.get("type", "function")
     if kind != "function":
         path = f"{path}.type"
         raise Unsupported(f"{path} is {kind!r:.80}: only tools of type function can be called.", param=path)
     return function_of(value.get("function"), f"{path}.function")
-
-
-def _bad(path: str, value: object, why: str) -> InvalidRequest:
-    shown = repr(value)
-    return InvalidRequest(f"{path} is {shown[:80]}{'...' if len(shown) > 80 else ''}: it {why}.", param=path)
