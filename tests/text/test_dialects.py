@@ -64,9 +64,7 @@ def test_any_chunking_of_reasoning_equals_the_whole(
     text = drawn_text(data, family.markers)
     is_open = data.draw(st.booleans())
     tools = data.draw(st.sampled_from(TOOL_DIALECTS))
-    rest = parser_of(tools, None)
     assert_law(lambda: family.parser(is_open, parser_of(tools, None)), text, data, read_reply)
-    assert rest.finish() == []
 
 
 @pytest.mark.parametrize("family", TOOL_DIALECTS, ids=lambda family: family.name)
@@ -126,7 +124,7 @@ def hostile(markers: tuple[str, ...]) -> list[str]:
 @pytest.mark.parametrize("size", [1, 1000])
 def test_steps_grow_no_faster_than_the_text(family: ToolDialect, size: int) -> None:
     for unit in hostile(family.markers):
-        once = unit * (240 // len(unit) + 1)
+        once = unit * (160 // len(unit) + 1)
         steps = [
             num_steps(lambda: parser_of(family, None), [text[at : at + size] for at in range(0, len(text), size)])
             for text in (once, once * 2)
@@ -137,6 +135,6 @@ def test_steps_grow_no_faster_than_the_text(family: ToolDialect, size: int) -> N
 @pytest.mark.parametrize("family", REASONING_DIALECTS, ids=lambda family: family.name)
 def test_steps_of_reasoning_grow_no_faster_than_the_text(family: ReasoningDialect) -> None:
     for unit in (family.begin, family.begin[:-1], family.end[:-1], "\n", " ", f"\n{family.end[:-1]}"):
-        once = unit * (240 // len(unit) + 1)
+        once = unit * (160 // len(unit) + 1)
         steps = [num_steps(lambda: family.parser(True, PlainParser()), list(text)) for text in (once, once * 2)]
         assert steps[1] < 2.2 * steps[0] + 200, unit

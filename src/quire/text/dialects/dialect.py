@@ -1,8 +1,9 @@
 """The two things a dialect may be: a way to write tool calls, and a way to mark reasoning.
 
-A parser is pushed a reply's text as it comes and tells its events; it works in time linear in the text, holds back
-no more than the longest beginning of a marker, and never raises on what a model may write: text that is no well-formed
-call stays content.
+A parser is pushed a reply's text as it comes and tells its events; it works in time linear in the text, and never
+raises on what a model may write. It holds back what may be the beginning of a marker, whitespace before one, and a call
+until it is certain to be one; text that is no well-formed call stays content. A call that names no offered tool is a
+call all the same where a marker tells it; where nothing else does, it is content.
 """
 
 from collections.abc import Mapping, Sequence

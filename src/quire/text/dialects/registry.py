@@ -71,12 +71,13 @@ REASONING_DIALECTS: tuple[ReasoningDialect, ...] = (
 )
 _REASONING_ALIASES = {
     "deepseek-r1": "deepseek_r1",
-    "deepseek-v3": "think",
-    "deepseek_v3": "think",
-    "glm45": "think",
-    "olmo3": "think",
-    "qwen3": "think",
-    "qwen3-thinking": "think",
+    **dict.fromkeys(
+        (
+            *("deepseek-v3", "deepseek_v3", "glm45", "holo2", "interns1", "minimax", "minimax_m2", "nano_v3"),
+            *("nemotron_v3", "olmo3", "qwen3", "qwen3-thinking", "step3"),
+        ),
+        "think",
+    ),
 }
 
 
