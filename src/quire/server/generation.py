@@ -19,7 +19,8 @@ Event = tuple[int, RequestOutput]
 
 
 class Generation:
-    def __init__(self, on_close: Callable[["Generation"], None]) -> None:
+    def __init__(self, on_close: Callable[["Generation"], None], request_id: str) -> None:
+        self.request_id = request_id
         self.streams: list[RequestStream] = []
         self._on_close = on_close
 
