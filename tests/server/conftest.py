@@ -106,6 +106,9 @@ class FakeStream:
             raise output
         return output
 
+    def tap(self, take: Any) -> None:
+        pass
+
     def abort(self) -> None:
         if not self.ended:
             self.llm.aborted.append(self.request.request_id)
