@@ -11,17 +11,28 @@ from typing import TYPE_CHECKING, Any
 from quire.version import __version__
 
 if TYPE_CHECKING:
-    from quire.core.outputs import CompletionOutput, RequestOutput
-    from quire.core.sampling_params import SamplingParams
+    from quire.core.outputs import BeamSearchOutput, CompletionOutput, RequestOutput
+    from quire.core.sampling_params import BeamSearchParams, SamplingParams
     from quire.engine.async_llm import AsyncLLM
     from quire.llm import LLM
 
-__all__ = ["LLM", "AsyncLLM", "CompletionOutput", "RequestOutput", "SamplingParams", "__version__"]
+__all__ = [
+    "LLM",
+    "AsyncLLM",
+    "BeamSearchOutput",
+    "BeamSearchParams",
+    "CompletionOutput",
+    "RequestOutput",
+    "SamplingParams",
+    "__version__",
+]
 
 _HOMES = {
     "LLM": "quire.llm",
     "AsyncLLM": "quire.engine.async_llm",
     "SamplingParams": "quire.core.sampling_params",
+    "BeamSearchParams": "quire.core.sampling_params",
+    "BeamSearchOutput": "quire.core.outputs",
     "RequestOutput": "quire.core.outputs",
     "CompletionOutput": "quire.core.outputs",
 }

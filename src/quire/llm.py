@@ -6,7 +6,7 @@ The same names and outputs as vLLM's ``LLM``, so that a script changes one impor
 import itertools
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from quire.checkpoint.resolve import resolve
 from quire.core import errors, threads
@@ -14,10 +14,11 @@ from quire.core.config import DEFAULT_MODEL
 from quire.core.errors import Asleep, GenerationFailed, InvalidRequest
 from quire.core.keywords import engine_config
 from quire.core.messages import Abort, Add, Check, Done, EngineInfo, Order, Reset, Sleep, WakeUp
-from quire.core.outputs import RequestOutput
-from quire.core.sampling_params import SamplingParams
+from quire.core.outputs import BeamSearchOutput, RequestOutput
+from quire.core.sampling_params import BeamSearchParams, SamplingParams
 from quire.core.step import EngineStats, FinishReason
 from quire.engine.assembler import Assembler, OutputKind
+from quire.engine.beam_search import BeamSearch
 from quire.engine.control import PauseMode, check_mode
 from quire.engine.intake import Intake
 from quire.text.model_text import ModelText
@@ -132,6 +133,33 @@ class LLM:
         ]
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
 
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: BeamSearchParams,
+        *,
+        use_tqdm: bool = False,
+        concurrency_limit: int | None = None,
+    ) -> list[BeamSearchOutput]:
+        """The ``params.beam_width`` best continuations of each prompt, as transformers' beam search finds them.
+
+        ``concurrency_limit``: at most so many prompts at once; None: all. Raises InvalidRequest.
+        """
+        each = [self._read(prompt) for prompt in _each(prompts)]
+        at_once = concurrency_limit or max(1, len(each))
+        bar = _progress(len(each)) if use_tqdm else None
+        outputs = []
+        for first in range(0, len(each), at_once):
+            searches = [self._search(ids, salt, params) for _, ids, salt in each[first : first + at_once]]
+            while pending := [search for search in searches if not search.beams.is_over]:
+                self._advance(pending)
+            outputs += [search.output() for search in searches]
+            if bar is not None:
+                bar.update(len(searches))
+        if bar is not None:
+            bar.close()
+        return outputs
+
     def reset_prefix_cache(self) -> bool:
         """Forget every cached prefix; True, since between two calls nobody holds any."""
         done = self._client.send(Reset(0))
@@ -203,6 +231,27 @@ class LLM:
             return prompt, self._tokenizer.encode(prompt), salt
         return None, prompt, salt
 
+    def _search(self, ids: Sequence[int], salt: str, params: BeamSearchParams) -> "_Search":
+        beams = BeamSearch(params, self._tokenizer, self._intake.eos_token_ids, max_logprobs=self._intake.max_logprobs)
+        beams.limit(self._intake.room(ids))
+        return _Search(list(ids), salt, beams)
+
+    def _advance(self, searches: "Sequence[_Search]") -> None:
+        """Take one step of each, all in one batch."""
+        asked: list[tuple[Add, str | None]] = [
+            self._add(
+                {"prompt_token_ids": [*search.prompt_ids, *hypothesis.token_ids], "cache_salt": search.salt},
+                search.beams.step_params,
+                0,
+            )
+            for search in searches
+            for hypothesis in search.beams.live
+        ]
+        answers = iter(self._run(asked, use_tqdm=False))
+        for search in searches:
+            found = [next(answers).outputs[0].logprobs for _ in search.beams.live]
+            search.beams.advance([entries[0] for entries in found if entries])
+
     def _run(self, adds: list[tuple[Add, str | None]], use_tqdm: bool) -> list[RequestOutput]:
         if self.is_sleeping:
             raise Asleep("This LLM sleeps: call wake_up() first.")
@@ -241,6 +290,17 @@ class LLM:
                 _, handles = self._assembler.abort(add.request, FinishReason.ABORT, 0.0)
                 if handles:
                     self._client.send(Abort(handles))
+
+
+class _Search(NamedTuple):
+    """One prompt's beam search."""
+
+    prompt_ids: list[int]
+    salt: str
+    beams: BeamSearch
+
+    def output(self) -> BeamSearchOutput:
+        return BeamSearchOutput(self.beams.sequences(self.prompt_ids))
 
 
 def _each(prompts: Any) -> list[Prompt]:

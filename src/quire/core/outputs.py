@@ -36,6 +36,27 @@ class CompletionOutput(msgspec.Struct, kw_only=True):
         return self.finish_reason is not None
 
 
+class BeamSearchSequence(msgspec.Struct, kw_only=True):
+    """One beam. ``tokens`` and ``text`` are of the prompt and the continuation, without the token that ended it."""
+
+    tokens: list[int]
+    logprobs: list[Logprobs]
+    """For each generated token, with the one that ended it."""
+    cum_logprob: float
+    score: float
+    """The sum over the number of generated tokens to the power of the length penalty."""
+    text: str | None = None
+    finish_reason: str | None = None
+    stop_reason: int | str | None = None
+    lora_request: Any = None
+
+
+class BeamSearchOutput(msgspec.Struct):
+    """A prompt's beams, best first."""
+
+    sequences: list[BeamSearchSequence]
+
+
 class RequestMetrics(msgspec.Struct, kw_only=True):
     """When things happened, in time.monotonic() seconds; None where they have not."""
 

@@ -20,6 +20,7 @@ MAX_BAD_WORDS = 128
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 128
 MAX_PATTERN_SIZE = 1024
+MAX_LENGTH_PENALTY = 10.0
 GREEDY_EPS = 1e-5
 """Temperatures below this choose the likeliest token."""
 
@@ -153,6 +154,38 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             raise _bad("bad_words", len(self.bad_words), f"has too many words; at most {MAX_BAD_WORDS} are allowed")
         if self.allowed_token_ids is not None and not self.allowed_token_ids:
             raise _bad("allowed_token_ids", [], "must not be empty: nothing could be generated")
+
+
+class BeamSearchParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How one request wants its beams. ``max_tokens=None`` means up to the end of the context.
+
+    A hypothesis that ends after L tokens scores the sum of their log probabilities over L ** ``length_penalty``; a
+    greater penalty favours longer ones. Nothing is sampled: ``temperature`` 0 and 1 mean the same, others are refused.
+    ``logprobs=k`` returns the k likeliest tokens at each step and the chosen one. Raises InvalidRequest.
+    """
+
+    beam_width: int
+    max_tokens: int | None
+    ignore_eos: bool = False
+    temperature: float = 0.0
+    length_penalty: float = 1.0
+    include_stop_str_in_output: bool = False
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    skip_special_tokens: bool = True
+    shown_special_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        _within("beam_width", self.beam_width, 1, MAX_N, whole=True)
+        _within("length_penalty", self.length_penalty, -MAX_LENGTH_PENALTY, MAX_LENGTH_PENALTY)
+        if self.temperature not in (0, 1):
+            raise _bad("temperature", self.temperature, "must be 0 with beam search, which does not sample")
+        shared = ("max_tokens", "stop", "stop_token_ids", "min_tokens", "logprobs", "shown_special_token_ids")
+        checked = SamplingParams(**{name: getattr(self, name) for name in shared})
+        for name in shared:
+            msgspec.structs.force_setattr(self, name, getattr(checked, name))
 
 
 def _bad(name: str, value: object, why: str) -> InvalidRequest:

@@ -42,7 +42,7 @@ class Intake:
         self._vocab_size = min(
             info.vocab_size, tokenizer.vocab_size
         )  # embeddings are often padded with ids of no token
-        self._max_logprobs = max_logprobs
+        self.max_logprobs = max_logprobs
         self._seed = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0].item()
         self._next_handle = 1
 
@@ -88,6 +88,10 @@ class Intake:
             cache_salt=cache_salt,
             arrival_s=time.monotonic(),
         )
+
+    def room(self, prompt: Sequence[int]) -> int:
+        """How many tokens may follow a prompt; raises InvalidRequest or PromptTooLong for one that cannot be used."""
+        return self.info.max_model_len - len(self._prompt(prompt, SamplingParams()))
 
     def _prompt(self, prompt: Sequence[int], params: SamplingParams) -> np.ndarray:
         if len(prompt) == 0:
@@ -138,9 +142,9 @@ class Intake:
             if asked is None:
                 continue
             count = self._vocab_size if asked == -1 else asked
-            if count > self._max_logprobs:
+            if count > self.max_logprobs:
                 raise InvalidRequest(
-                    f"{name} is {asked}: this server returns at most {self._max_logprobs} log probabilities a token "
+                    f"{name} is {asked}: this server returns at most {self.max_logprobs} log probabilities a token "
                     "(--max-logprobs).",
                     param=f"$.{name}",
                 )
