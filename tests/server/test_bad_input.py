@@ -113,7 +113,6 @@ UNSUPPORTED = [
     (CHAT, "chat_template", "{{ messages }}"),
     (CHAT, "thread", {"type": "create"}),
     (CHAT, "previous_response_id", "x"),
-    *((path, "use_beam_search", True) for path in (CHAT, COMPLETIONS)),
     (CHAT, "best_of", 2),
     *((path, "logprob_token_ids", [1]) for path in (CHAT, COMPLETIONS)),
     (COMPLETIONS, "suffix", "end"),

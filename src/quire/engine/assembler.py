@@ -139,7 +139,8 @@ class _Running:
     def finished(self) -> bool:
         return all(c.finish_reason is not None for c in self.continuations)
 
-    def output(self, kind: OutputKind, indices: Iterable[int], finished: bool) -> RequestOutput:
+    def output(self, kind: OutputKind, indices: Iterable[int]) -> RequestOutput:
+        finished = self.finished
         return RequestOutput(
             request_id=self.request.request_id,
             prompt=self.prompt,
@@ -242,14 +243,12 @@ class Assembler:
         everything = range(running.request.params.n)
         chosen = sorted(indices) if running.kind is OutputKind.DELTA else everything
         if not running.finished:
-            if running.kind is OutputKind.FINAL:
-                return None
-            return Update(handle, running.output(running.kind, chosen, False))
+            return None if running.kind is OutputKind.FINAL else Update(handle, running.output(running.kind, chosen))
         running.metrics.finished_s = time_s
         for i in everything:
             del self._by_handle[handle + i]
-        output = running.output(running.kind, chosen, True)
-        return Update(handle, output, running.request, running.output(OutputKind.CUMULATIVE, everything, True))
+        output = running.output(running.kind, chosen)
+        return Update(handle, output, running.request, running.output(OutputKind.CUMULATIVE, everything))
 
     def _add_logprobs(self, continuation: _Continuation, top: TopLogprobs) -> None:
         assert continuation.logprobs is not None

@@ -86,7 +86,7 @@ class AsyncLLM:
         self.stats = EngineStats()
         self.failure: str | None = None
         self._is_ready = False
-        self._eos_token_ids = text.eos_token_ids
+        self.eos_token_ids: tuple[int, ...] = text.eos_token_ids
         self._assembler = Assembler(text.tokenizer, text.eos_token_ids)
         self._streams: dict[int, RequestStream] = {}
         self._observers: list[Observer] = []
@@ -104,7 +104,7 @@ class AsyncLLM:
         self._intake = Intake(
             info,
             self.tokenizer,
-            self._eos_token_ids,
+            self.eos_token_ids,
             max_logprobs=self.config.model.max_logprobs,
             seed=self.config.model.seed,
         )

@@ -12,16 +12,18 @@ from quire.core.outputs import RequestOutput
 from quire.core.step import FinishReason
 
 if TYPE_CHECKING:
+    from quire.engine.beam_stream import BeamStream
     from quire.engine.request_stream import RequestStream
+
+    Stream = RequestStream | BeamStream
 
 Event = tuple[int, RequestOutput]
 """The prompt's index, and what is new of its continuations."""
 
 
 class Generation:
-    def __init__(self, on_close: Callable[["Generation"], None], request_id: str) -> None:
-        self.request_id = request_id
-        self.streams: list[RequestStream] = []
+    def __init__(self, on_close: Callable[["Generation"], None]) -> None:
+        self.streams: list[Stream] = []
         self._on_close = on_close
 
     async def finals(self) -> list[RequestOutput]:
@@ -51,11 +53,6 @@ class Generation:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
-    def tap(self, take: Callable[[RequestOutput], bool]) -> None:
-        """Offer outputs to ``take`` the moment they come; only where there is one prompt. See RequestStream.tap."""
-        if len(self.streams) == 1:
-            self.streams[0].tap(lambda output: take(_sound(output)))
-
     def abort(self) -> None:
         """Stop the engine's work; readers still get what there is, and the end."""
         for stream in self.streams:
@@ -66,7 +63,7 @@ class Generation:
         self._on_close(self)
 
 
-async def _pump(index: int, stream: "RequestStream", queue: "asyncio.Queue[Event | BaseException | None]") -> None:
+async def _pump(index: int, stream: "Stream", queue: "asyncio.Queue[Event | BaseException | None]") -> None:
     try:
         async for output in stream:
             await queue.put((index, _sound(output)))
@@ -76,7 +73,7 @@ async def _pump(index: int, stream: "RequestStream", queue: "asyncio.Queue[Event
         await queue.put(None)
 
 
-async def _last(stream: "RequestStream") -> RequestOutput:
+async def _last(stream: "Stream") -> RequestOutput:
     last: RequestOutput | None = None
     async for output in stream:
         last = _sound(output)

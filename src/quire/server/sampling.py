@@ -4,7 +4,7 @@ A setting comes from the request, else from the model's own defaults, else from 
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from quire.core.errors import InvalidRequest, QuireError, Unsupported
@@ -25,7 +25,7 @@ def chat_params(body: ChatCompletionRequest, defaults: Mapping[str, Any]) -> Sam
         raise InvalidRequest(
             f"top_logprobs is {body.top_logprobs} but logprobs is false: set logprobs to true.", param="$.top_logprobs"
         )
-    if body.best_of is not None and body.best_of != body.n:
+    if body.best_of is not None and body.best_of != body.n and not body.use_beam_search:
         raise Unsupported(
             f"best_of is {body.best_of} and n is {body.n}: a chat answer has every reply that is made, so leave "
             "best_of out.",
@@ -42,10 +42,10 @@ def chat_params(body: ChatCompletionRequest, defaults: Mapping[str, Any]) -> Sam
 def completion_params(body: CompletionRequest, defaults: Mapping[str, Any]) -> SamplingParams:
     """Raises InvalidRequest. With echo, ``max_tokens: 0`` scores the prompt: one token is made, and not shown.
 
-    ``n`` of the result is ``best_of``, where that is given: so many are made.
+    ``n`` of the result is ``best_of``, where that is given: so many are made. A beam search gives ``n`` in any case.
     """
     _check_prompt_logprobs(body)
-    num_made = num_continuations(body)
+    num_made = body.n if body.use_beam_search else num_continuations(body)
     limit = body.max_tokens if body.max_tokens is not None else defaults.get("max_tokens", _COMPLETION_MAX_TOKENS)
     if limit == 0 and not body.echo:
         raise InvalidRequest("max_tokens is 0: it must be at least 1, unless echo is true.", param="$.max_tokens")
@@ -80,6 +80,17 @@ def chat_paths(body: ChatCompletionRequest) -> Iterator[None]:
     names = {"$.prompt": "$.messages", "$.logprobs": "$.top_logprobs"}
     if body.max_completion_tokens is not None:
         names["$.max_tokens"] = "$.max_completion_tokens"
+    with beam_paths(body), _renamed(names):
+        yield
+
+
+def beam_paths(body: GenerationRequest) -> AbstractContextManager[None]:
+    """Let errors name the field of a request that says how wide a beam search is."""
+    return _renamed({"$.beam_width": "$.n" if body.best_of is None else "$.best_of"})
+
+
+@contextmanager
+def _renamed(names: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except QuireError as error:

@@ -20,6 +20,8 @@ from quire.core.config import ServerConfig
 from quire.core.errors import ConfigError, EngineDead, ModelNotFound, Overloaded, QuireError
 from quire.core.sampling_params import SamplingParams
 from quire.engine.assembler import OutputKind
+from quire.engine.beam_stream import BeamStream
+from quire.server.beams import Beams, search_params
 from quire.server.generation import Generation
 from quire.server.metrics import Metrics
 from quire.text.chat import ChatTemplate
@@ -28,11 +30,10 @@ from quire.version import __version__
 
 if TYPE_CHECKING:
     from quire.engine.async_llm import AsyncLLM
+    from quire.server.generation import Stream
     from quire.text.tokenizer import Tokenizer
 
 _MAX_TEMPLATES = 16
-_ANSWER_PREFIX = re.compile(r"^(chatcmpl-|cmpl-|resp_|msg_)")
-"""What answers put before the id of their request."""
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -46,6 +47,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     add_special_tokens: bool
     priority: int
     cache_salt: str
+    beams: Beams | None = None
+    """Search for the ``params.n`` best instead of sampling."""
     is_reasoning_open: bool = False
     """The prompt ends inside reasoning."""
 
@@ -96,30 +99,41 @@ class Service:
         """
         if (error := self.unavailable()) is not None:
             raise error
-        generation = Generation(self._forget, plan.request_id)
+        generation = Generation(self._forget)
         self.running.add(generation)
         self._idle.clear()
         try:
             for i, prompt in enumerate(plan.prompts):
+                request_id = plan.request_id if len(plan.prompts) == 1 else f"{plan.request_id}-{i}"
                 try:
-                    stream = await self.llm.submit(
-                        prompt,
-                        plan.params,
-                        request_id=plan.request_id if len(plan.prompts) == 1 else f"{plan.request_id}-{i}",
-                        kind=plan.kind,
-                        add_special_tokens=plan.add_special_tokens,
-                        priority=plan.priority,
-                        cache_salt=plan.cache_salt,
-                    )
+                    generation.streams.append(await self._submit(prompt, plan, request_id))
                 except QuireError as refusal:
                     if refusal.param == "$.prompt" and len(plan.prompts) > 1:
                         refusal.param = f"$.prompt[{i}]"
                     raise
-                generation.streams.append(stream)
         except BaseException:
             generation.close()
             raise
         return generation
+
+    async def _submit(self, prompt: str | list[int], plan: Plan, request_id: str) -> "Stream":
+        options: dict[str, Any] = {
+            "request_id": request_id,
+            "add_special_tokens": plan.add_special_tokens,
+            "priority": plan.priority,
+            "cache_salt": plan.cache_salt,
+        }
+        if plan.beams is None:
+            return await self.llm.submit(prompt, plan.params, kind=plan.kind, **options)
+        return await BeamStream.begin(
+            self.llm,
+            prompt,
+            search_params(plan.params, plan.beams),
+            n=plan.params.n,
+            truncate_prompt_tokens=plan.params.truncate_prompt_tokens,
+            truncation_side=plan.params.truncation_side,
+            **options,
+        )
 
     def request_template(self, source: str) -> ChatTemplate:
         """A template that a request brought, compiled once for as long as it is among the last ones used."""
@@ -137,28 +151,6 @@ class Service:
         """End everything that runs; its clients get what there is, with finish_reason abort."""
         for generation in list(self.running):
             generation.abort()
-
-    def abort(self, ids: Sequence[str] | None) -> int:
-        """End the requests of these ids, or all; how many there were.
-
-        An id is a request's own (the header's), the one in its answer, or that of one of its prompts, ``ID-0``.
-        """
-        if ids is None:
-            found = len(self.running)
-            self.abort_all()
-            return found
-        wanted = {bare for given in ids for bare in (given, _ANSWER_PREFIX.sub("", given))}
-        found = 0
-        for generation in list(self.running):
-            if generation.request_id in wanted:
-                generation.abort()
-                found += 1
-                continue
-            for stream in generation.streams:
-                if stream.request.request_id in wanted:
-                    stream.abort()
-                    found += 1
-        return found
 
     async def idle(self) -> None:
         """Return when nothing runs."""

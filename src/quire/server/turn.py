@@ -4,8 +4,7 @@ Every face (OpenAI's chat and Responses, Anthropic's, Ollama's) makes a Turn of 
 the Exchange tells. Law: an Exchange is closed exactly when the answer is over, whatever way that came about.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -15,6 +14,7 @@ from quire.core.outputs import CompletionOutput, RequestOutput
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import FinishReason
 from quire.engine.assembler import OutputKind
+from quire.server.beams import Beams
 from quire.server.constraint import constrained
 from quire.server.generation import Generation
 from quire.server.rendering import Conversation, render
@@ -45,6 +45,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     tool_choice: ToolChoice = "auto"
     forced_tool: str | None = None
     has_parallel_calls: bool = True
+    beams: Beams | None = None
     add_special_tokens: bool = False
     priority: int = 0
     cache_salt: str = ""
@@ -99,6 +100,7 @@ async def begin(service: Service, turn: Turn) -> "Exchange":
         add_special_tokens=turn.add_special_tokens,
         priority=turn.priority,
         cache_salt=turn.cache_salt,
+        beams=turn.beams,
         is_reasoning_open=is_open,
     )
     generation = await service.generate(plan)
@@ -147,15 +149,8 @@ class Exchange:
     async def steps(self) -> AsyncIterator[tuple[RequestOutput, list[Piece]]]:
         """What is new, as it comes; of a streamed turn. Raises GenerationFailed or EngineDead."""
         async for _, output in self._generation.events():
-            yield output, self._read(output)
-
-    def tap(self, take: Callable[[Callable[[], list[Piece]]], bool]) -> None:
-        """Offer steps to ``take`` the moment they come; what it declines, unread, ``steps`` gives."""
-        self._generation.tap(lambda output: take(partial(self._read, output)))
-
-    def _read(self, output: RequestOutput) -> list[Piece]:
-        self._num_cached = output.num_cached_tokens or self._num_cached
-        return [self._readers[choice.index].read(choice) for choice in output.outputs]
+            self._num_cached = output.num_cached_tokens or self._num_cached
+            yield output, [self._readers[choice.index].read(choice) for choice in output.outputs]
 
     async def finals(self) -> tuple[RequestOutput, list[Answered]]:
         """The whole answer. Raises GenerationFailed or EngineDead."""

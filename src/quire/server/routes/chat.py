@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quire.server.answers.chat import ChatAnswer
+from quire.server.beams import beams_of
 from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
@@ -74,6 +75,7 @@ def _turn(service: Service, body: ChatCompletionRequest, request_id: str) -> Tur
         forced_tool=choice.forced,
         has_parallel_calls=body.parallel_tool_calls,
         add_special_tokens=bool(body.add_special_tokens),
+        beams=beams_of(body),
         priority=body.priority,
         cache_salt=body.cache_salt,
     )

@@ -10,11 +10,12 @@ from quire.core.errors import InvalidRequest, Unsupported
 from quire.core.sampling_params import MAX_N, SamplingParams
 from quire.engine.assembler import OutputKind
 from quire.server.answers.completion import CompletionAnswer
+from quire.server.beams import beams_of
 from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
 from quire.server.responses import json_response
-from quire.server.sampling import completion_params, num_continuations
+from quire.server.sampling import beam_paths, completion_params, num_continuations
 from quire.server.schema.completion import Completion, CompletionChunk, CompletionRequest, Prompt, prompts_of
 from quire.server.service import Plan, Service, request_id_of, service_of
 from quire.server.streaming import EventStream
@@ -38,6 +39,9 @@ async def completions(request: Request) -> Response:
     asked: Sequence[Prompt] = prompts
     if body.suffix:
         asked, params = await _around_the_gap(service, body, body.suffix, prompts, params)
+    beams = beams_of(body)
+    if beams is not None:
+        _check_scores(body)
     plan = Plan(
         prompts=asked,
         params=params,
@@ -46,6 +50,7 @@ async def completions(request: Request) -> Response:
         add_special_tokens=body.add_special_tokens is not False,
         priority=body.priority,
         cache_salt=body.cache_salt,
+        beams=beams,
     )
     if body.stream:
         generation = await while_connected(request.receive, service.generate(plan))
@@ -57,7 +62,8 @@ async def completions(request: Request) -> Response:
         )
 
     async def whole() -> Completion:
-        generation = await service.generate(plan)
+        with beam_paths(body):
+            generation = await service.generate(plan)
         try:
             outputs = await generation.finals()
         finally:
@@ -91,6 +97,16 @@ async def _around_the_gap(
     if not params.ignore_eos:
         params = params.replace(stop_token_ids=(*params.stop_token_ids, *fim.end_ids))
     return await service.llm.run_blocking(build), params
+
+
+def _check_scores(body: CompletionRequest) -> None:
+    """A beam search scores what it makes, and not the prompt."""
+    if body.echo and (body.logprobs is not None or body.max_tokens == 0):
+        raise InvalidRequest(
+            "echo asks for the prompt's log probabilities, and use_beam_search is true: a search does not compute "
+            "them, so turn one of them off.",
+            param="$.echo",
+        )
 
 
 def _check_count(prompts: list[Prompt], num_continuations: int, max_prompts: int) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from quire.core.sampling_params import (
+    MAX_LENGTH_PENALTY,
     MAX_LOGIT_BIAS,
     MAX_N,
     MAX_PATTERN_SIZE,
@@ -39,6 +40,13 @@ class GenerationRequest(RequestModel):
 
     n: int = Field(default=1, ge=1, le=MAX_N)
     best_of: int | None = Field(default=None, ge=1, le=MAX_N, description="make so many, return the n likeliest")
+    use_beam_search: bool = Field(default=False, description="the n best of best_of, or n, beams; not in a stream")
+    length_penalty: float = Field(
+        default=1.0,
+        ge=-MAX_LENGTH_PENALTY,
+        le=MAX_LENGTH_PENALTY,
+        description="of beams: a score is over the length to this power",
+    )
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1, lt=2**31, description="0 or -1: the whole vocabulary")

@@ -36,7 +36,6 @@ REFUSED_ANYWHERE: Refusals = {
     **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object"), _empty),
     **dict.fromkeys(("regex", "ebnf", "json_schema", "grammar"), _empty),
     # other ways to choose tokens
-    "use_beam_search": _one_of(False),
     "logprob_token_ids": _empty,
     "logits_processors": _empty,
     "watermarking": _one_of(False),
