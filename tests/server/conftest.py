@@ -143,6 +143,7 @@ class FakeStream:
         self.metrics.finished_s = time.monotonic()
         for choice in self.choices:
             choice.finish_reason = reason.value
+            choice.stop_reason = self.llm.stop_reason
         self.queue.put_nowait(self.output(0 if self.kind is OutputKind.DELTA else MAX_TEXT))
         self.llm.forget(self, reason)
 
@@ -210,6 +211,7 @@ class FakeLLM:
         self.num_cached_tokens = 0
         self.eos_token_ids: tuple[int, ...] = ()
         self.says: str | None = None
+        self.stop_reason: str | None = None
         self.refuses: Exception | None = None
         """Raised by submit."""
         self.breaks: Exception | None = None

@@ -47,6 +47,12 @@ class Unsupported(InvalidRequest):
     code = "unsupported_value"
 
 
+class ThreadUnsupported(Unsupported):
+    """The request counts on a conversation that the server would hold; clients then send all of it."""
+
+    code = "thread_unsupported_request"
+
+
 class Unauthorized(QuireError):
     """No key, or a wrong one."""
 

@@ -22,7 +22,7 @@ from quire.server.middleware.envelope import Envelope
 from quire.server.middleware.hosts import Hosts
 from quire.server.middleware.limits import Limits
 from quire.server.responses import error_response
-from quire.server.routes import chat, completions, docs, health, metrics, models, tokenize
+from quire.server.routes import chat, completions, docs, health, messages, metrics, models, tokenize
 from quire.server.service import Service
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def create_app(llm: "AsyncLLM", config: ServerConfig, served_names: Sequence[str
 
 
 def _endpoints(config: ServerConfig) -> tuple[Endpoint, ...]:
-    families = [chat, completions, models, tokenize, health, metrics]
+    families = [chat, completions, messages, models, tokenize, health, metrics]
     found = [endpoint for family in families for endpoint in family.ENDPOINTS]
     return (*found, *(docs.ENDPOINTS if config.enable_docs else ()))
 
@@ -72,7 +72,7 @@ def _cors(config: ServerConfig) -> list[Middleware]:
             allow_methods=config.allowed_methods,
             allow_headers=config.allowed_headers,
             allow_credentials=config.allow_credentials,
-            expose_headers=["x-request-id"],
+            expose_headers=["x-request-id", "request-id"],
         )
     ]
 

@@ -112,10 +112,12 @@ def _sentence(path: str, fault: ErrorDetails) -> str:
 def _path(fault: ErrorDetails, data: Any) -> tuple[str, int]:
     """The fault's JSON path and how deep it is; what pydantic adds for the alternatives of a union is left out."""
     path, depth = "$", 0
-    for step in fault["loc"]:
+    last = len(fault["loc"]) - 1
+    for i, step in enumerate(fault["loc"]):
+        is_missing = i == last and fault["type"] == "missing"
         if isinstance(data, list) and isinstance(step, int):
             path, data = f"{path}[{step}]", data[step] if step < len(data) else None
-        elif isinstance(data, dict) and isinstance(step, str) and (step in data or fault["type"] == "missing"):
+        elif isinstance(data, dict) and isinstance(step, str) and (step in data or is_missing):
             path, data = f"{path}.{step:.40}", data.get(step)
         else:
             continue

@@ -18,7 +18,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     methods: tuple[str, ...] = ("GET",)
     body: type[BaseModel] | None = None
     answer: Any = None
-    """The msgspec type of a 200's JSON; None where it is text."""
+    """The msgspec type of a 200's JSON, or a tuple of those that it may be; None where it is text."""
     chunk: Any = None
     """The type of a stream's events, where there can be one."""
     errors: tuple[int, ...] = ()

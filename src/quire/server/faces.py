@@ -1,14 +1,16 @@
 """In whose shape an error is told: OpenAI's, or that of the family of APIs that a path belongs to.
 
-Decided by the path alone, so that it holds for errors before any route is found, and after a stream has begun.
+Decided by the path, and by a header where two families share one: so it holds for errors before any route is found, and
+after a stream has begun.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
-from quire.core.errors import QuireError
+from quire.core.errors import Overloaded, PromptTooLong, QuireError, ThreadUnsupported
+from quire.server.schema.anthropic import AnthropicError, AnthropicErrorBody
 from quire.server.schema.common import Error, ErrorBody
 
 encode = msgspec.json.Encoder().encode
@@ -22,6 +24,8 @@ class Face(msgspec.Struct, frozen=True, kw_only=True):
     error_type: Any
     """The msgspec type of an error's body, for the published schema."""
     status: Callable[[QuireError], int] = lambda error: error.status
+    request_id_headers: tuple[str, ...] = ("x-request-id",)
+    """Under which names a request's id goes back."""
     stream_type: str = "text/event-stream"
     keep_alive: bytes = b": keep-alive\n\n"
     frame: Callable[[bytes], bytes] = lambda body: b"data: " + body + b"\n\n"
@@ -36,9 +40,64 @@ def _openai_error(error: QuireError) -> ErrorBody:
 
 OPENAI = Face(name="openai", error_body=_openai_error, error_type=ErrorBody, end=b"data: [DONE]\n\n")
 
-_BY_PREFIX: tuple[tuple[str, Face], ...] = ()
+_ANTHROPIC_OVERLOADED = 529
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    431: "request_too_large",
+    _ANTHROPIC_OVERLOADED: "overloaded_error",
+}
+"""Of an error's status; another is a fault of the request below 500, and one of the server from there."""
 
 
-def face_of(path: str) -> Face:
-    """The family that a path belongs to, as the router sees it."""
-    return next((face for prefix, face in _BY_PREFIX if path == prefix or path.startswith(prefix + "/")), OPENAI)
+def _anthropic_status(error: QuireError) -> int:
+    return _ANTHROPIC_OVERLOADED if isinstance(error, Overloaded) else error.status
+
+
+def _anthropic_error(error: QuireError) -> AnthropicErrorBody:
+    status = _anthropic_status(error)
+    kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    if isinstance(error, ThreadUnsupported):
+        details = {"error_code": error.code, "unsupported": ["thread"]}
+        return AnthropicErrorBody(AnthropicError(kind, error.message, details))
+    # Clients look for these words, and shorten their conversation.
+    message = f"prompt is too long: {error.message}" if isinstance(error, PromptTooLong) else error.message
+    return AnthropicErrorBody(AnthropicError(kind, message))
+
+
+def _anthropic_frame(body: bytes) -> bytes:
+    return b"event: error\ndata: " + body + b"\n\n"
+
+
+ANTHROPIC = Face(
+    name="anthropic",
+    error_body=_anthropic_error,
+    error_type=AnthropicErrorBody,
+    status=_anthropic_status,
+    request_id_headers=("x-request-id", "request-id"),
+    keep_alive=b'event: ping\ndata: {"type":"ping"}\n\n',
+    frame=_anthropic_frame,
+)
+
+_BY_PREFIX: tuple[tuple[str, Face], ...] = (("/v1/messages", ANTHROPIC),)
+
+
+_SHARED_PREFIX = "/v1/models"
+_ANTHROPIC_HEADER = b"anthropic-version"
+
+
+def face_of(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> Face:
+    """The family that a path belongs to, as the router sees it; ``headers`` as ASGI has them."""
+    for prefix, face in _BY_PREFIX:
+        if _is_under(path, prefix):
+            return face
+    is_anthropic = _is_under(path, _SHARED_PREFIX) and any(name == _ANTHROPIC_HEADER for name, _ in headers)
+    return ANTHROPIC if is_anthropic else OPENAI
+
+
+def _is_under(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(prefix + "/")

@@ -14,13 +14,15 @@ from quire.version import __version__
 _REF = "#/components/schemas/"
 _ANY_ROUTE = (400, 401, 403, 405, 431, 500, 503)
 _WITH_BODY = (408, 413, 415)
+_PHRASES = {529: "Overloaded"}
+"""Of statuses that no standard knows."""
 
 
 def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     """An OpenAPI 3.1 document as plain data."""
     bodies = [endpoint.body for endpoint in endpoints if endpoint.body is not None]
     _, defined = models_json_schema([(body, "validation") for body in bodies], ref_template=_REF + "{model}")
-    answers = [kind for e in endpoints for kind in (e.answer, e.chunk) if kind is not None]
+    answers = [kind for e in endpoints for answer in (e.answer, e.chunk) for kind in _kinds(answer)]
     answers += list(dict.fromkeys(face_of(e.path).error_type for e in endpoints))
     shapes, components = msgspec.json.schema_components(answers, ref_template=_REF + "{name}")
     by_answer = {str(kind): shape for kind, shape in zip(answers, shapes, strict=True)}
@@ -43,9 +45,9 @@ def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
 def _operation(endpoint: Endpoint, method: str, by_answer: dict[str, Any]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     if endpoint.answer is not None:
-        content["application/json"] = {"schema": by_answer[str(endpoint.answer)]}
+        content["application/json"] = {"schema": _any_of([by_answer[str(kind)] for kind in _kinds(endpoint.answer)])}
     if endpoint.chunk is not None:
-        content["text/event-stream"] = {"schema": by_answer[str(endpoint.chunk)]}
+        content[face_of(endpoint.path).stream_type] = {"schema": by_answer[str(endpoint.chunk)]}
     if not content:
         content["text/html" if endpoint.path == "/docs" else "text/plain"] = {"schema": {"type": "string"}}
     failure = {"application/json": {"schema": by_answer[str(face_of(endpoint.path).error_type)]}}
@@ -54,7 +56,10 @@ def _operation(endpoint: Endpoint, method: str, by_answer: dict[str, Any]) -> di
         "summary": endpoint.summary,
         "operationId": f"{method.lower()}_{endpoint.handler.__name__}_{endpoint.path.strip('/').replace('/', '_')}",
         "responses": {"200": {"description": "OK", "content": content}}
-        | {str(s): {"description": HTTPStatus(s).phrase, "content": failure} for s in sorted(statuses)},
+        | {
+            str(s): {"description": _PHRASES.get(s) or HTTPStatus(s).phrase, "content": failure}
+            for s in sorted(statuses)
+        },
     }
     if endpoint.is_open:
         operation["security"] = []
@@ -64,3 +69,13 @@ def _operation(endpoint: Endpoint, method: str, by_answer: dict[str, Any]) -> di
     if "{id" in endpoint.path:
         operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
     return operation
+
+
+def _kinds(answer: Any) -> tuple[Any, ...]:
+    if answer is None:
+        return ()
+    return answer if isinstance(answer, tuple) else (answer,)
+
+
+def _any_of(schemas: list[Any]) -> Any:
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}

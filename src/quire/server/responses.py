@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from quire.core.errors import QuireError, RequestTimeout, RequestTooLarge, Unauthorized
-from quire.server.faces import encode, face_of
+from quire.server.faces import Face, encode, face_of
 
 
 class InternalError(QuireError):
@@ -29,7 +29,7 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
 
 def error_response(error: QuireError, scope: Scope, headers: Mapping[str, str] | None = None) -> Response:
     """The error's body with its status, and the headers that go with it, as clients of the scope's path expect it."""
-    face = face_of(routed_path(scope))
+    face = face_for(scope)
     extra = dict(headers or {})
     if error.retry_after_s is not None:
         extra["retry-after"] = str(max(1, round(error.retry_after_s)))
@@ -38,6 +38,11 @@ def error_response(error: QuireError, scope: Scope, headers: Mapping[str, str] |
     if isinstance(error, RequestTooLarge | RequestTimeout):
         extra["connection"] = "close"  # the rest of the request is not worth reading
     return json_response(face.error_body(error), face.status(error), extra)
+
+
+def face_for(scope: Scope) -> Face:
+    """The family of APIs that a request is made to."""
+    return face_of(routed_path(scope), scope["headers"])
 
 
 def routed_path(scope: Scope) -> str:

@@ -79,6 +79,8 @@ class Answered(msgspec.Struct, frozen=True):
     """One continuation at its end."""
 
     choice: CompletionOutput
+    events: list[Event]
+    """The reply in the order in which it was written."""
     reply: Reply
     finish_reason: str
 
@@ -160,7 +162,7 @@ class Exchange:
         for choice in output.outputs:
             piece = self._readers[choice.index].read(choice)
             reason = piece.finish_reason or FinishReason.STOP.value
-            answered.append(Answered(choice, Reply.of(piece.events), reason))
+            answered.append(Answered(choice, piece.events, Reply.of(piece.events), reason))
         return output, answered
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quire.core.errors import QuireError
-from quire.server.responses import InternalError, error_response
+from quire.server.responses import InternalError, error_response, face_for
 from quire.server.service import SANE_REQUEST_ID, Service
 
 log = logging.getLogger("quire.server")
@@ -39,7 +39,9 @@ class Envelope:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                for name in face_for(scope).request_id_headers:
+                    headers[name] = request_id
             await send(message)
 
         try:

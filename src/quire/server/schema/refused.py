@@ -64,9 +64,42 @@ REFUSED_IN_CHAT: Refusals = {
 
 REFUSED_IN_COMPLETIONS: Refusals = {**REFUSED_ANYWHERE, "thinking_token_budget": _one_of(-1)}
 
+
+def _edits_nothing(value: object) -> bool:
+    """``context_management`` that keeps the whole conversation, as some clients always say."""
+    edits = value.get("edits") if isinstance(value, dict) else value
+    return not edits or (isinstance(edits, list) and all(_keeps_all(edit) for edit in edits))
+
+
+def _keeps_all(edit: object) -> bool:
+    if not isinstance(edit, dict):
+        return False
+    return str(edit.get("type")).startswith("clear_thinking_") and edit.get("keep") == "all"
+
+
+_SHAPES_ELSEWHERE = (
+    "response_format",
+    "structured_outputs",
+    *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object"),
+    *("regex", "ebnf", "json_schema", "grammar"),
+)
+
+REFUSED_IN_MESSAGES: Refusals = {
+    **{name: is_harmless for name, is_harmless in REFUSED_ANYWHERE.items() if name != "thread"},
+    **dict.fromkeys(_SHAPES_ELSEWHERE, _empty),
+    "n": _one_of(1),
+    "container": _empty,
+    "context_management": _edits_nothing,
+    "mcp_servers": _empty,
+}
+"""Anthropic's ``thread`` is refused by its route, with the code that clients wait for."""
+
 _WHY = {
     "functions": "it was replaced by tools in OpenAI's API",
     "function_call": "it was replaced by tool_choice in OpenAI's API",
+    "container": "this server runs no code for the model",
+    "context_management": "this server leaves conversations as they are",
+    "mcp_servers": "this server calls no tools itself",
 }
 
 

@@ -1,6 +1,7 @@
 """Tools that a request offers, and which of them the answer must call: OpenAI's shapes, checked by hand."""
 
 import re
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -55,17 +56,22 @@ class Choice(msgspec.Struct, frozen=True):
 
 def tools_of(value: Any, path: str = "$.tools") -> tuple[Tool, ...]:
     """The tools of a request; raises InvalidRequest or Unsupported with the path of what is wrong."""
+    return unique_tools(value, path, _tool, ".function.name")
+
+
+def unique_tools(value: Any, path: str, read: Callable[[Any, str], Tool], name: str) -> tuple[Tool, ...]:
+    """A list of tools, each made by ``read`` of a value and its path; ``name``: where a tool has its name."""
     if value is None:
         return ()
     if not isinstance(value, list):
         raise bad(path, value, "must be a list of tools")
     if len(value) > MAX_TOOLS:
         raise InvalidRequest(f"{path} holds {len(value)} tools: at most {MAX_TOOLS} fit in a request.", param=path)
-    tools = tuple(_tool(tool, f"{path}[{i}]") for i, tool in enumerate(value))
+    tools = tuple(read(tool, f"{path}[{i}]") for i, tool in enumerate(value))
     seen: set[str] = set()
     for i, tool in enumerate(tools):
         if tool.name in seen:
-            raise bad(f"{path}[{i}].function.name", tool.name, "must differ from the names of the other tools")
+            raise bad(f"{path}[{i}]{name}", tool.name, "must differ from the names of the other tools")
         seen.add(tool.name)
     return tools
 
