@@ -69,3 +69,54 @@ def test_abort_is_sent_while_it_matters() -> None:
         return aborted
 
     assert asyncio.run(main()) == [1]
+
+
+def test_what_is_tapped_comes_at_once_and_in_order() -> None:
+    """Only while the reader waits, having done with all that came before; what is declined, and the end, it reads."""
+
+    async def main() -> None:
+        stream = RequestStream(REQUEST, OutputKind.DELTA, lambda request: None)
+        heard: list[str] = []
+        is_open = True
+
+        def take(output: RequestOutput) -> bool:
+            if is_open:
+                heard.append(f"tap {output.outputs[0].text}")
+            return is_open
+
+        stream.tap(take)
+        stream.put(delta(0, "a"))
+        assert heard == [], "nobody waits yet, so a reader may be busy with what came before"
+        heard.append(f"read {(await anext(stream)).outputs[0].text}")
+        waiting = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        stream.put(delta(0, "b"))
+        is_open = False
+        stream.put(delta(0, "c"))
+        is_open = True
+        stream.put(delta(0, "d"))
+        heard.append(f"read {(await waiting).outputs[0].text}")
+        waiting = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        stream.put(delta(0, "e", end="stop", finished=True))
+        heard.append(f"read {(await waiting).outputs[0].text}")
+        assert heard == ["read a", "tap b", "read cd", "read e"]
+
+    asyncio.run(main())
+
+
+def test_what_fails_in_a_tap_is_the_readers_to_hear() -> None:
+    async def main() -> None:
+        stream = RequestStream(REQUEST, OutputKind.DELTA, lambda request: None)
+
+        def take(output: RequestOutput) -> bool:
+            raise ZeroDivisionError
+
+        stream.tap(take)
+        waiting = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        stream.put(delta(0, "a"))
+        with pytest.raises(ZeroDivisionError):
+            await waiting
+
+    asyncio.run(main())

@@ -16,12 +16,13 @@ import pytest
 
 from quire.core.config import EngineConfig, ServerConfig
 from quire.core.errors import InvalidRequest, PromptTooLong
-from quire.core.messages import EngineInfo
+from quire.core.messages import AWAKE, Done, EngineInfo, Pause, Resume, Sleep, WakeUp
 from quire.core.outputs import CompletionOutput, Logprob, Logprobs, RequestMetrics, RequestOutput
 from quire.core.request import Request
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import EngineStats, Finished, FinishReason, Started, StepOutput
 from quire.engine.assembler import OutputKind
+from quire.engine.control import EngineControl
 from quire.server.app import create_app
 
 VOCAB = 260
@@ -38,6 +39,7 @@ class ByteTokenizer:
     def __init__(self) -> None:
         self.named: dict[str, int] = {}
         """Tokens of more than one byte, by their names."""
+        self.roles = {"eos_token": "<256>"}
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [BOS] * add_special_tokens + list(text.encode())
@@ -52,6 +54,9 @@ class ByteTokenizer:
         return bytes([token]) if token < 256 else f"<{token}>".encode()
 
     bos_token = eos_token = None
+
+    def added_tokens(self) -> dict[str, Any]:
+        return {"256": {"content": "<256>", "special": True}}
 
     def byte_table(self, skip_special_tokens: bool, shown: frozenset[int] = frozenset()) -> dict[int, bytes]:
         return {token: self.token_bytes(token) if token < 256 else b"" for token in range(VOCAB)}
@@ -103,6 +108,9 @@ class FakeStream:
         if isinstance(output, Exception):
             raise output
         return output
+
+    def tap(self, take: Any) -> None:
+        pass
 
     def abort(self) -> None:
         if not self.ended:
@@ -222,6 +230,9 @@ class FakeLLM:
         self.submitted = asyncio.Event()
         self.aborted_one = asyncio.Event()
         self.observers: list[Any] = []
+        self.control = EngineControl(self.order, self.abort_all)
+        self.orders: list[Any] = []
+        self._is_paused, self._sleep_level = False, AWAKE
         self._gate: asyncio.Semaphore | None = None
         self._handle = 1
 
@@ -236,6 +247,7 @@ class FakeLLM:
         priority: int = 0,
         cache_salt: str = "",
     ) -> FakeStream:
+        self.control.check_awake()
         if self.refuses is not None:
             raise self.refuses
         ids = self.tokenizer.encode(prompt, add_special_tokens) if isinstance(prompt, str) else list(prompt)
@@ -264,6 +276,32 @@ class FakeLLM:
         self.streams.add(stream)
         self.submitted.set()
         return stream
+
+    def order(self, message: Any) -> None:
+        """Carry out an order, or say that it cannot be; the answer comes a moment later."""
+        self.orders.append(message)
+        error = kind = ""
+        if isinstance(message, Resume) and self._sleep_level > 0:
+            error, kind = "Asleep.", "Conflict"
+        elif isinstance(message, Pause | Resume):
+            self._is_paused = isinstance(message, Pause)
+        elif isinstance(message, Sleep):
+            self._is_paused, self._sleep_level = True, message.level
+        elif isinstance(message, WakeUp) and message.tags != ["weights"]:
+            self._is_paused, self._sleep_level = False, AWAKE
+        done = Done(
+            message.call,
+            error,
+            kind,
+            num_held_blocks=len(self.streams),
+            is_paused=self._is_paused,
+            sleep_level=self._sleep_level,
+        )
+        asyncio.get_running_loop().call_soon(self.control.settle, done)
+
+    def abort_all(self) -> None:
+        for stream in list(self.streams):
+            stream.abort()
 
     def close_gate(self) -> None:
         self._gate = asyncio.Semaphore(0)

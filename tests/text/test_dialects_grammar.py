@@ -68,6 +68,8 @@ NOW = '{"name": "now", "arguments": {}}'
 ADD_NOW = {
     "mistral": f"[TOOL_CALLS][{JSON}, {NOW}]",
     "phi4_mini": f"functools[{JSON}, {NOW}]",
+    "jamba": f"<tool_calls>[{JSON}, {NOW}]</tool_calls>",
+    "nemotron_json": f"<TOOLCALL>[{JSON}, {NOW}]</TOOLCALL>",
     "granite": f"<|tool_call|>[{JSON}, {NOW}]",
     "llama3_json": f"{JSON}; {NOW}".replace("arguments", "parameters"),
     "pythonic": '[add(a=1, b="é\\"<", c=True), now()]',

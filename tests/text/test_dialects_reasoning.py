@@ -40,6 +40,14 @@ OFFERED = (Tool(name="now"),)
         ("kimi", "", "◁think▷Hm.◁/think▷Four.", Reply("Four.", "Hm.")),
         ("olmo3", "<|im_start|>assistant\n<think>", "Hm.</think>Four.", Reply("Four.", "Hm.")),
         (
+            "hunyuan_a13b",
+            "",
+            "<think>\nHm.\n</think>\n<answer>\nFour.\n</answer> So.",
+            Reply("Four. So.", "Hm."),
+        ),
+        ("granite3_3", "", "<think>Hm.</think>\n<response>Four.</response>", Reply("Four.", "Hm.")),
+        ("ernie45", "", "<think>Hm.</think>Four <response>.", Reply("Four <response>.", "Hm.")),
+        (
             "kimi_k2",
             "<think>",
             "Hm.\n<|tool_calls_section_begin|>x",

@@ -15,8 +15,8 @@ TEMPLATES = {
         None,
     ),
     "qwen 3": (
-        "{%- if tools %}<tool_call>\\n{...}</tool_call>{{ content.split('</think>')[-1] }}{%- if enable_thinking is "
-        "defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}",
+        "{%- if tools %}<tool_call>\\n{\"name\": <function-name>}</tool_call>{{ content.split('</think>')[-1] }}"
+        "{%- if enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}",
         "hermes",
         "think",
     ),
@@ -41,11 +41,20 @@ TEMPLATES = {
         "granite",
         "granite",
     ),
-    "phi 4 mini": (
-        "{{ '<|' + role + '|>' + '<|tool|>' + message['tools'] + '<|/tool|>' }}",
-        "phi4_mini",
-        None,
+    "granite 3.3": (
+        "{%- if tools %}respond only with <|tool_call|> followed by a JSON list ... Write your thoughts between "
+        "<think></think> and write your response between <response></response>",
+        "granite",
+        "granite3_3",
     ),
+    "phi 4 mini": ("{%- if tools %}{{ '<|tool|>' + tools | tojson + '<|/tool|>' }}", "phi4_mini", None),
+    "phi 4 mini, tools in a message": ("{{ '<|tool|>' + message['tools'] + '<|/tool|>' }}", "hermes", None),
+    "fire function": ("{%- for tool in tools %}generated as functools[{'name': ...}]", "phi4_mini", None),
+    "jamba": ("{%- if tools %}{{ '<tool_calls>[' }}", "jamba", None),
+    "nemotron nano": ("{%- if tools -%}<TOOLCALL>[...]</TOOLCALL>{{- '<think></think>' -}}", "nemotron_json", "think"),
+    "lfm 2.5": ("{%- if tools -%}{{ 'List of tools: [' + tools | tojson + ']' }}", "lfm2", None),
+    "xml behind the marker": ("{%- if tools -%}<tool_call>{function-name}<arg>{%- set x %}</tool_call>", "json", None),
+    "tools that are a word": ("{{ 'Use tools: ' + message.tools }} {# tools #} and tools", "hermes", None),
     "seed": ("{%- if tools %}{{ tools }}{% endif %}<seed:think></seed:think>", "json", "seed_oss"),
     "tools in a way unknown": ("{%- if tools %}<<{{ tools }}>>", "json", None),
     "no tools": ("{{ messages[0].content }}", "hermes", None),

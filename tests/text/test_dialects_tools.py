@@ -164,6 +164,8 @@ JSON_NOW = '{"name": "now", "arguments": {}}'
         ("phi4_mini_json", f"functools[{JSON}, {JSON_NOW}]", Reply("", None, (ADD, NOW))),
         ("phi4_mini_json", f"<|tool_call|>[{JSON}]<|/tool_call|>", Reply("", None, (ADD,))),
         ("phi4_mini_json", "import functools\nfunctools[1]", Reply("import functools\nfunctools[1]")),
+        ("jamba", f"So.\n<tool_calls>[\n{JSON},\n{JSON_NOW}\n]</tool_calls>", Reply("So.", None, (ADD, NOW))),
+        ("nemotron_json", f"<TOOLCALL>[{JSON}]</TOOLCALL>", Reply("", None, (ADD,))),
         # Python
         ("pythonic", "[add(a=1), now()]", Reply("", None, (ADD, NOW))),
         ("pythonic", " [add(a=1),\n now( ), ]\n", Reply("", None, (ADD, NOW))),

@@ -139,8 +139,7 @@ class _Running:
     def finished(self) -> bool:
         return all(c.finish_reason is not None for c in self.continuations)
 
-    def output(self, kind: OutputKind, indices: Iterable[int]) -> RequestOutput:
-        finished = self.finished
+    def output(self, kind: OutputKind, indices: Iterable[int], finished: bool) -> RequestOutput:
         return RequestOutput(
             request_id=self.request.request_id,
             prompt=self.prompt,
@@ -243,12 +242,14 @@ class Assembler:
         everything = range(running.request.params.n)
         chosen = sorted(indices) if running.kind is OutputKind.DELTA else everything
         if not running.finished:
-            return None if running.kind is OutputKind.FINAL else Update(handle, running.output(running.kind, chosen))
+            if running.kind is OutputKind.FINAL:
+                return None
+            return Update(handle, running.output(running.kind, chosen, False))
         running.metrics.finished_s = time_s
         for i in everything:
             del self._by_handle[handle + i]
-        output = running.output(running.kind, chosen)
-        return Update(handle, output, running.request, running.output(OutputKind.CUMULATIVE, everything))
+        output = running.output(running.kind, chosen, True)
+        return Update(handle, output, running.request, running.output(OutputKind.CUMULATIVE, everything, True))
 
     def _add_logprobs(self, continuation: _Continuation, top: TopLogprobs) -> None:
         assert continuation.logprobs is not None

@@ -15,7 +15,7 @@ from quire.engine.assembler import OutputKind
 from quire.engine.beam_search import BeamSearch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from quire.engine.async_llm import AsyncLLM
     from quire.engine.request_stream import RequestStream
@@ -62,9 +62,9 @@ class BeamStream:
     def __init__(
         self, llm: "AsyncLLM", search: BeamSearch, first: "RequestStream", n: int, options: dict[str, Any]
     ) -> None:
+        self.request = first.request
         self.prompt_token_ids: list[int] = first.prompt_token_ids
         self._llm = llm
-        self._request_id = first.request.request_id
         self._search = search
         self._n = n
         self._options = options
@@ -81,6 +81,9 @@ class BeamStream:
             raise StopAsyncIteration
         self._is_read = True
         return await asyncio.shield(self._task)
+
+    def tap(self, take: "Callable[[RequestOutput], bool]") -> None:
+        """There is nothing to take: the only output is the last, which is always the reader's."""
 
     def abort(self) -> None:
         """Stop searching; a reader still gets what there is. Harmless when it has ended."""
@@ -101,7 +104,7 @@ class BeamStream:
         finally:
             self.abort()
         return RequestOutput(
-            request_id=self._request_id,
+            request_id=self.request.request_id,
             prompt=None,
             prompt_token_ids=self.prompt_token_ids,
             outputs=self._search.outputs(self.prompt_token_ids, self._n),
@@ -124,7 +127,7 @@ class BeamStream:
             stream = await self._llm.submit(
                 [*self.prompt_token_ids, *hypothesis.token_ids],
                 self._search.step_params,
-                request_id=f"{self._request_id}-{step}-{place}",
+                request_id=f"{self.request.request_id}-{step}-{place}",
                 **self._options,
             )
             self._streams.append(stream)

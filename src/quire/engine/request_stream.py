@@ -24,7 +24,8 @@ class RequestStream:
         self._kind = kind
         self._abort = abort
         self._waiting: deque[RequestOutput] = deque()
-        self._arrived = asyncio.Event()
+        self._reader: asyncio.Future[None] | None = None
+        self._take: Callable[[RequestOutput], bool] | None = None
         self._error: Exception | None = None
         self._ended = False
 
@@ -37,8 +38,11 @@ class RequestStream:
                 raise self._error
             if self._ended:
                 raise StopAsyncIteration
-            self._arrived.clear()
-            await self._arrived.wait()
+            self._reader = asyncio.get_running_loop().create_future()
+            try:
+                await self._reader
+            finally:
+                self._reader = None
         return self._waiting.popleft()
 
     def abort(self) -> None:
@@ -46,19 +50,45 @@ class RequestStream:
         if not self._ended:
             self._abort(self.request)
 
+    def tap(self, take: Callable[[RequestOutput], bool]) -> None:
+        """Offer what comes to ``take`` at once, while the reader waits for it; the reader gets what it declines.
+
+        The last output is always the reader's.
+        """
+        self._take = take
+
     def put(self, output: RequestOutput) -> None:
         """Called by the owner when something came."""
+        if self._take is not None and self._is_awaited and not output.finished and self._is_taken(output):
+            return
         if self._waiting:
             newest = self._waiting.pop()
             output = merge(newest, output) if self._kind is OutputKind.DELTA else output
         self._waiting.append(output)
         self._ended = self._ended or output.finished
-        self._arrived.set()
+        self._wake()
 
     def fail(self, error: Exception) -> None:
         """Called by the owner when nothing more will come."""
         self._error, self._ended = error, True
-        self._arrived.set()
+        self._wake()
+
+    @property
+    def _is_awaited(self) -> bool:
+        """The reader has done with all that came before."""
+        return self._reader is not None and not self._reader.done()
+
+    def _is_taken(self, output: RequestOutput) -> bool:
+        assert self._take is not None
+        try:
+            return self._take(output)
+        except Exception as error:  # the reader's to hear, not of whoever brought the output
+            self.fail(error)
+            return True
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
 
 
 def merge(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:

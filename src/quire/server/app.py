@@ -17,12 +17,13 @@ from starlette.routing import Route
 from quire.core.config import ServerConfig
 from quire.core.errors import InvalidRequest, MethodNotAllowed, NotFound, QuireError
 from quire.server.endpoint import Endpoint
+from quire.server.foreign import refusing_pages
 from quire.server.middleware.auth import Auth
 from quire.server.middleware.envelope import Envelope
 from quire.server.middleware.hosts import Hosts
 from quire.server.middleware.limits import Limits
 from quire.server.responses import error_response
-from quire.server.routes import chat, completions, docs, health, messages, metrics, models, tokenize
+from quire.server.routes import chat, completions, docs, health, messages, metrics, models, ops, tokenize
 from quire.server.service import Service
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def create_app(llm: "AsyncLLM", config: ServerConfig, served_names: Sequence[str
     service = Service(llm, config, served_names)
     endpoints = _endpoints(config)
     app = Starlette(
-        routes=[Route(e.path, e.handler, methods=list(e.methods)) for e in endpoints],
+        routes=[_route(endpoint, config) for endpoint in endpoints],
         middleware=[
             Middleware(Envelope, service=service),
             Middleware(Hosts, host=config.host, allowed=config.allowed_hosts),
@@ -55,8 +56,15 @@ def create_app(llm: "AsyncLLM", config: ServerConfig, served_names: Sequence[str
     return app
 
 
+def _route(endpoint: Endpoint, config: ServerConfig) -> Route:
+    handler = endpoint.handler
+    if endpoint.is_order:
+        handler = refusing_pages(handler, config.allowed_origins)
+    return Route(endpoint.path, handler, methods=list(endpoint.methods))
+
+
 def _endpoints(config: ServerConfig) -> tuple[Endpoint, ...]:
-    families = [chat, completions, messages, models, tokenize, health, metrics]
+    families = [chat, completions, messages, models, tokenize, health, metrics, ops]
     found = [endpoint for family in families for endpoint in family.ENDPOINTS]
     return (*found, *(docs.ENDPOINTS if config.enable_docs else ()))
 

@@ -50,6 +50,14 @@ async def read_json(request: Request, model: type[M]) -> M:
     return validate(parse(body), model)
 
 
+async def read_optional_json(request: Request, model: type[M]) -> M:
+    """The same; without a body, the model's defaults."""
+    headers = request.headers
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        return validate({}, model)
+    return await read_json(request, model)
+
+
 def parse(body: bytes) -> dict[str, Any]:
     """A JSON object; raises InvalidRequest on anything else."""
     if not body:

@@ -17,11 +17,16 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     summary: str
     methods: tuple[str, ...] = ("GET",)
     body: type[BaseModel] | None = None
+    is_body_optional: bool = False
+    query: type[BaseModel] | None = None
+    """Its fields are query parameters."""
     answer: Any = None
     """The msgspec type of a 200's JSON, or a tuple of those that it may be; None where it is text."""
     chunk: Any = None
     """The type of a stream's events, where there can be one."""
     errors: tuple[int, ...] = ()
     """Beyond those that every route can answer with."""
+    is_order: bool = False
+    """Changes what the server does: refused to web pages of other origins."""
     is_open: bool = False
     """Answered without a key."""

@@ -22,7 +22,8 @@ Event = tuple[int, RequestOutput]
 
 
 class Generation:
-    def __init__(self, on_close: Callable[["Generation"], None]) -> None:
+    def __init__(self, on_close: Callable[["Generation"], None], request_id: str) -> None:
+        self.request_id = request_id
         self.streams: list[Stream] = []
         self._on_close = on_close
 
@@ -52,6 +53,11 @@ class Generation:
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
+
+    def tap(self, take: Callable[[RequestOutput], bool]) -> None:
+        """Offer outputs to ``take`` the moment they come; only where there is one prompt. See RequestStream.tap."""
+        if len(self.streams) == 1:
+            self.streams[0].tap(lambda output: take(_sound(output)))
 
     def abort(self) -> None:
         """Stop the engine's work; readers still get what there is, and the end."""

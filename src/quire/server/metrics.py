@@ -194,6 +194,7 @@ class Metrics:
         yield self._counter("prompt_tokens_cached", "Number of cached prompt tokens.", self._num_cached_tokens)
         yield self._counter("generation_tokens", "Number of generation tokens processed.", self._num_generation_tokens)
         yield self._successes()
+        yield self._sleep_state()
         for histogram in self._histograms:
             yield histogram.family(self._labels)
         settings = self._llm.info.cache_config | {"num_gpu_blocks": str(self._llm.info.num_blocks)}
@@ -203,6 +204,10 @@ class Metrics:
         )
         info.add_metric([*settings.values(), "0"], 1)
         yield info
+
+    def generation_rate(self) -> float:
+        """Tokens a second that were generated lately."""
+        return self._generation_rate.rate(time.monotonic())
 
     def text(self) -> bytes:
         """The registry in Prometheus' text format."""
@@ -216,6 +221,17 @@ class Metrics:
     def _counter(self, name: str, help: str, value: float) -> Metric:
         family = CounterMetricFamily(f"vllm:{name}", help, labels=list(self._labels))
         family.add_metric(list(self._labels.values()), value)
+        return family
+
+    def _sleep_state(self) -> Metric:
+        level = self._llm.control.sleep_level
+        family = GaugeMetricFamily(
+            "vllm:engine_sleep_state",
+            "Whether the engine is awake, or what it gave back.",
+            labels=[*self._labels, "sleep_state"],
+        )
+        for state, is_on in (("awake", level <= 0), ("weights_offloaded", level == 1), ("discard_all", level == 2)):
+            family.add_metric([*self._labels.values(), state], is_on)
         return family
 
     def _successes(self) -> Metric:

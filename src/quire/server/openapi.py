@@ -65,9 +65,16 @@ def _operation(endpoint: Endpoint, method: str, by_answer: dict[str, Any]) -> di
         operation["security"] = []
     if endpoint.body is not None:
         schema = {"$ref": _REF + endpoint.body.__name__}
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        required = not endpoint.is_body_optional
+        operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": schema}}}
     if "{id" in endpoint.path:
         operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
+    if endpoint.query is not None:
+        fields = endpoint.query.model_json_schema()["properties"]
+        operation["parameters"] = [
+            {"name": name, "in": "query", "required": False, "schema": field, "description": field.pop("description")}
+            for name, field in fields.items()
+        ]
     return operation
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from quire.text.tokenizer import Tokenizer
 
 _MAX_TEMPLATES = 16
+_ANSWER_PREFIX = re.compile(r"^(chatcmpl-|cmpl-|resp_|msg_)")
+"""What answers put before the id of their request."""
 SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -99,7 +101,7 @@ class Service:
         """
         if (error := self.unavailable()) is not None:
             raise error
-        generation = Generation(self._forget)
+        generation = Generation(self._forget, plan.request_id)
         self.running.add(generation)
         self._idle.clear()
         try:
@@ -151,6 +153,28 @@ class Service:
         """End everything that runs; its clients get what there is, with finish_reason abort."""
         for generation in list(self.running):
             generation.abort()
+
+    def abort(self, ids: Sequence[str] | None) -> int:
+        """End the requests of these ids, or all; how many there were.
+
+        An id is a request's own (the header's), the one in its answer, or that of one of its prompts, ``ID-0``.
+        """
+        if ids is None:
+            found = len(self.running)
+            self.abort_all()
+            return found
+        wanted = {bare for given in ids for bare in (given, _ANSWER_PREFIX.sub("", given))}
+        found = 0
+        for generation in list(self.running):
+            if generation.request_id in wanted:
+                generation.abort()
+                found += 1
+                continue
+            for stream in generation.streams:
+                if stream.request.request_id in wanted:
+                    stream.abort()
+                    found += 1
+        return found
 
     async def idle(self) -> None:
         """Return when nothing runs."""

@@ -8,8 +8,9 @@ hangs up ends the generation at once, even before its first token.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -20,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 from quire.core.errors import QuireError
 from quire.server.disconnect import while_connected
 from quire.server.faces import OPENAI, Face, encode
+from quire.server.protocol import SHORT_WAY, ShortWay
 from quire.server.responses import InternalError
 from quire.server.schema.common import Usage
 
@@ -60,12 +62,27 @@ class Frames:
         return self._head + encode(choices) + tail
 
 
+SendAtOnce = Callable[[Callable[[], bytes]], bool]
+"""Makes an event and sends it, unless that is not possible now: then nothing was made, and False."""
+
+
+@runtime_checkable
+class Tappable(Protocol):
+    """Events that can also be had the moment they come about, without waking a task for each."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    def tap(self, send: SendAtOnce) -> None:
+        """Send events through ``send`` while the iterator is waited on; what it declines, the iterator yields."""
+        ...
+
+
 class EventStream(Response):
     """Sends ``events`` as they come; ``close`` is called when the stream is over, however it ended."""
 
     def __init__(
         self,
-        events: AsyncIterator[bytes],
+        events: AsyncIterable[bytes],
         close: Callable[[], None],
         *,
         keep_alive_s: float,
@@ -95,16 +112,19 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if self._keep_alive_s and self._face.keep_alive:
-                await while_connected(receive, self._send_events(send), beat, self._keep_alive_s)
+                await while_connected(receive, self._send_events(scope, send), beat, self._keep_alive_s)
             else:
-                await while_connected(receive, self._send_events(send))
+                await while_connected(receive, self._send_events(scope, send))
         except ClientDisconnect:
             log.debug("%s: the client hung up", self._request_id)
         finally:
             self._close()
 
-    async def _send_events(self, send: Send) -> None:
+    async def _send_events(self, scope: Scope, send: Send) -> None:
         last = self._face.end
+        short_way = scope.get("extensions", {}).get(SHORT_WAY)
+        if short_way is not None and isinstance(self._events, Tappable):
+            self._events.tap(partial(self._send_at_once, short_way))
         try:
             async for event in self._events:
                 if event:
@@ -118,6 +138,15 @@ class EventStream(Response):
             log.exception("%s: a stream failed", self._request_id)
             last = self._failure(InternalError(self._request_id))
         await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    def _send_at_once(self, short_way: ShortWay, make: Callable[[], bytes]) -> bool:
+        if not short_way.is_open:
+            return False
+        event = make()
+        if event:
+            self._sent_at = time.monotonic()
+            short_way.write(event)
+        return True
 
     def _failure(self, error: QuireError) -> bytes:
         face = self._face

@@ -4,7 +4,8 @@ Every face (OpenAI's chat and Responses, Anthropic's, Ollama's) makes a Turn of 
 the Exchange tells. Law: an Exchange is closed exactly when the answer is over, whatever way that came about.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -151,8 +152,15 @@ class Exchange:
     async def steps(self) -> AsyncIterator[tuple[RequestOutput, list[Piece]]]:
         """What is new, as it comes; of a streamed turn. Raises GenerationFailed or EngineDead."""
         async for _, output in self._generation.events():
-            self._num_cached = output.num_cached_tokens or self._num_cached
-            yield output, [self._readers[choice.index].read(choice) for choice in output.outputs]
+            yield output, self._read(output)
+
+    def tap(self, take: Callable[[Callable[[], list[Piece]]], bool]) -> None:
+        """Offer steps to ``take`` the moment they come; what it declines, unread, ``steps`` gives."""
+        self._generation.tap(lambda output: take(partial(self._read, output)))
+
+    def _read(self, output: RequestOutput) -> list[Piece]:
+        self._num_cached = output.num_cached_tokens or self._num_cached
+        return [self._readers[choice.index].read(choice) for choice in output.outputs]
 
     async def finals(self) -> tuple[RequestOutput, list[Answered]]:
         """The whole answer. Raises GenerationFailed or EngineDead."""

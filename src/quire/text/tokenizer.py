@@ -8,7 +8,7 @@ invalid stretch; streams (``detokenizer``) give the same text piece by piece.
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer as Backend
 
@@ -98,6 +98,20 @@ class Tokenizer:
         """A token as the vocabulary writes it, "Ġthe" or "▁the"; None for ids that are not there."""
         token: str | None = self._backend.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
         return token
+
+    def added_tokens(self) -> dict[str, dict[str, Any]]:
+        """Tokens beside the trained vocabulary, as tokenizer_config.json's added_tokens_decoder has them."""
+        return {
+            str(token_id): {
+                "content": token.content,
+                "single_word": token.single_word,
+                "lstrip": token.lstrip,
+                "rstrip": token.rstrip,
+                "normalized": token.normalized,
+                "special": token.special,
+            }
+            for token_id, token in self._backend.get_added_tokens_decoder().items()
+        }
 
     def is_special(self, token_id: int) -> bool:
         return token_id in self.special_token_ids

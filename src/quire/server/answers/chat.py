@@ -5,7 +5,7 @@ finish reason; then, if asked for, one without choices that holds the usage.
 """
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, UnsetType
@@ -25,7 +25,7 @@ from quire.server.schema.chat import (
     ToolCall,
     ToolCallDelta,
 )
-from quire.server.streaming import Frames
+from quire.server.streaming import Frames, SendAtOnce
 from quire.server.turn import Answered, Exchange, Piece
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
 
@@ -87,26 +87,16 @@ class ChatAnswer:
             token_ids=list(choice.token_ids) if self._body.return_token_ids else UNSET,
         )
 
-    async def chunks(self, exchange: Exchange) -> AsyncIterator[bytes]:
+    def chunks(self, exchange: Exchange) -> "ChatStream":
         """The stream's events, one bytes object for each step of the engine."""
-        options = self._body.stream_options
         frames = Frames(
-            object="chat.completion.chunk", has_usage=options.include_usage, tier=self._tier, **self._heading
+            object="chat.completion.chunk",
+            has_usage=self._body.stream_options.include_usage,
+            tier=self._tier,
+            **self._heading,
         )
-        begun: set[int] = set()
-        async for _, pieces in exchange.steps():
-            usage = exchange.usage if options.continuous_usage_stats else None
-            events: list[bytes] = []
-            for piece in pieces:
-                index = piece.choice.index
-                if index not in begun:
-                    extra = None if begun else self._prompt(exchange)
-                    begun.add(index)
-                    events.append(frames.chunk([ChatChunkChoice(index, self._first_delta())], usage, extra))
-                events += [frames.chunk([chunk], usage) for chunk in self._chunk_choices(piece)]
-            yield b"".join(events)
-        if options.include_usage:
-            yield frames.chunk([], exchange.usage)
+        first = ChatDelta(self._role, self._echoed)
+        return ChatStream(self._body, exchange, frames, first, self._prompt(exchange), self._chunk_choices)
 
     def _prompt(self, exchange: Exchange) -> dict[str, Any]:
         """What a stream's first chunk says of the prompt."""
@@ -116,9 +106,6 @@ class ChatAnswer:
         if self._body.return_prompt_text:
             wanted["prompt_text"] = exchange.prompt
         return wanted
-
-    def _first_delta(self) -> ChatDelta:
-        return ChatDelta(self._role, self._echoed)
 
     def _chunk_choices(self, piece: Piece) -> list[ChatChunkChoice]:
         """What one step of one continuation says: its deltas, if there are any, and its end, if it came."""
@@ -161,6 +148,51 @@ class ChatAnswer:
         if choice.logprobs is None:
             return None
         return self._logprobs.chat(choice.token_ids, choice.logprobs, self._body.top_logprobs or 0)
+
+
+class ChatStream:
+    """The events of one streamed answer."""
+
+    def __init__(
+        self,
+        body: ChatCompletionRequest,
+        exchange: Exchange,
+        frames: Frames,
+        first: ChatDelta,
+        prompt: dict[str, Any],
+        choices_of: Callable[[Piece], list[ChatChunkChoice]],
+    ) -> None:
+        self._options = body.stream_options
+        self._exchange = exchange
+        self._frames = frames
+        self._first = first
+        self._prompt = prompt
+        self._choices_of = choices_of
+        self._begun: set[int] = set()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for _, pieces in self._exchange.steps():
+            yield self._event(pieces)
+        if self._options.include_usage:
+            yield self._frames.chunk([], self._exchange.usage)
+
+    def tap(self, send: SendAtOnce) -> None:
+        """See Tappable.tap."""
+        self._exchange.tap(lambda read: send(lambda: self._event(read())))
+
+    def _event(self, pieces: list[Piece]) -> bytes:
+        frames, begun = self._frames, self._begun
+        usage = self._exchange.usage if self._options.continuous_usage_stats else None
+        events: list[bytes] = []
+        for piece in pieces:
+            index = piece.choice.index
+            if index not in begun:
+                extra = None if begun else self._prompt
+                begun.add(index)
+                events.append(frames.chunk([ChatChunkChoice(index, self._first)], usage, extra))
+            for chunk in self._choices_of(piece):
+                events.append(frames.chunk([chunk], usage))
+        return b"".join(events)
 
 
 def new_call_id() -> str:

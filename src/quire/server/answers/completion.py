@@ -4,7 +4,7 @@ Choice ``prompt index * n + continuation index``. With echo, a choice begins wit
 is the prompt alone, scored.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, UnsetType
@@ -21,7 +21,7 @@ from quire.server.schema.completion import (
     CompletionRequest,
     Prompt,
 )
-from quire.server.streaming import Frames
+from quire.server.streaming import Frames, SendAtOnce
 
 if TYPE_CHECKING:
     from quire.text.tokenizer import Tokenizer
@@ -61,33 +61,25 @@ class CompletionAnswer:
             service_tier=self._tier,
         )
 
-    async def chunks(self, generation: Generation) -> AsyncIterator[bytes]:
+    def chunks(self, generation: Generation) -> "CompletionStream":
         """The stream's events, one bytes object for each step of the engine."""
-        options = self._body.stream_options
-        frames = Frames(object="text_completion", has_usage=options.include_usage, tier=self._tier, **self._heading)
-        num_prompt_tokens = sum(len(stream.prompt_token_ids) for stream in generation.streams)
-        offsets: dict[int, int] = {}  # by choice, where its next token's text begins
-        cached: dict[int, int] = {}  # by prompt
-        num_tokens = 0
-        async for p, output in generation.events():
-            cached[p] = output.num_cached_tokens or 0
-            if not self._scores_only:
-                num_tokens += sum(len(choice.token_ids) for choice in output.outputs)
-            usage = (
-                Usage.count(num_prompt_tokens, num_tokens, sum(cached.values()))
-                if options.continuous_usage_stats
-                else None
-            )
-            events: list[bytes] = []
-            for choice in output.outputs:
-                index = p * self._body.n + choice.index
-                is_first = index not in offsets
-                shaped = self._choice(p, output, choice, self._echoed(p, output) if is_first else "", offsets)
-                if is_first or shaped.finish_reason or shaped.text or shaped.logprobs or shaped.token_ids:
-                    events.append(frames.chunk([shaped], usage))
-            yield b"".join(events)
-        if options.include_usage:
-            yield frames.chunk([], Usage.count(num_prompt_tokens, num_tokens, sum(cached.values())))
+        frames = Frames(
+            object="text_completion",
+            has_usage=self._body.stream_options.include_usage,
+            tier=self._tier,
+            **self._heading,
+        )
+        return CompletionStream(self._body, generation, frames, self._scores_only, self._shown)
+
+    def _shown(self, p: int, output: RequestOutput, offsets: dict[int, int]) -> list[CompletionChoice]:
+        """What one step of one prompt says. ``offsets``: by choice, where its next token's text begins."""
+        shown = []
+        for choice in output.outputs:
+            is_first = p * self._body.n + choice.index not in offsets
+            shaped = self._choice(p, output, choice, self._echoed(p, output) if is_first else "", offsets)
+            if is_first or shaped.finish_reason or shaped.text or shaped.logprobs or shaped.token_ids:
+                shown.append(shaped)
+        return shown
 
     def _choice(
         self,
@@ -140,3 +132,46 @@ class CompletionAnswer:
             ids = output.prompt_token_ids + ids
             entries = [*(output.prompt_logprobs or []), *entries]
         return self._logprobs.completion(ids, entries, offset)
+
+
+class CompletionStream:
+    """The events of one streamed answer, to one prompt or many."""
+
+    def __init__(
+        self,
+        body: CompletionRequest,
+        generation: Generation,
+        frames: Frames,
+        scores_only: bool,
+        shown: Callable[[int, RequestOutput, dict[int, int]], list[CompletionChoice]],
+    ) -> None:
+        self._options = body.stream_options
+        self._generation = generation
+        self._frames = frames
+        self._counts_tokens = not scores_only
+        self._shown = shown
+        self._num_prompt_tokens = sum(len(stream.prompt_token_ids) for stream in generation.streams)
+        self._num_tokens = 0
+        self._offsets: dict[int, int] = {}
+        self._cached: dict[int, int] = {}  # by prompt
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for p, output in self._generation.events():
+            yield self._event(p, output)
+        if self._options.include_usage:
+            yield self._frames.chunk([], self._usage)
+
+    def tap(self, send: SendAtOnce) -> None:
+        """See Tappable.tap."""
+        self._generation.tap(lambda output: send(lambda: self._event(0, output)))
+
+    @property
+    def _usage(self) -> Usage:
+        return Usage.count(self._num_prompt_tokens, self._num_tokens, sum(self._cached.values()))
+
+    def _event(self, p: int, output: RequestOutput) -> bytes:
+        self._cached[p] = output.num_cached_tokens or 0
+        if self._counts_tokens:
+            self._num_tokens += sum(len(choice.token_ids) for choice in output.outputs)
+        usage = self._usage if self._options.continuous_usage_stats else None
+        return b"".join([self._frames.chunk([one], usage) for one in self._shown(p, output, self._offsets)])

@@ -1,7 +1,8 @@
 """Is it alive, is it ready, what is it, what does it allow.
 
-``/livez``: the process should not be restarted. ``/readyz``, ``/health``, ``/ping``: it takes requests now (not while
-it is draining). ``/startupz``: it has started, which it has when it answers.
+``/livez``: the process should not be restarted. ``/startupz``: it has started, which it has when it answers.
+``/health`` and ``/ping``: nothing is wrong (not while it is draining). ``/readyz``: it takes requests now. Paused, it
+does: they wait. Asleep, it does not, though nothing is wrong: whoever restarts what is not healthy must let it sleep.
 """
 
 import msgspec
@@ -24,10 +25,15 @@ class Version(msgspec.Struct, frozen=True):
     version: str
 
 
-async def ready(request: Request) -> Response:
+async def healthy(request: Request) -> Response:
     if (error := service_of(request).unavailable()) is not None:
         raise error
     return json_response(Health("ok"))
+
+
+async def ready(request: Request) -> Response:
+    service_of(request).llm.control.check_awake()
+    return await healthy(request)
 
 
 async def alive(request: Request) -> Response:
@@ -69,12 +75,12 @@ async def show_limits(request: Request) -> Response:
 
 
 ENDPOINTS = (
-    Endpoint(path="/health", handler=ready, summary="Takes requests now", answer=Health, is_open=True),
+    Endpoint(path="/health", handler=healthy, summary="Nothing is wrong", answer=Health, is_open=True),
     Endpoint(
         path="/ping",
         methods=("GET", "POST"),
-        handler=ready,
-        summary="Takes requests now",
+        handler=healthy,
+        summary="Nothing is wrong",
         answer=Health,
         is_open=True,
     ),

@@ -1,4 +1,4 @@
-"""``POST /tokenize`` and ``/detokenize``."""
+"""``POST /tokenize`` and ``/detokenize``, ``GET /tokenizer_info``."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,7 +9,13 @@ from quire.server.endpoint import Endpoint
 from quire.server.rendering import Conversation, render
 from quire.server.responses import json_response
 from quire.server.schema.messages import messages_of
-from quire.server.schema.tokenize import DetokenizeRequest, DetokenizeResponse, TokenizeRequest, TokenizeResponse
+from quire.server.schema.tokenize import (
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+    TokenizerInfo,
+)
 from quire.server.schema.tools import tools_of
 from quire.server.service import service_of
 
@@ -57,6 +63,21 @@ async def detokenize(request: Request) -> Response:
     return json_response(DetokenizeResponse(text))
 
 
+async def tokenizer_info(request: Request) -> Response:
+    llm = service_of(request).llm
+    info: TokenizerInfo = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": False,
+        "model_max_length": llm.info.max_model_len,
+        **dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token")),
+        **llm.tokenizer.roles,
+        "added_tokens_decoder": llm.tokenizer.added_tokens(),
+    }
+    if llm.chat_template is not None:
+        info["chat_template"] = llm.chat_template.source
+    return json_response(info)
+
+
 ENDPOINTS = (
     Endpoint(
         path="/tokenize",
@@ -75,5 +96,11 @@ ENDPOINTS = (
         body=DetokenizeRequest,
         answer=DetokenizeResponse,
         errors=(404,),
+    ),
+    Endpoint(
+        path="/tokenizer_info",
+        handler=tokenizer_info,
+        summary="Special tokens and chat template",
+        answer=TokenizerInfo,
     ),
 )

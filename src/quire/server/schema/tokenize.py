@@ -46,3 +46,7 @@ class DetokenizeRequest(RequestModel):
 
 class DetokenizeResponse(msgspec.Struct, frozen=True):
     prompt: str
+
+
+TokenizerInfo = dict[str, Any]
+"""A tokenizer_config.json, as far as it matters to someone who renders conversations and knows special tokens."""

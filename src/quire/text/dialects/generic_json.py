@@ -40,6 +40,6 @@ def _read(text: Scanner, out: Output, offered: Container[str]) -> Steps[None]:
         text.hold()
         if found == hermes.BEGIN:
             yield from text.follows(found)
-            yield from read_marked_call(text, out, hermes.END)
+            yield from read_marked_call(text, out, (hermes.END,))
         else:
-            yield from read_marked_call(text, out, None, offered)
+            yield from read_marked_call(text, out, (), offered)

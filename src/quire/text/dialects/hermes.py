@@ -3,6 +3,7 @@
 Calls stand one behind the other, each between its markers; content may come before, and between.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -14,6 +15,8 @@ from quire.text.dialects.parsing import ReaderParser
 
 BEGIN = "<tool_call>"
 END = "</tool_call>"
+_TAUGHT = re.compile(rf'{BEGIN}[^<>{{]{{0,16}}{{+\\?"')
+"""A JSON object behind the marker, where other families have XML."""
 
 
 class Hermes(msgspec.Struct, frozen=True):
@@ -23,11 +26,10 @@ class Hermes(msgspec.Struct, frozen=True):
     markers: tuple[str, ...] = (BEGIN, END)
 
     def recognizes(self, template: str) -> bool:
-        # Families that write XML inside the same marker have tags for the function and its arguments.
-        return BEGIN in template and "<function=" not in template and "<arg_key>" not in template
+        return _TAUGHT.search(template) is not None
 
     def parser(self, tools: Sequence[Tool]) -> Parser:
-        return ReaderParser(marked_calls((BEGIN,), END))
+        return ReaderParser(marked_calls((BEGIN,), (END,)))
 
     def grammar(self, tools: Sequence[Tool], *, at_most_one: bool, special: Mapping[str, int]) -> str:
         begin, end = marker(BEGIN, special), marker(END, special)

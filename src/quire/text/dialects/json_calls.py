@@ -104,27 +104,26 @@ def read_calls(text: Scanner, out: Output, offered: Container[str] | None = None
 
 
 def read_marked_call(
-    text: Scanner, out: Output, end: str | None = None, offered: Container[str] | None = None
+    text: Scanner, out: Output, ends: tuple[str, ...] = (), offered: Container[str] | None = None
 ) -> Steps[None]:
-    """One call or a list of them, and ``end``; what is no call is content.
+    """One call or a list of them, and one of ``ends``; what is no call is content.
 
-    ``end`` may be missing, and models write a closing bracket too many or too few.
+    The end may be missing, and models write a closing bracket too many or too few.
     """
     yield from text.spaces()
     is_list = (yield from text.peek()) == "["
     if (yield from (read_calls if is_list else read_call)(text, out, offered)):
         yield from text.run(_AFTER_CALL)
-        if end is not None:
-            yield from text.follows(end)
+        yield from text.follows_any(ends)
 
 
-def marked_calls(begins: tuple[str, ...], end: str | None = None) -> Reader:
-    """A reader of content, and of calls that stand behind one of ``begins`` and before ``end``."""
+def marked_calls(begins: tuple[str, ...], ends: tuple[str, ...]) -> Reader:
+    """A reader of content, and of calls that stand behind one of ``begins`` and before one of ``ends``."""
 
     def read(text: Scanner, out: Output) -> Steps[None]:
         while (begin := (yield from text.until(begins, out.content))) is not None:
             text.hold(begin)
-            yield from read_marked_call(text, out, end)
+            yield from read_marked_call(text, out, ends)
 
     return read
 

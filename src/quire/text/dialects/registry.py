@@ -14,31 +14,39 @@ import msgspec
 from quire.core.errors import ConfigError
 from quire.text.dialects.dialect import Parser, ReasoningDialect, Tool, ToolDialect
 from quire.text.dialects.generic_json import GenericJson
-from quire.text.dialects.granite import Granite
 from quire.text.dialects.hermes import Hermes
+from quire.text.dialects.json_list import JsonList
 from quire.text.dialects.llama_json import LlamaJson
 from quire.text.dialects.mistral import Mistral
-from quire.text.dialects.phi import Phi
 from quire.text.dialects.plain import PlainParser
 from quire.text.dialects.pythonic import Pythonic
 from quire.text.dialects.think import Think
 
 TOOL_DIALECTS: tuple[ToolDialect, ...] = (
     Mistral(),
-    Phi(),
-    Granite(),
+    JsonList(
+        name="phi4_mini",
+        begin="functools",
+        other_begins=("<|tool_call|>",),
+        other_ends=("<|/tool_call|>",),
+        told_by=("functools[", "<|/tool|>"),
+    ),
+    JsonList(name="granite", begin="<|tool_call|>", other_begins=("<tool_call>",), told_by=("<|tool_call|>",)),
+    JsonList(name="jamba", begin="<tool_calls>", end="</tool_calls>", told_by=("<tool_calls>[",)),
+    JsonList(name="nemotron_json", begin="<TOOLCALL>", end="</TOOLCALL>", told_by=("<TOOLCALL>[",)),
     LlamaJson(),
     Pythonic(name="pythonic", told_by=("[func_name1(params_name1=",)),
     Pythonic(
         name="lfm2",
         begin="<|tool_call_start|>",
         end="<|tool_call_end|>",
-        told_by=("<|tool_list_start|>", "<|tool_call_start|>"),
+        told_by=("List of tools: [", "<|tool_list_start|>", "<|tool_call_start|>"),
     ),
     Hermes(),
     GenericJson(),
 )
 _TOOL_ALIASES = {
+    "hunyuan_a13b": "jamba",
     "llama3": "llama3_json",
     "llama4_json": "llama3_json",
     "llama4_pythonic": "pythonic",
@@ -64,13 +72,28 @@ REASONING_DIALECTS: tuple[ReasoningDialect, ...] = (
         begin="<think>",
         end="</think>",
         stops=("<|tool_calls_section_begin|>",),
-        told_by=("<|tool_calls_section_begin|>",),
+        told_by=("<|tool_calls_section_begin|>", "</think>"),
+    ),
+    Think(
+        name="granite3_3",
+        begin="<think>",
+        end="</think>",
+        answer=("<response>", "</response>"),
+        told_by=("<think></think>", "<response></response>"),
+    ),
+    Think(
+        name="hunyuan_a13b",
+        begin="<think>",
+        end="</think>",
+        answer=("<answer>", "</answer>"),
+        told_by=("</think>", "<answer>"),
     ),
     Think(name="think", begin="<think>", end="</think>", told_by=("</think>",)),
     Think(name="deepseek_r1", begin="<think>", end="</think>", is_assumed=True),
 )
 _REASONING_ALIASES = {
     "deepseek-r1": "deepseek_r1",
+    "ernie45": "granite3_3",
     **dict.fromkeys(
         (
             *("deepseek-v3", "deepseek_v3", "glm45", "holo2", "interns1", "minimax", "minimax_m2", "nano_v3"),
@@ -79,6 +102,10 @@ _REASONING_ALIASES = {
         "think",
     ),
 }
+
+_CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_TOOLS = re.compile(r"(?<![\w.])tools(?!\w)")
 
 
 class Dialects(msgspec.Struct, frozen=True):
@@ -103,12 +130,13 @@ def choose(tool_call_parser: str, reasoning_parser: str, template: str | None) -
     """The dialects of these names; ``auto`` looks at the template, ``none`` reads nothing out of replies.
 
     A template that takes no tools gets Hermes' way to call them, the one most models have seen: it is taught in the
-    conversation (``taught``). One that takes them, but shows no known way, gets bare JSON (``generic_json``). Where a
-    call is required, constrained decoding makes any model write either. Raises ConfigError for an unknown name.
+    conversation (``taught``), whatever the model may have learnt beside. One that takes tools, but shows no known way,
+    gets bare JSON (``generic_json``). Where a call is required, constrained decoding makes any model write either.
+    Raises ConfigError for an unknown name.
     """
     tools, reasoning = _by_name(TOOL_DIALECTS, _TOOL_ALIASES), _by_name(REASONING_DIALECTS, _REASONING_ALIASES)
     if tool_call_parser == "auto":
-        chosen_tools = None if template is None else _recognized(TOOL_DIALECTS, template) or _untold(template)
+        chosen_tools = None if template is None else _tools_of(template)
     else:
         chosen_tools = _named("--tool-call-parser", tool_call_parser, tools)
     if reasoning_parser == "auto":
@@ -145,6 +173,12 @@ def _recognized(dialects: Sequence[D], template: str) -> D | None:
     return next((dialect for dialect in dialects if dialect.recognizes(template)), None)
 
 
-def _untold(template: str) -> ToolDialect:
-    """For a template that shows no way to call tools."""
-    return GenericJson() if re.search(r"\btools\b", template) else Hermes()
+def _tools_of(template: str) -> ToolDialect:
+    if not _takes_tools(template):
+        return Hermes()
+    return _recognized(TOOL_DIALECTS, template) or GenericJson()
+
+
+def _takes_tools(template: str) -> bool:
+    """Whether it reads the variable ``tools``, and does not merely speak of tools."""
+    return any(_TOOLS.search(_QUOTED.sub("", code)) for code in _CODE.findall(template))

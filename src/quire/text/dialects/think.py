@@ -24,20 +24,22 @@ class Think(msgspec.Struct, frozen=True, kw_only=True):
     begin: str
     end: str
     told_by: tuple[str, ...] = ()
-    """A template that has one of these is of this family; without any, a family is chosen by its name only."""
+    """A template that has all of these is of this family; without any, a family is chosen by its name only."""
     other_begins: tuple[str, ...] = ()
     other_ends: tuple[str, ...] = ()
     stops: tuple[str, ...] = ()
     """Markers that end the reasoning too, and are content's: of calls that begin in the middle of it."""
+    answer: tuple[str, str] | None = None
+    """What stands around the content behind the reasoning."""
     is_assumed: bool = False
     """A reply begins inside unless the prompt closes the reasoning, though no marker may say so."""
 
     @property
     def markers(self) -> tuple[str, ...]:
-        return (self.begin, self.end)
+        return (self.begin, self.end, *(self.answer or ()))
 
     def recognizes(self, template: str) -> bool:
-        return any(sign in template for sign in self.told_by)
+        return bool(self.told_by) and all(sign in template for sign in self.told_by)
 
     def is_open(self, prompt: str) -> bool:
         if self.is_assumed:
@@ -66,6 +68,8 @@ def _read(text: Scanner, out: Output, dialect: Think, is_open: bool, rest: Parse
         if (yield from text.to((*ends, *dialect.stops), trimmed.add)) is not None:
             yield from text.follows_any(ends)
         yield from text.run(NEWLINES)
+        if dialect.answer is not None and (yield from text.follows(dialect.answer[0])):
+            yield from text.until((dialect.answer[1],), _Trimmed(push).add)
     elif before:
         push(before)
     yield from text.rest(push)
