@@ -2,17 +2,19 @@
 
 import io
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import sentencepiece
+from llguidance import LLMatcher, LLTokenizer
+from llguidance._tokenizer import TokenizerWrapper
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from quire.text.dialects.dialect import Parser
+from quire.text.dialects.dialect import Parser, Tool, ToolDialect
 from quire.text.dialects.events import Reply
 from quire.text.gguf_tokenizer import build_gguf_tokenizer
 from quire.text.tokenizer import Tokenizer
@@ -158,3 +160,46 @@ def read_reply():
         return whole
 
     return read
+
+
+class Bytes:
+    """A tokenizer of 256 bytes and special tokens."""
+
+    bos_token_id = None
+    eos_token_id = 256
+
+    def __init__(self, special: tuple[str, ...]) -> None:
+        self.ids = {name: 257 + i for i, name in enumerate(special)}
+        self.tokens = [bytes([i]) for i in range(256)] + [name.encode() for name in ("<eos>", *special)]
+        self.special_token_ids = list(range(256, 257 + len(special)))
+
+    def __call__(self, text: str | bytes) -> list[int]:
+        return list(text.encode() if isinstance(text, str) else text)
+
+    def encode(self, text: str) -> list[int]:
+        """Special tokens where their names stand."""
+        ids: list[int] = []
+        while text:
+            name = next((name for name in self.ids if text.startswith(name)), None)
+            ids += [self.ids[name]] if name else self(text[0])
+            text = text[len(name) if name else 1 :]
+        return ids
+
+
+@pytest.fixture(scope="session")
+def grammar_accepts():
+    """(family, tools, special tokens, text) -> whether the text, and no more than it, is what the grammar asks for."""
+
+    def accepts(
+        family: ToolDialect, tools: Sequence[Tool], special: tuple[str, ...], text: str, at_most_one: bool = False
+    ) -> bool:
+        bytes_ = Bytes(special)
+        tokenizer = LLTokenizer(TokenizerWrapper(bytes_))
+        rules = family.grammar(tools, at_most_one=at_most_one, special=bytes_.ids)
+        grammar = LLMatcher.grammar_from_lark(f"start: calls\n{rules}")
+        assert LLMatcher.validate_grammar(grammar, tokenizer) == ""
+        matcher = LLMatcher(tokenizer, grammar)
+        ids = bytes_.encode(text)
+        return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+    return accepts

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from quire.text.dialects.dialect import ReasoningDialect, Tool, ToolDialect
 from quire.text.dialects.events import CallBegun, Content, Event
+from quire.text.dialects.harmony import HarmonyCalls
 from quire.text.dialects.mistral import Mistral
 from quire.text.dialects.plain import PlainParser
 from quire.text.dialects.registry import REASONING_DIALECTS, TOOL_DIALECTS, Dialects
@@ -18,6 +19,8 @@ OFFERED = (
     Tool(name="add", parameters={"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "string"}}}),
     Tool(name="now"),
 )
+MARKING_CALLS = [family for family in TOOL_DIALECTS if not isinstance(family, HarmonyCalls)]
+"""Those that mark nothing but calls; Harmony marks all there is in a reply."""
 FRAGMENTS = (
     *"{}[]()\"\\,:;= \n'é0x<>/",
     *("null", "add", "now", '"name"', '"arguments"', '"parameters"', '"id": "x"', "a=", "True", "functools", "[ARGS]"),
@@ -67,7 +70,7 @@ def test_any_chunking_of_reasoning_equals_the_whole(
     assert_law(lambda: family.parser(is_open, parser_of(tools, None)), text, data, read_reply)
 
 
-@pytest.mark.parametrize("family", TOOL_DIALECTS, ids=lambda family: family.name)
+@pytest.mark.parametrize("family", MARKING_CALLS, ids=lambda family: family.name)
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_text_without_a_call_comes_out_whole(family: ToolDialect, data: st.DataObject) -> None:
@@ -114,6 +117,9 @@ def hostile(markers: tuple[str, ...]) -> list[str]:
         " \n",
         "<",
         '\\"',
+        "add\n",
+        "<function=add>\n<parameter=a>",
+        "add<arg_key>b</arg_key><arg_value>1",
     )
     repeated = [mark[:cut] for mark in markers for cut in (len(mark), len(mark) - 1)]
     repeated += [mark + opening for mark in markers for opening in openings]

@@ -1,10 +1,10 @@
 """Grammars hold what the parsers read, and nothing that is no call of the tools."""
 
 import json
+from typing import Any
 
 import pytest
 from llguidance import LLMatcher, LLTokenizer
-from llguidance._tokenizer import TokenizerWrapper
 
 from quire.core.errors import InvalidRequest
 from quire.text.dialects.dialect import Tool, ToolDialect
@@ -27,43 +27,14 @@ TOOLS = (
 )
 
 
-class Bytes:
-    """A tokenizer of 256 bytes and special tokens."""
-
-    bos_token_id = None
-    eos_token_id = 256
-
-    def __init__(self, special: tuple[str, ...]) -> None:
-        self.ids = {name: 257 + i for i, name in enumerate(special)}
-        self.tokens = [bytes([i]) for i in range(256)] + [name.encode() for name in ("<eos>", *special)]
-        self.special_token_ids = list(range(256, 257 + len(special)))
-
-    def __call__(self, text: str | bytes) -> list[int]:
-        return list(text.encode() if isinstance(text, str) else text)
-
-    def encode(self, text: str) -> list[int]:
-        """Special tokens where their names stand."""
-        ids: list[int] = []
-        while text:
-            name = next((name for name in self.ids if text.startswith(name)), None)
-            ids += [self.ids[name]] if name else self(text[0])
-            text = text[len(name) if name else 1 :]
-        return ids
+@pytest.fixture
+def accepts(grammar_accepts: Any) -> Any:
+    """(family, special tokens, text) -> whether its grammar for calls of TOOLS accepts just that."""
+    return lambda family, special, text, **kwargs: grammar_accepts(family, TOOLS, special, text, **kwargs)
 
 
-def accepts(family: ToolDialect, special: tuple[str, ...], text: str, at_most_one: bool = False) -> bool:
-    """Whether the text, and no more than it, is what the family's grammar asks for."""
-    bytes_ = Bytes(special)
-    tokenizer = LLTokenizer(TokenizerWrapper(bytes_))
-    rules = family.grammar(TOOLS, at_most_one=at_most_one, special=bytes_.ids)
-    grammar = LLMatcher.grammar_from_lark(f"start: calls\n{rules}")
-    assert LLMatcher.validate_grammar(grammar, tokenizer) == ""
-    matcher = LLMatcher(tokenizer, grammar)
-    ids = bytes_.encode(text)
-    return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
-
-
-JSON = '{"name": "add", "arguments": {"a": 1, "b": "é\\"<", "c": true}}'
+ARGUMENTS = '{"a": 1, "b": "é\\"<", "c": true}'
+JSON = f'{{"name": "add", "arguments": {ARGUMENTS}}}'
 NOW = '{"name": "now", "arguments": {}}'
 ADD_NOW = {
     "mistral": f"[TOOL_CALLS][{JSON}, {NOW}]",
@@ -74,6 +45,31 @@ ADD_NOW = {
     "llama3_json": f"{JSON}; {NOW}".replace("arguments", "parameters"),
     "pythonic": '[add(a=1, b="é\\"<", c=True), now()]',
     "lfm2": '<|tool_call_start|>[add(a=1, b="é\\"<", c=True), now()]<|tool_call_end|>',
+    "kimi_k2": (
+        f"<|tool_calls_section_begin|><|tool_call_begin|>functions.add:0<|tool_call_argument_begin|>{ARGUMENTS}"
+        "<|tool_call_end|><|tool_call_begin|>functions.now:12<|tool_call_argument_begin|>{}<|tool_call_end|>"
+        "<|tool_calls_section_end|>"
+    ),
+    "deepseek_v3": (
+        f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{ARGUMENTS}\n```<｜tool▁call▁end｜>\n"
+        "<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+    ),
+    "deepseek_v31": (
+        f"<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>add<｜tool▁sep｜>{ARGUMENTS}<｜tool▁call▁end｜>"
+        "<｜tool▁call▁begin｜>now<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
+    ),
+    "qwen3_coder": (
+        '<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\né"<\n</parameter>\n'
+        "<parameter=c>\ntrue\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>"
+    ),
+    "glm45": (
+        '<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n<arg_key>b</arg_key>\n<arg_value>é"<</arg_value>'
+        "\n<arg_key>c</arg_key>\n<arg_value>true</arg_value>\n</tool_call>\n<tool_call>now\n</tool_call>"
+    ),
+    "glm47": (
+        '<tool_call>add<arg_key>a</arg_key><arg_value>1</arg_value><arg_key>b</arg_key><arg_value>é"<</arg_value>'
+        "<arg_key>c</arg_key><arg_value>true</arg_value></tool_call><tool_call>now</tool_call>"
+    ),
     "hermes": f"<tool_call>\n{JSON}\n</tool_call>\n<tool_call>\n{NOW}\n</tool_call>",
     "json": f"[{JSON}, {NOW}]",
 }
@@ -88,7 +84,7 @@ def has_special(family: ToolDialect) -> tuple[str, ...]:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
 @pytest.mark.parametrize("is_special", [False, True])
-def test_what_the_grammar_makes_the_parser_reads(family: ToolDialect, is_special: bool) -> None:
+def test_what_the_grammar_makes_the_parser_reads(family: ToolDialect, is_special: bool, accepts: Any) -> None:
     text = ADD_NOW[family.name]
     special = has_special(family) if is_special else ()
     assert accepts(family, special, text)
@@ -109,7 +105,7 @@ def calls_of(family: ToolDialect, text: str) -> list[Event]:
     return parser.push(text) + parser.finish()
 
 
-def test_newer_mistral_tokenizers_have_names_before_arguments() -> None:
+def test_newer_mistral_tokenizers_have_names_before_arguments(accepts: Any) -> None:
     family = next(family for family in TOOL_DIALECTS if family.name == "mistral")
     special = ("[TOOL_CALLS]", "[ARGS]")
     one, two = '[TOOL_CALLS]add[ARGS]{"a": 1}', "[TOOL_CALLS]now[ARGS]{}"
@@ -132,7 +128,7 @@ def test_newer_mistral_tokenizers_have_names_before_arguments() -> None:
         ("a=1,", False),
     ],
 )
-def test_keywords_come_in_the_schema_s_order(keywords: str, is_call: bool) -> None:
+def test_keywords_come_in_the_schema_s_order(keywords: str, is_call: bool, accepts: Any) -> None:
     family = next(family for family in TOOL_DIALECTS if family.name == "pythonic")
     assert accepts(family, (), f"[add({keywords})]") == is_call
 
@@ -146,7 +142,7 @@ def test_a_schema_that_is_none_is_refused() -> None:
 def test_what_cannot_be_enforced_is_left_out_unless_it_is_strict() -> None:
     family = next(family for family in TOOL_DIALECTS if family.name == "hermes")
     parameters = {"type": "object", "properties": {"a": {"type": "string", "format": "no-such-format"}}}
-    tokenizer = LLTokenizer(TokenizerWrapper(Bytes(())))
+    tokenizer = LLTokenizer("byte")
     for strict in (False, True):
         tool = Tool(name="odd", parameters=parameters, strict=strict)
         rules = family.grammar([tool], at_most_one=True, special={})

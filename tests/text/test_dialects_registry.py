@@ -55,6 +55,69 @@ TEMPLATES = {
     "lfm 2.5": ("{%- if tools -%}{{ 'List of tools: [' + tools | tojson + ']' }}", "lfm2", None),
     "xml behind the marker": ("{%- if tools -%}<tool_call>{function-name}<arg>{%- set x %}</tool_call>", "json", None),
     "tools that are a word": ("{{ 'Use tools: ' + message.tools }} {# tools #} and tools", "hermes", None),
+    "qwen 3 coder": (
+        "{%- if tools %}{{- '<tool_call>\\n<function=' + tool_call.name + '>\\n' }}{{- '<parameter=' + args_name + '>"
+        "\\n' }}...",
+        "qwen3_coder",
+        None,
+    ),
+    "qwen 3.5": (
+        "{%- if tools %}<tool_call>\\n<function=example_function_name>\\n<parameter=example_parameter_1>\\nvalue_1\\n"
+        "</parameter>{{- '\\n<think>\\n' + reasoning_content + '\\n</think>\\n\\n' + content }}",
+        "qwen3_coder",
+        "think",
+    ),
+    "glm 4.6": (
+        "{%- if tools -%}<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key>\n<arg_value>{arg-value-1}"
+        "</arg_value>\n"
+        "...\n</tool_call>{{ '\\n<think></think>' }}",
+        "glm45",
+        "think",
+    ),
+    "glm 4.7": (
+        "{%- if tools -%}<tool_call>{function-name}<arg_key>{arg-key-1}</arg_key><arg_value>{arg-value-1}...",
+        "glm47",
+        None,
+    ),
+    "deepseek v3, r1": (
+        "{%- if tools %}...{% endif -%}"
+        "{{'<｜Assistant｜><｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>' + "
+        "tool['function']['name'] + '\\n' + '```json' + '\\n' }}{% if '</think>' in content %}",
+        "deepseek_v3",
+        "think",
+    ),
+    "deepseek v3.1": (
+        "{%- if tools %}...{% endif -%}{{'<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>'+ tool['function']['name'] + "
+        "'<｜tool▁sep｜>' }}{{'</think>'}}",
+        "deepseek_v31",
+        "think",
+    ),
+    "kimi k2": (
+        "<|im_system|>tool_declare<|im_middle|>{{ tools | tojson }}<|im_end|><|tool_calls_section_begin|>"
+        "<|tool_call_begin|>{{ formatted_id }}<|tool_call_argument_begin|>",
+        "kimi_k2",
+        None,
+    ),
+    "deepseek v3.1, without tools": (
+        "{{'<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>'+ tool['function']['name'] + '<｜tool▁sep｜>' }}{{'</think>'}}",
+        "hermes",
+        "think",
+    ),
+    "kimi k2, first template": (
+        "{% if tools -%}{{ '<|im_system|>tool_declare<|im_middle|>' -}}{{- tools | tojson -}}",
+        "kimi_k2",
+        None,
+    ),
+    "gpt-oss": (
+        '{%- if tools -%}{{- "<|start|>assistant to=functions." + name + "<|channel|>commentary json<|message|>" }}',
+        "harmony",
+        "harmony",
+    ),
+    "functionary": (
+        "{%- if tools %}<function=example_function_name>{{ tools }}</function>",
+        "json",
+        None,
+    ),
     "seed": ("{%- if tools %}{{ tools }}{% endif %}<seed:think></seed:think>", "json", "seed_oss"),
     "tools in a way unknown": ("{%- if tools %}<<{{ tools }}>>", "json", None),
     "no tools": ("{{ messages[0].content }}", "hermes", None),
@@ -75,7 +138,9 @@ def test_templates_are_recognized(model: str) -> None:
         *(("hermes", "hermes"), ("qwen", "hermes"), ("qwen25", "hermes"), ("json", "json"), ("mistral", "mistral")),
         *(("llama3", "llama3_json"), ("llama3_json", "llama3_json"), ("llama4_json", "llama3_json")),
         *(("pythonic", "pythonic"), ("llama4_pythonic", "pythonic"), ("lfm2", "lfm2"), ("granite", "granite")),
-        ("phi4_mini_json", "phi4_mini"),
+        *(("qwen3_coder", "qwen3_coder"), ("qwen3_xml", "qwen3_coder"), ("glm45", "glm45"), ("glm47", "glm47")),
+        *(("deepseek_v3", "deepseek_v3"), ("deepseek_v31", "deepseek_v31"), ("deepseekv31", "deepseek_v31")),
+        *(("openai", "harmony"), ("gpt-oss", "harmony"), ("kimi_k2", "kimi_k2"), ("phi4_mini_json", "phi4_mini")),
     ],
 )
 def test_tool_dialects_are_found_by_other_servers_names(flag: str, name: str) -> None:
@@ -88,7 +153,7 @@ def test_tool_dialects_are_found_by_other_servers_names(flag: str, name: str) ->
     [
         *(("qwen3", "think"), ("glm45", "think"), ("olmo3", "think"), ("deepseek_v3", "think"), ("granite", "granite")),
         *(("deepseek_r1", "deepseek_r1"), ("deepseek-r1", "deepseek_r1"), ("kimi_k2", "kimi_k2"), ("kimi", "kimi")),
-        *(("mistral", "mistral"), ("seed_oss", "seed_oss")),
+        *(("mistral", "mistral"), ("seed_oss", "seed_oss"), ("openai_gptoss", "harmony"), ("gpt-oss", "harmony")),
     ],
 )
 def test_reasoning_dialects_are_found_by_other_servers_names(flag: str, name: str) -> None:

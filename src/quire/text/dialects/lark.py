@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from quire.core.errors import InvalidRequest
 from quire.text.dialects.dialect import Tool
 
 _WHITESPACE = r"[ \t\r\n]{1,32}"
@@ -23,6 +24,26 @@ def marker(text: str, special: Mapping[str, int]) -> str:
 def arguments_schema(tool: Tool) -> dict[str, Any]:
     """The JSON schema of a tool's arguments, an object in any case."""
     return tool.parameters if "type" in tool.parameters else {"type": "object", **tool.parameters}
+
+
+def named_arguments(tool: Tool) -> tuple[dict[str, Any], list[str]]:
+    """The schemas of a tool's arguments by their names, and the names of the required ones.
+
+    Raises InvalidRequest where they are none.
+    """
+    properties, required = tool.parameters.get("properties") or {}, tool.parameters.get("required") or []
+    if not isinstance(properties, dict) or not isinstance(required, list):
+        raise InvalidRequest(
+            f"The parameters of the tool {tool.name!r} are no JSON schema: properties must be an object, and required "
+            "a list.",
+            param="$.tools",
+        )
+    return properties, required
+
+
+def shared_schemas(tool: Tool) -> dict[str, Any]:
+    """What the schemas of single arguments may refer to."""
+    return {key: value for key, value in tool.parameters.items() if key in ("$defs", "definitions")}
 
 
 def inline(schema: Mapping[str, Any], *, is_strict: bool = False) -> str:

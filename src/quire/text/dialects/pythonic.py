@@ -11,9 +11,8 @@ from typing import Any
 
 import msgspec
 
-from quire.core.errors import InvalidRequest
 from quire.text.dialects.dialect import Parser, Tool
-from quire.text.dialects.lark import arguments_schema, inline, literal, marker
+from quire.text.dialects.lark import inline, literal, marker, named_arguments, shared_schemas
 from quire.text.dialects.parsing import Output, ReaderParser
 from quire.text.dialects.python_text import read_literal
 from quire.text.dialects.scanner import Scanner, Steps
@@ -58,15 +57,8 @@ class Pythonic(msgspec.Struct, frozen=True, kw_only=True):
 
 def _keyword_rules(index: int, tool: Tool) -> list[str]:
     """Rules for the arguments in the schema's order: ``first`` where none came before, ``more`` behind another."""
-    schema = arguments_schema(tool)
-    properties, required = schema.get("properties") or {}, schema.get("required") or []
-    if not isinstance(properties, dict) or not isinstance(required, list):
-        raise InvalidRequest(
-            f"The parameters of the tool {tool.name!r} are no JSON schema: properties must be an object, and required "
-            "a list.",
-            param="$.tools",
-        )
-    shared = {key: value for key, value in schema.items() if key in ("$defs", "definitions")}
+    properties, required = named_arguments(tool)
+    shared = shared_schemas(tool)
     rules = []
     for i, (key, value) in enumerate(properties.items()):
         this, rest = f"{index}_{i}", f"{index}_{i + 1}"

@@ -12,14 +12,19 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from quire.core.errors import ConfigError
+from quire.text.dialects.deepseek import DeepSeek
 from quire.text.dialects.dialect import Parser, ReasoningDialect, Tool, ToolDialect
 from quire.text.dialects.generic_json import GenericJson
+from quire.text.dialects.glm import Glm
+from quire.text.dialects.harmony import HarmonyCalls, HarmonyReasoning
 from quire.text.dialects.hermes import Hermes
 from quire.text.dialects.json_list import JsonList
+from quire.text.dialects.kimi_k2 import KimiK2
 from quire.text.dialects.llama_json import LlamaJson
 from quire.text.dialects.mistral import Mistral
 from quire.text.dialects.plain import PlainParser
 from quire.text.dialects.pythonic import Pythonic
+from quire.text.dialects.qwen3_coder import Qwen3Coder
 from quire.text.dialects.think import Think
 
 TOOL_DIALECTS: tuple[ToolDialect, ...] = (
@@ -42,18 +47,33 @@ TOOL_DIALECTS: tuple[ToolDialect, ...] = (
         end="<|tool_call_end|>",
         told_by=("List of tools: [", "<|tool_list_start|>", "<|tool_call_start|>"),
     ),
+    HarmonyCalls(),
+    KimiK2(),
+    DeepSeek(name="deepseek_v3", has_fences=True),
+    DeepSeek(name="deepseek_v31", has_fences=False),
+    Qwen3Coder(),
+    Glm(name="glm45", line_break="\n"),
+    Glm(name="glm47", line_break=""),
     Hermes(),
     GenericJson(),
 )
 _TOOL_ALIASES = {
+    "deepseekv3": "deepseek_v3",
+    "deepseekv31": "deepseek_v31",
+    "glm": "glm45",
+    "gpt-oss": "harmony",
+    "gpt_oss": "harmony",
     "hunyuan_a13b": "jamba",
     "llama3": "llama3_json",
     "llama4_json": "llama3_json",
     "llama4_pythonic": "pythonic",
+    "openai": "harmony",
     "phi4_mini_json": "phi4_mini",
     "qwen": "hermes",
     "qwen25": "hermes",
     "qwen3": "hermes",
+    "qwen3_xml": "qwen3_coder",
+    "step3p5": "qwen3_coder",
 }
 REASONING_DIALECTS: tuple[ReasoningDialect, ...] = (
     Think(
@@ -64,6 +84,7 @@ REASONING_DIALECTS: tuple[ReasoningDialect, ...] = (
         other_ends=("Here's my response:",),
         told_by=("Here is my thought process:",),
     ),
+    HarmonyReasoning(),
     Think(name="mistral", begin="[THINK]", end="[/THINK]", told_by=("[/THINK]",)),
     Think(name="seed_oss", begin="<seed:think>", end="</seed:think>", told_by=("</seed:think>",)),
     Think(name="kimi", begin="◁think▷", end="◁/think▷", told_by=("◁/think▷",)),
@@ -101,6 +122,9 @@ _REASONING_ALIASES = {
         ),
         "think",
     ),
+    "gpt-oss": "harmony",
+    "gpt_oss": "harmony",
+    "openai_gptoss": "harmony",
 }
 
 _CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)

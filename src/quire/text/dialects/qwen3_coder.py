@@ -1,0 +1,157 @@
+"""Qwen3-Coder: a function's tag with a tag for each parameter, as Qwen3.5 and Nemotron 3 write it too.
+
+    <tool_call>
+    <function=NAME>
+    <parameter=KEY>
+    VALUE
+    </parameter>
+    </function>
+    </tool_call>
+
+One line break on each side of a value is the tags'. Models forget tags: <tool_call> may be missing where the function
+is one that is offered, and a parameter or a function that begins or ends on a line of its own ends the value before it.
+Text between the parameters is no argument, and so content.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from quire.text.dialects.dialect import Parser, Tool
+from quire.text.dialects.lark import literal, marker
+from quire.text.dialects.names import read_function_name, read_name
+from quire.text.dialects.parsing import Output, ReaderParser
+from quire.text.dialects.scanner import Emit, Scanner, Steps
+from quire.text.dialects.typed_arguments import TypedArguments
+from quire.text.dialects.typed_grammar import Tags, typed_arguments_rules
+
+BEGIN = "<tool_call>"
+END = "</tool_call>"
+FUNCTION = "<function="
+FUNCTION_END = "</function>"
+PARAMETER = "<parameter="
+PARAMETER_END = "</parameter>"
+
+_IN_FUNCTION = (PARAMETER, FUNCTION_END, END, BEGIN, FUNCTION)
+_AFTER_VALUE = (PARAMETER_END, f"\n{PARAMETER}", f"\n{FUNCTION_END}")
+_TAGS = Tags(
+    before=lambda name: f'"{PARAMETER}" {name} ">\\n"',
+    after=literal(f"\n{PARAMETER_END}\n"),
+    ends=r"(?s:.*)<\/parameter>(?s:.*)|((?s:.*)\n)?<(parameter=|\/function>)(?s:.*)",
+)
+
+
+class Qwen3Coder(msgspec.Struct, frozen=True):
+    """A ``dialect.ToolDialect``."""
+
+    name: str = "qwen3_coder"
+    markers: tuple[str, ...] = (BEGIN, END)
+
+    def recognizes(self, template: str) -> bool:
+        return BEGIN in template and FUNCTION in template and PARAMETER in template
+
+    def parser(self, tools: Sequence[Tool]) -> Parser:
+        return ReaderParser(lambda text, out: _Reading(text, out, tools).read())
+
+    def grammar(self, tools: Sequence[Tool], *, at_most_one: bool, special: Mapping[str, int]) -> str:
+        begin, end = marker(BEGIN, special), marker(END, special)
+        calls = "call" if at_most_one else 'call ("\\n" call)*'
+        opened = [literal(f"{tool.name}>\n") for tool in tools]
+        functions = " | ".join(f"{opening} arguments_{i}" for i, opening in enumerate(opened))
+        return (
+            f'calls: {calls}\ncall: {begin} "\\n{FUNCTION}" ({functions}) "{FUNCTION_END}\\n" {end}\n'
+            + typed_arguments_rules(tools, _TAGS)
+        )
+
+
+class _Reading:
+    """One reply being read."""
+
+    def __init__(self, text: Scanner, out: Output, tools: Sequence[Tool]) -> None:
+        self._text = text
+        self._out = out
+        self._tools = {tool.name: tool for tool in tools}
+
+    def read(self) -> Steps[None]:
+        text, out = self._text, self._out
+        found = yield from text.until((BEGIN, FUNCTION), out.content)
+        while found is not None:
+            text.hold(found)
+            name = yield from self._read_name(found)
+            if name is None:
+                out.content(text.let_go())
+            else:
+                text.let_go()
+                out.begin(name)
+                found = yield from self._read_function(TypedArguments(self._tools.get(name), out.arguments))
+                if found is None or found in (BEGIN, FUNCTION):
+                    continue
+                if found == FUNCTION_END:
+                    yield from text.spaces()
+                    yield from text.follows(END)
+            found = yield from text.until((BEGIN, FUNCTION), out.content)
+
+    def _read_name(self, found: str) -> Steps[str | None]:
+        if found == BEGIN:
+            yield from self._text.spaces()
+            if not (yield from self._text.follows(FUNCTION)):
+                return None
+        name = yield from read_function_name(self._text)
+        is_whole = yield from self._text.follows(">")
+        return name if name and is_whole and (found == BEGIN or name in self._tools) else None
+
+    def _read_function(self, arguments: TypedArguments) -> Steps[str | None]:
+        """The parameters, and the marker that ended them; None at the end of the text, which closes nothing."""
+        text = self._text
+        found = yield from self._read_between()
+        while found == PARAMETER:
+            text.hold(PARAMETER)
+            key = yield from read_name(text)
+            if not key or not (yield from text.follows(">")):
+                self._out.content(text.let_go())
+                found = yield from self._read_between()
+                continue
+            text.let_go()
+            value = arguments.value(key)
+            trimmed = _OneLineBreak(value.add)
+            found = yield from text.until(_AFTER_VALUE, trimmed.add)
+            if found is None:
+                trimmed.finish()
+                value.cut()
+                return None
+            if found != PARAMETER_END:
+                trimmed.finish()
+            value.close()
+            found = (yield from self._read_between()) if found == PARAMETER_END else found.removeprefix("\n")
+        if found is not None:
+            arguments.close()
+        return found
+
+    def _read_between(self) -> Steps[str | None]:
+        yield from self._text.spaces()
+        return (yield from self._text.until(_IN_FUNCTION, self._out.content))
+
+
+class _OneLineBreak:
+    """Lets text through without one line break before it and one behind it."""
+
+    def __init__(self, emit: Emit) -> None:
+        self._emit = emit
+        self._has_begun = False
+        self._has_break = False
+
+    def add(self, text: str) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            text = text.removeprefix("\n")
+        if self._has_break and text:
+            text = f"\n{text}"
+        self._has_break = text.endswith("\n") or (self._has_break and not text)
+        text = text.removesuffix("\n")
+        if text:
+            self._emit(text)
+
+    def finish(self) -> None:
+        """The line break that was held back is text."""
+        if self._has_break:
+            self._emit("\n")

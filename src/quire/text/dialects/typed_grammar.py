@@ -1,0 +1,131 @@
+"""Grammars of arguments that are written as bare text between tags: the mirror of ``typed_arguments``.
+
+Arguments stand in the schema's order, required ones always. Strings are text without the tags that would end them,
+within the schema's lengths and pattern; a value among given ones is one of them; all else is JSON by its schema. A tool
+without named arguments takes text for any name, unless its schema says that it takes none.
+
+What a schema says across its arguments (anyOf at its root and the like) cannot be said here: a strict tool is refused.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from quire.core.errors import InvalidRequest
+from quire.text.dialects.dialect import Tool
+from quire.text.dialects.lark import inline, literal, named_arguments, shared_schemas
+from quire.text.dialects.typed_arguments import kinds, property_schema, referred
+
+_ACROSS = ("anyOf", "oneOf", "allOf", "not", "if", "dependentRequired", "dependentSchemas", "patternProperties", "$ref")
+_ANY_NAME = r"/[A-Za-z0-9_.\-]+/"
+
+
+class Tags(msgspec.Struct, frozen=True, kw_only=True):
+    """How a dialect writes one argument, in pieces of Lark."""
+
+    before: Callable[[str], str]
+    """What stands before the value, from the Lark of the name."""
+    after: str
+    """What stands behind it."""
+    is_token: bool = False
+    """``after`` is no text but a token."""
+    ends: str
+    """A regex of all texts that a value cannot be, since something in them would end it."""
+
+
+def typed_arguments_rules(tools: Sequence[Tool], tags: Tags) -> str:
+    """Rules ``arguments_0``, ``arguments_1`` ...: the arguments of each of the tools, with their tags.
+
+    Raises InvalidRequest for a strict tool whose schema cannot be held.
+    """
+    return "".join(_Rules(f"{i}", tool, tags).lines() for i, tool in enumerate(tools))
+
+
+class _Rules:
+    """The rules of one tool; names of rules end with its number."""
+
+    def __init__(self, number: str, tool: Tool, tags: Tags) -> None:
+        self._number = number
+        self._tool = tool
+        self._parameters = tool.parameters
+        self._tags = tags
+        self._lines: list[str] = []
+
+    def lines(self) -> str:
+        across = [word for word in _ACROSS if word in self._parameters]
+        if self._tool.strict and across:
+            raise InvalidRequest(
+                f"The tool {self._tool.name[:64]!r} is strict, and {across[0]} at the root of its parameters cannot be "
+                "held in the way this model writes calls: say it in the properties, or leave strict out.",
+                param="$.tools",
+            )
+        self._lines.append(f"arguments_{self._number}: {self._arguments()}")
+        return "\n".join(self._lines) + "\n"
+
+    def _arguments(self) -> str:
+        properties, required = named_arguments(self._tool)
+        names = [*properties, *(name for name in required if name not in properties)]
+        if not names:
+            takes_none = self._parameters.get("additionalProperties") is False
+            return '""' if takes_none else f"({self._tags.before(_ANY_NAME)} {self._text({}, 'any')})*"
+        rules = [(self._rule(name, i), name in required) for i, name in enumerate(names)]
+        return " ".join(rule if is_required else f"{rule}?" for rule, is_required in rules)
+
+    def _rule(self, name: str, number: int) -> str:
+        rule = f"argument_{self._number}_{number}"
+        values = " | ".join(dict.fromkeys(self._values(property_schema(self._parameters, name), f"{number}")))
+        self._lines.append(f"{rule}: {self._tags.before(literal(name))} ({values})")
+        return rule
+
+    def _values(self, schema: Any, number: str, depth: int = 0) -> list[str]:
+        """Ways to write a value, each with what stands behind it."""
+        if not isinstance(schema, Mapping):
+            schema = {}
+        for word in ("anyOf", "oneOf"):
+            if schema.get(word) and depth < 8:
+                parts = enumerate(schema[word])
+                return [way for i, part in parts for way in self._values(part, f"{number}_{i}", depth + 1)]
+        if "$ref" in schema and depth < 8:
+            return self._values(referred(schema["$ref"], self._parameters), number, depth + 1)
+        given = schema.get("enum", [schema["const"]] if "const" in schema else None)
+        if given:
+            return [self._written(value) for value in given]
+        types = kinds(schema, self._parameters)
+        ways = [self._text(schema, number)] if "string" in types else []
+        others = sorted(types - {"string"}) if "type" in schema or not ways else []
+        if others:
+            ways.append(self._json({**schema, "type": others} if ways else schema))
+        return ways
+
+    def _written(self, value: Any) -> str:
+        written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        return f"{literal(written)} {self._tags.after}" if written else self._tags.after
+
+    def _json(self, schema: Mapping[str, Any]) -> str:
+        return f"{inline({**shared_schemas(self._tool), **schema}, is_strict=self._tool.strict)} {self._tags.after}"
+
+    def _text(self, schema: Mapping[str, Any], number: str) -> str:
+        """A terminal for a string; with its end in it where that is text, since terminals end where they must."""
+        terminal = f"TEXT_{self._number}_{number}".upper()
+        conditions = ["/(?s:.*)/", f"~/{self._tags.ends}/"]
+        shortest, longest = schema.get("minLength", 0), schema.get("maxLength", "")
+        if shortest or longest != "":
+            conditions.append(f"/(?s:.){{{shortest},{longest}}}/")
+        if "pattern" in schema:
+            conditions.append(f"/{_whole(schema['pattern'])}/")
+        body = f"({' & '.join(conditions)})"
+        self._lines.append(f"{terminal}: {body}" + ("" if self._tags.is_token else f" {self._tags.after}"))
+        return f"{terminal} {self._tags.after}" if self._tags.is_token else terminal
+
+
+def _whole(pattern: str) -> str:
+    """A regex of JSON schema, which looks for a place in the text, as one for the whole text; in Lark's spelling."""
+    is_first, is_last = pattern.startswith("^"), pattern.endswith("$") and not pattern.endswith("\\$")
+    if "|" in pattern:
+        is_first = is_last = False  # An anchor there is one alternative's: the regex's compiler says what it takes.
+    inner = pattern[is_first : len(pattern) - is_last]
+    escaped = re.sub(r"\\.|/|\n", lambda match: {"/": "\\/", "\n": "\\n"}.get(match[0], match[0]), inner, flags=re.S)
+    return ("" if is_first else "(?s:.*)") + f"({escaped})" + ("" if is_last else "(?s:.*)")
