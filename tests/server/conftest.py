@@ -179,9 +179,12 @@ class FakeStream:
             self.metrics.first_token_s = self.metrics.first_token_s or now
             self.metrics.last_token_s = now
             self.llm.step(handles=[self.request.handle + c.index for c in self.choices], time_s=now)
-            if self.kind is OutputKind.DELTA:
-                self.queue.put_nowait(self.output(1))
+            self.tell()
         self.finish(FinishReason.LENGTH)
+
+    def tell(self) -> None:
+        if self.kind is not OutputKind.FINAL:
+            self.queue.put_nowait(self.output(1 if self.kind is OutputKind.DELTA else MAX_TEXT))
 
     async def say(self, text: str) -> None:
         for char in text:
@@ -192,8 +195,7 @@ class FakeStream:
                 if self.request.params.logprobs is not None:
                     entry = self.llm.logprobs_of(ord(char) % 256, self.request.params.logprobs)
                     choice.logprobs = [*(choice.logprobs or []), entry]
-            if self.kind is OutputKind.DELTA:
-                self.queue.put_nowait(self.output(1))
+            self.tell()
         self.finish(FinishReason.STOP)
 
 

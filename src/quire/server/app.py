@@ -23,7 +23,20 @@ from quire.server.middleware.envelope import Envelope
 from quire.server.middleware.hosts import Hosts
 from quire.server.middleware.limits import Limits
 from quire.server.responses import error_response
-from quire.server.routes import chat, completions, docs, health, messages, metrics, models, ops, tokenize
+from quire.server.routes import (
+    chat,
+    completions,
+    docs,
+    health,
+    messages,
+    metrics,
+    models,
+    ops,
+    sagemaker,
+    sglang,
+    sglang_ops,
+    tokenize,
+)
 from quire.server.service import Service
 
 if TYPE_CHECKING:
@@ -64,7 +77,7 @@ def _route(endpoint: Endpoint, config: ServerConfig) -> Route:
 
 
 def _endpoints(config: ServerConfig) -> tuple[Endpoint, ...]:
-    families = [chat, completions, messages, models, tokenize, health, metrics, ops]
+    families = [chat, completions, messages, models, tokenize, health, metrics, ops, sglang, sglang_ops, sagemaker]
     found = [endpoint for family in families for endpoint in family.ENDPOINTS]
     return (*found, *(docs.ENDPOINTS if config.enable_docs else ()))
 

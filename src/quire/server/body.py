@@ -75,10 +75,13 @@ def parse(body: bytes) -> dict[str, Any]:
     return data
 
 
-def validate(data: dict[str, Any], model: type[M]) -> M:
-    """The parsed object as ``model``; null fields count as absent, unknown hints are ignored with a debug line."""
+def validate(data: dict[str, Any], model: type[M], root: str = "$") -> M:
+    """The parsed object as ``model``; null fields count as absent, unknown hints are ignored with a debug line.
+
+    ``root``: its own path, where it is part of something.
+    """
     refusals: Refusals = getattr(model, "refused", {})
-    refuse(data, refusals)
+    refuse(data, refusals, root)
     present = {name: _without_nulls(value) for name, value in data.items() if value is not None}
     unknown = present.keys() - model.model_fields.keys()
     if unknown and log.isEnabledFor(logging.DEBUG):
@@ -86,7 +89,7 @@ def validate(data: dict[str, Any], model: type[M]) -> M:
     try:
         return model.model_validate(present)
     except ValidationError as error:
-        raise _invalid(error.errors(include_url=False), present) from None
+        raise _invalid(error.errors(include_url=False), present, root) from None
 
 
 def _without_nulls(value: Any) -> Any:
@@ -94,13 +97,13 @@ def _without_nulls(value: Any) -> Any:
     return {name: inner for name, inner in value.items() if inner is not None} if isinstance(value, dict) else value
 
 
-def _invalid(faults: list[ErrorDetails], data: dict[str, Any]) -> InvalidRequest:
+def _invalid(faults: list[ErrorDetails], data: dict[str, Any], root: str) -> InvalidRequest:
     # A union reports each alternative; the one that went deepest into the value is the one that was meant.
     deepest: dict[Any, tuple[str, str]] = {}
     depths: dict[Any, int] = {}
     for fault in faults:
-        field = fault["loc"][0] if fault["loc"] else "$"
-        path, depth = _path(fault, data)
+        field = fault["loc"][0] if fault["loc"] else root
+        path, depth = _path(fault, data, root)
         if depth > depths.get(field, -1):
             depths[field] = depth
             deepest[field] = (path, _sentence(path, fault))
@@ -117,9 +120,9 @@ def _sentence(path: str, fault: ErrorDetails) -> str:
     return f"{path} is {_show(fault['input'])}: it should {rule}."
 
 
-def _path(fault: ErrorDetails, data: Any) -> tuple[str, int]:
+def _path(fault: ErrorDetails, data: Any, root: str) -> tuple[str, int]:
     """The fault's JSON path and how deep it is; what pydantic adds for the alternatives of a union is left out."""
-    path, depth = "$", 0
+    path, depth = root, 0
     last = len(fault["loc"]) - 1
     for i, step in enumerate(fault["loc"]):
         is_missing = i == last and fault["type"] == "missing"

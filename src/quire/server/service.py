@@ -99,20 +99,25 @@ class Service:
 
         Raises what the engine's door raises, with the path of the prompt at fault.
         """
+        return await self.generate_all([plan], plan.request_id)
+
+    async def generate_all(self, plans: Sequence[Plan], request_id: str) -> Generation:
+        """Submit every prompt of every plan, as one request; otherwise like ``generate``."""
         if (error := self.unavailable()) is not None:
             raise error
-        generation = Generation(self._forget, plan.request_id)
+        generation = Generation(self._forget, request_id)
         self.running.add(generation)
         self._idle.clear()
         try:
-            for i, prompt in enumerate(plan.prompts):
-                request_id = plan.request_id if len(plan.prompts) == 1 else f"{plan.request_id}-{i}"
-                try:
-                    generation.streams.append(await self._submit(prompt, plan, request_id))
-                except QuireError as refusal:
-                    if refusal.param == "$.prompt" and len(plan.prompts) > 1:
-                        refusal.param = f"$.prompt[{i}]"
-                    raise
+            for plan in plans:
+                for i, prompt in enumerate(plan.prompts):
+                    own_id = plan.request_id if len(plan.prompts) == 1 else f"{plan.request_id}-{i}"
+                    generation.streams.append(await self._submit(prompt, plan, own_id))
+        except QuireError as refusal:
+            generation.close()
+            if refusal.param == "$.prompt" and sum(len(plan.prompts) for plan in plans) > 1:
+                refusal.param = f"$.prompt[{len(generation.streams)}]"
+            raise
         except BaseException:
             generation.close()
             raise

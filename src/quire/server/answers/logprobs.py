@@ -45,25 +45,21 @@ class LogprobShaper:
                 shaped.token_logprobs.append(None)
                 shaped.top_logprobs.append(None)
                 continue
-            shaped.token_logprobs.append(_value(found[token_id]))
-            top: dict[str, float] = {name: _value(found[token_id])}
+            shaped.token_logprobs.append(finite_value(found[token_id]))
+            top: dict[str, float] = {name: finite_value(found[token_id])}
             for other, entry in found.items():
-                top.setdefault(self._name(other, self._text(other, entry)), _value(entry))
+                top.setdefault(self._name(other, self._text(other, entry)), finite_value(entry))
             shaped.top_logprobs.append(top)
         return shaped, text_offset
 
     def _chosen(self, token_id: int, found: Logprobs, num_top: int) -> ChosenLogprob:
         token = self._token(token_id, found[token_id])
-        likeliest = sorted(
-            ((entry.rank, other, entry) for other, entry in found.items() if (entry.rank or 0) <= num_top),
-            key=lambda ranked: ranked[0] or 0,
-        )
-        top = [self._token(other, entry) for _, other, entry in likeliest] if num_top else []
+        top = [self._token(other, entry) for other, entry in likeliest(found, num_top)]
         return ChosenLogprob(token.token, token.logprob, token.bytes, top)
 
     def _token(self, token_id: int, entry: Logprob) -> TokenLogprob:
         name = self._name(token_id, self._text(token_id, entry))
-        return TokenLogprob(name, _value(entry), list(self._tokenizer.token_bytes(token_id)))
+        return TokenLogprob(name, finite_value(entry), list(self._tokenizer.token_bytes(token_id)))
 
     def _name(self, token_id: int, text: str) -> str:
         return f"token_id:{token_id}" if self._as_ids else text
@@ -74,15 +70,22 @@ class LogprobShaper:
         return self._tokenizer.token_text(token_id)
 
 
+def likeliest(found: Logprobs, num_top: int) -> list[tuple[int, Logprob]]:
+    """The ``num_top`` likeliest tokens in one place, best first."""
+    ranked = [(token, entry) for token, entry in found.items() if (entry.rank or 0) <= num_top] if num_top else []
+    return sorted(ranked, key=lambda pair: pair[1].rank or 0)
+
+
 def finite(entries: list[Logprobs | None]) -> list[Logprobs | None]:
     """The same with minus infinity as LOWEST, for ``prompt_logprobs``."""
     return [
         None
         if found is None
-        else {t: Logprob(_value(entry), entry.rank, entry.decoded_token) for t, entry in found.items()}
+        else {t: Logprob(finite_value(entry), entry.rank, entry.decoded_token) for t, entry in found.items()}
         for found in entries
     ]
 
 
-def _value(entry: Logprob) -> float:
+def finite_value(entry: Logprob) -> float:
+    """The log probability, with LOWEST in the place of minus infinity."""
     return max(entry.logprob, LOWEST)

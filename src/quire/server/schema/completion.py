@@ -78,22 +78,21 @@ class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | UnsetType = UNSET
 
 
-def prompts_of(value: Any) -> list[Prompt]:
+def prompts_of(value: Any, path: str = "$.prompt") -> list[Prompt]:
     """The prompts in any of the four forms; raises InvalidRequest naming the element that is not one."""
     if isinstance(value, str):
-        return [_text(value, "$.prompt")]
+        return [_text(value, path)]
     if not isinstance(value, list):
         raise InvalidRequest(
-            f"prompt is a {type(value).__name__}: it must be a string, token ids, or a list of either.",
-            param="$.prompt",
+            f"{path} is a {type(value).__name__}: it must be a string, token ids, or a list of either.", param=path
         )
     if not value:
-        raise InvalidRequest("prompt is []: it must hold at least one prompt or token id.", param="$.prompt")
+        raise InvalidRequest(f"{path} is []: it must hold at least one prompt or token id.", param=path)
     if type(value[0]) is int:
-        return [_ids(value, "$.prompt")]
+        return [_ids(value, path)]
     if isinstance(value[0], str):
-        return [_text(text, f"$.prompt[{i}]") for i, text in enumerate(value)]
-    return [_ids(ids, f"$.prompt[{i}]") for i, ids in enumerate(value)]
+        return [_text(text, f"{path}[{i}]") for i, text in enumerate(value)]
+    return [_ids(ids, f"{path}[{i}]") for i, ids in enumerate(value)]
 
 
 def _text(value: Any, path: str) -> str:

@@ -21,6 +21,10 @@ def _empty(value: object) -> bool:
     return value in ([], {}, "", False)
 
 
+def _blank(value: object) -> bool:
+    return all(item is None or _empty(item) for item in value) if isinstance(value, list) else _empty(value)
+
+
 def _one_of(*harmless: object) -> Callable[[Any], bool]:
     return lambda value: value in harmless
 
@@ -60,6 +64,20 @@ REFUSED_IN_CHAT: Refusals = {
     "audio": _never,
     "modalities": _one_of([], ["text"]),
     "web_search_options": _never,
+}
+
+REFUSED_IN_GENERATE: Refusals = {
+    **dict.fromkeys(("image_data", "video_data", "audio_data", "input_embeds"), _blank),
+    **dict.fromkeys(("lora_path", "session_params", "session_id", "custom_logit_processor"), _blank),
+    **dict.fromkeys(("token_ids_logprob", "return_hidden_states", "return_routed_experts"), _blank),
+    **dict.fromkeys(("bootstrap_host", "bootstrap_port", "bootstrap_room"), _blank),
+}
+"""By SGLang, which takes lists of all of these, one entry for each prompt."""
+
+REFUSED_IN_SGLANG_SAMPLING: Refusals = {
+    "stop_regex": _empty,
+    "custom_params": _empty,
+    "beam_width": _one_of(1),
 }
 
 REFUSED_IN_COMPLETIONS: Refusals = {**REFUSED_ANYWHERE, "thinking_token_budget": _one_of(-1)}
@@ -103,9 +121,9 @@ _WHY = {
 }
 
 
-def refuse(data: Mapping[str, Any], refusals: Refusals) -> None:
-    """Raise Unsupported for the first field of ``data`` that may not be ignored."""
+def refuse(data: Mapping[str, Any], refusals: Refusals, root: str = "$") -> None:
+    """Raise Unsupported for the first field of ``data``, whose own path is ``root``, that may not be ignored."""
     for name in data.keys() & refusals.keys():
         if data[name] is not None and not refusals[name](data[name]):
             why = _WHY.get(name, "this server does not support it and ignoring it would change the answer")
-            raise Unsupported(f"{name} is not accepted: {why}. Leave the field out.", param=f"$.{name}")
+            raise Unsupported(f"{name} is not accepted: {why}. Leave the field out.", param=f"{root}.{name}")

@@ -1,0 +1,218 @@
+"""SGLang's fields become what the engine is asked: one Plan for each prompt."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from quire.core.errors import InvalidRequest, QuireError
+from quire.core.sampling_params import MAX_N, SamplingParams
+from quire.core.structured_outputs import StructuredOutputs
+from quire.engine.assembler import OutputKind
+from quire.server.body import validate
+from quire.server.schema.completion import Prompt, prompts_of
+from quire.server.schema.faults import bad
+from quire.server.schema.sglang import ANY_JSON, MAX_NEW_TOKENS, GenerateRequest, SglangSampling
+from quire.server.service import Plan, Service
+
+_RENAMED = {
+    "max_new_tokens": "max_tokens",
+    "min_new_tokens": "min_tokens",
+    "no_stop_trim": "include_stop_str_in_output",
+    "sampling_seed": "seed",
+}
+_SHAPES = ("json_schema", "regex", "ebnf", "structural_tag")
+_NAMES = frozenset(SamplingParams.__struct_fields__)
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """One prompt of a request, and what of it is shown."""
+
+    plan: Plan
+    wants_logprobs: bool
+    logprob_start: int | None
+    """Position of the prompt's first token that is shown with its score; None: none is."""
+    num_top: int
+    is_hidden: bool
+    """Nothing was to be generated: the one token that is made is not shown."""
+
+
+def asked_of(service: Service, body: GenerateRequest, request_id: str) -> tuple[list[Asked], bool]:
+    """What is asked of each prompt, and whether the answer is a list. Raises InvalidRequest or Unsupported."""
+    path, prompts = _prompts(body)
+    count = len(prompts)
+    if count > service.config.max_prompts:
+        raise InvalidRequest(
+            f"{path} holds {count} prompts: at most {service.config.max_prompts} fit in one request (--max-prompts).",
+            param=path,
+        )
+    settings = _settings(body.sampling_params, count)
+    _check_n(settings, max(service.config.max_prompts, MAX_N))
+    given = body.text if body.text is not None else body.input_ids
+    is_list = not isinstance(given, str) and not isinstance(given[0], int)
+    if body.rid is None or isinstance(body.rid, str):
+        rid = body.rid or request_id
+        rids = [f"{rid}_{i}" for i in range(count)] if is_list else [rid]
+    else:
+        rids = _each("$.rid", body.rid, count)
+    each = zip(
+        prompts,
+        settings,
+        rids,
+        _each("$.return_logprob", body.return_logprob, count),
+        _each("$.logprob_start_len", body.logprob_start_len, count),
+        _each("$.top_logprobs_num", body.top_logprobs_num, count),
+        _each("$.cache_salt", body.cache_salt, count),
+        _each("$.extra_key", body.extra_key, count),
+        strict=True,
+    )
+    asked = []
+    for prompt, (root, sampling), rid, wants, start, num_top, salt, key in each:
+        _check_logprobs(start, num_top)
+        scored = wants and start >= 0
+        params = _params(
+            sampling,
+            service,
+            root,
+            logprobs=num_top if wants else None,
+            prompt_logprobs=num_top if scored else None,
+        )
+        plan = Plan(
+            prompts=[prompt],
+            params=params,
+            kind=OutputKind.CUMULATIVE if body.stream else OutputKind.FINAL,
+            request_id=rid,
+            add_special_tokens=True,
+            priority=-body.priority,  # here, lower runs first
+            cache_salt=f"{salt}\x1f{key}" if key else salt,
+        )
+        is_hidden = sampling.max_new_tokens == 0
+        asked.append(
+            Asked(
+                plan=plan,
+                wants_logprobs=wants,
+                logprob_start=start if scored else None,
+                num_top=num_top if wants else 0,
+                is_hidden=is_hidden,
+            )
+        )
+    return asked, is_list or settings[0][1].n > 1
+
+
+@contextmanager
+def sglang_paths(body: GenerateRequest) -> Iterator[None]:
+    """Let errors name the fields of this API where the engine names its own."""
+    prompt = "$.text" if body.text is not None else "$.input_ids"
+    try:
+        yield
+    except QuireError as error:
+        if error.param == "$.prompt" or (error.param or "").startswith("$.prompt["):
+            error.param = prompt + str(error.param).removeprefix("$.prompt")
+        elif error.param in ("$.logprobs", "$.prompt_logprobs"):
+            error.param = "$.top_logprobs_num"
+        elif error.param is not None and not error.param.startswith("$.sampling_params"):
+            error.param = _renamed(error.param, "$.sampling_params")
+        raise
+
+
+def _prompts(body: GenerateRequest) -> tuple[str, list[Prompt]]:
+    if (body.text is None) == (body.input_ids is None):
+        raise InvalidRequest("Exactly one of text and input_ids must be given.", param="$.text")
+    if body.text is not None:
+        texts = [body.text] if isinstance(body.text, str) else body.text
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise bad("$.text", body.text, "must be a string or a list of strings")
+        return "$.text", prompts_of(body.text, "$.text")
+    if not isinstance(body.input_ids, list) or any(isinstance(ids, str) for ids in body.input_ids):
+        raise bad("$.input_ids", body.input_ids, "must be a list of token ids, or of such lists")
+    return "$.input_ids", prompts_of(body.input_ids, "$.input_ids")
+
+
+def _settings(value: Any, count: int) -> list[tuple[str, SglangSampling]]:
+    """The settings of each prompt, with their path."""
+    if isinstance(value, list):
+        values = _each("$.sampling_params", value, count)
+        return [(f"$.sampling_params[{i}]", _setting(one, f"$.sampling_params[{i}]")) for i, one in enumerate(values)]
+    return [("$.sampling_params", _setting(value, "$.sampling_params"))] * count
+
+
+def _setting(value: Any, path: str) -> SglangSampling:
+    if value is None:
+        return SglangSampling()
+    if not isinstance(value, dict):
+        raise bad(path, value, "must be an object")
+    return validate(value, SglangSampling, path)
+
+
+def _each(path: str, value: Any, count: int) -> list[Any]:
+    if not isinstance(value, list):
+        return [value] * count
+    if len(value) != count:
+        raise InvalidRequest(
+            f"{path} has {len(value)} entries: it must have one for each of {count} prompts.", param=path
+        )
+    return value
+
+
+def _check_n(settings: Sequence[tuple[str, SglangSampling]], limit: int) -> None:
+    for path, sampling in settings:
+        if sampling.n != settings[0][1].n:
+            raise InvalidRequest(
+                f"{path}.n is {sampling.n}, and {settings[0][1].n} elsewhere: it must be the same for all prompts.",
+                param=f"{path}.n",
+            )
+    total = sum(sampling.n for _, sampling in settings)
+    if total > limit:
+        raise InvalidRequest(
+            f"{len(settings)} prompts make {total} continuations: at most {limit} fit in one request.",
+            param=f"{settings[0][0]}.n",
+        )
+
+
+def _check_logprobs(start: int, num_top: int) -> None:
+    if start < -1:
+        raise bad("$.logprob_start_len", start, "must be a position in the prompt, or -1 to leave it out")
+    if num_top < 0:
+        raise bad("$.top_logprobs_num", num_top, "must be at least 0")
+
+
+def _params(sampling: SglangSampling, service: Service, root: str, **decided: Any) -> SamplingParams:
+    """One prompt's settings, in the place of the model's own defaults."""
+    defaults: Mapping[str, Any] = service.llm.default_params
+    values = {name: value for name, value in defaults.items() if name in _NAMES}
+    for name in sampling.model_fields_set - set(_SHAPES):
+        values[_RENAMED.get(name, name)] = getattr(sampling, name)
+    if sampling.max_new_tokens is None:
+        values["max_tokens"] = min(MAX_NEW_TOKENS, service.llm.info.max_model_len)
+    values["max_tokens"] = max(1, values["max_tokens"])
+    try:
+        return SamplingParams(**values | decided, structured_outputs=_shape(sampling, root))
+    except QuireError as error:
+        error.param = _renamed(error.param or "$", root)
+        raise
+
+
+def _shape(sampling: SglangSampling, root: str) -> StructuredOutputs | None:
+    given = [name for name in _SHAPES if getattr(sampling, name) not in (None, "")]
+    if len(given) > 1:
+        raise InvalidRequest(
+            f"{' and '.join(given)} are given: an answer can have one shape only.", param=f"$.{given[1]}"
+        )
+    if not given:
+        return None
+    if sampling.json_schema == ANY_JSON:
+        return StructuredOutputs(json_object=True)
+    return StructuredOutputs(
+        json=sampling.json_schema or None,
+        regex=sampling.regex or None,
+        grammar=sampling.ebnf or None,
+        structural_tag=sampling.structural_tag or None,
+    )
+
+
+def _renamed(param: str, root: str) -> str:
+    """The path of a setting by SGLang's name."""
+    name = param.removeprefix("$.")
+    found = next((theirs for theirs, ours in _RENAMED.items() if ours == name), name)
+    return f"{root}.{found}" if param != "$" else root

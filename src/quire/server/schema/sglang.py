@@ -1,0 +1,163 @@
+"""SGLang's ``/generate``: what is asked and what is answered."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+from pydantic import Field, WithJsonSchema
+
+from quire.core.sampling_params import MAX_LOGIT_BIAS, MAX_N, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
+from quire.server.schema.common import JsonObject, RequestModel, TokenId
+from quire.server.schema.refused import REFUSED_IN_GENERATE, REFUSED_IN_SGLANG_SAMPLING, Refusals
+
+MAX_NEW_TOKENS = 128
+"""What is generated when nothing is said."""
+ANY_JSON = "$$ANY$$"
+"""As ``json_schema``: any JSON object."""
+WEIGHT_VERSION = "default"
+
+_StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
+_Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
+_Salt = Annotated[str, Field(max_length=1024)]
+_Penalty = Annotated[float | None, Field(ge=-2, le=2)]
+
+
+class SglangSampling(RequestModel):
+    """The settings of one prompt."""
+
+    refused: ClassVar[Refusals] = REFUSED_IN_SGLANG_SAMPLING
+
+    max_new_tokens: int | None = Field(default=None, ge=0, lt=2**31, description="default: 128")
+    min_new_tokens: int | None = Field(default=None, ge=0, lt=2**31)
+    stop: _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    stop_token_ids: list[TokenId] | None = None
+    temperature: float | None = Field(default=None, ge=0, le=2)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_k: int | None = Field(default=None, ge=-1, lt=2**31, description="0 or -1: the whole vocabulary")
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    frequency_penalty: _Penalty = None
+    presence_penalty: _Penalty = None
+    repetition_penalty: float | None = Field(default=None, gt=0)
+    n: int = Field(default=1, ge=1, le=MAX_N)
+    json_schema: str | JsonObject | None = Field(default=None, description="$$ANY$$: any JSON object")
+    regex: str | None = None
+    ebnf: str | None = None
+    structural_tag: str | JsonObject | None = None
+    ignore_eos: bool | None = None
+    skip_special_tokens: bool | None = None
+    spaces_between_special_tokens: bool | None = None
+    no_stop_trim: bool | None = Field(default=None, description="show what ended the text")
+    logit_bias: Annotated[dict[str, float], Field(max_length=MAX_LOGIT_BIAS)] | None = None
+    sampling_seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+
+
+_TEXT = {"type": "string"}
+_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "minItems": 1}
+
+
+def _one_or_many(schema: JsonObject) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [schema, {"type": "array", "items": schema, "minItems": 1}, {"type": "null"}]})
+
+
+class GenerateRequest(RequestModel):
+    """One prompt or several; what is given as a list has an entry for each of them."""
+
+    refused: ClassVar[Refusals] = REFUSED_IN_GENERATE
+
+    text: Annotated[Any, _one_or_many(_TEXT)] = None
+    input_ids: Annotated[Any, _one_or_many(_IDS)] = None
+    sampling_params: Annotated[Any, _one_or_many(SglangSampling.model_json_schema())] = None
+    rid: _Id | list[_Id] | None = None
+    return_logprob: bool | list[bool] = False
+    logprob_start_len: int | list[int] = Field(default=-1, description="where the prompt's scores begin; -1: nowhere")
+    top_logprobs_num: int | list[int] = 0
+    return_text_in_logprobs: bool = False
+    stream: bool = Field(default=False, description="events hold all text so far")
+    priority: int = Field(default=0, gt=-(2**31), lt=2**31, description="higher runs first, under the priority policy")
+    cache_salt: _Salt | list[_Salt] = ""
+    extra_key: _Salt | list[_Salt] = ""
+
+
+class MatchedStop(msgspec.Struct, frozen=True, tag_field="type", tag="stop"):
+    matched: int | str | None
+    """The stop id or string, or the end of sequence's id."""
+
+
+class LengthReached(msgspec.Struct, frozen=True, tag_field="type", tag="length"):
+    length: int
+
+
+class WasAborted(msgspec.Struct, frozen=True, tag_field="type", tag="abort"):
+    message: str = "Aborted"
+
+
+FinishedBy = MatchedStop | LengthReached | WasAborted
+
+Score = tuple[float | None, int, str | None]
+"""Log probability, token id, and its text where that was asked for."""
+
+
+class MetaInfo(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    finish_reason: FinishedBy | None
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    weight_version: str = WEIGHT_VERSION
+    e2e_latency: float | UnsetType = UNSET
+    """Seconds, at the end."""
+    input_token_logprobs: list[Score] | UnsetType = UNSET
+    output_token_logprobs: list[Score] | UnsetType = UNSET
+    input_top_logprobs: list[list[Score] | None] | UnsetType = UNSET
+    output_top_logprobs: list[list[Score] | None] | UnsetType = UNSET
+
+
+class Generated(msgspec.Struct, frozen=True, kw_only=True):
+    """One continuation."""
+
+    text: str
+    output_ids: list[int]
+    meta_info: MetaInfo
+    index: int | UnsetType = UNSET
+    """Which of several, in a stream."""
+
+
+class SglangModelInfo(msgspec.Struct, frozen=True, kw_only=True):
+    model_path: str
+    tokenizer_path: str
+    is_generation: Literal[True] = True
+    preferred_sampling_params: JsonObject | None = None
+    weight_version: str = WEIGHT_VERSION
+    has_image_understanding: Literal[False] = False
+    has_audio_understanding: Literal[False] = False
+
+
+class EngineLoad(msgspec.Struct, frozen=True, kw_only=True):
+    dp_rank: int = 0
+    num_running_reqs: int
+    num_waiting_reqs: int
+    num_total_reqs: int
+    num_used_tokens: int
+    max_total_num_tokens: int
+    token_usage: float
+    gen_throughput: float
+    cache_hit_rate: float
+    max_running_requests: int
+
+
+class Loads(msgspec.Struct, frozen=True, kw_only=True):
+    timestamp: str
+    version: str
+    dp_rank_count: int = 1
+    loads: list[EngineLoad]
+
+
+class PauseGenerationRequest(RequestModel):
+    refused: ClassVar[Refusals] = {}
+
+    mode: Literal["abort", "retract", "in_place"] = Field(default="abort", description="the latter two keep requests")
+
+
+class Said(msgspec.Struct, frozen=True):
+    message: str
+    status: Literal["ok"] = "ok"
