@@ -59,6 +59,7 @@ class LLM:
             text.eos_token_ids,
             max_logprobs=config.model.max_logprobs,
             seed=config.model.seed,
+            reasoning=text.dialects.reasoning,
         )
 
     @property

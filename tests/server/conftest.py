@@ -24,6 +24,7 @@ from quire.core.step import EngineStats, Finished, FinishReason, Started, StepOu
 from quire.engine.assembler import OutputKind
 from quire.engine.control import EngineControl
 from quire.server.app import create_app
+from quire.text.dialects.registry import choose
 
 VOCAB = 260
 BOS = 257
@@ -215,6 +216,7 @@ class FakeLLM:
         )
         self.tokenizer = ByteTokenizer()
         self.chat_template: Template | None = Template()
+        self.dialects = choose("auto", "auto", Template.source)
         self.default_params: dict[str, Any] = {"temperature": 0.5}
         self.stats = EngineStats()
         self.failure: str | None = None
@@ -380,9 +382,11 @@ def llm() -> FakeLLM:
 
 @pytest.fixture
 def bring_up(llm: FakeLLM) -> Callable[..., httpx.AsyncClient]:
-    """``bring_up(**server settings)`` is a client of an application with those settings."""
+    """``bring_up(**server settings, reasoning_parser=...)`` is a client of an application with those settings."""
 
     def start(base_url: str = "http://localhost", **settings: Any) -> httpx.AsyncClient:
+        if reasoning := settings.pop("reasoning_parser", None):
+            llm.dialects = choose("auto", reasoning, Template.source)
         app = create_app(llm, ServerConfig(**settings), ["fake", "also-fake"])  # type: ignore[arg-type]
         return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base_url)
 

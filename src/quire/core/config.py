@@ -43,6 +43,12 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     generation_config: Annotated[
         str, Meta(description="auto: defaults for sampling from the model's generation_config.json; none: ignore it")
     ] = "auto"
+    tool_call_parser: Annotated[
+        str, Meta(description="how the model writes tool calls; auto: as its chat template says; none: not at all")
+    ] = "auto"
+    reasoning_parser: Annotated[
+        str, Meta(description="how the model marks its reasoning; auto: as its chat template says; none: not at all")
+    ] = "auto"
     load_format: Annotated[
         Literal["auto", "safetensors", "gguf", "dummy"], Meta(description="dummy: random weights, for measuring")
     ] = "auto"
@@ -159,12 +165,6 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ] = 15.0
     shutdown_timeout_s: Annotated[float, Meta(ge=0, description="time running requests have to end on SIGTERM")] = 30.0
     enable_docs: Annotated[bool, Meta(description="serve /docs and /openapi.json")] = True
-    tool_call_parser: Annotated[
-        str, Meta(description="how the model writes tool calls; auto: as its chat template says; none: not at all")
-    ] = "auto"
-    reasoning_parser: Annotated[
-        str, Meta(description="how the model marks its reasoning; auto: as its chat template says; none: not at all")
-    ] = "auto"
     trust_request_chat_template: Annotated[bool, Meta(description="let requests bring chat templates of their own")] = (
         False
     )

@@ -83,6 +83,7 @@ class AsyncLLM:
         self.tokenizer: Tokenizer = text.tokenizer
         self.chat_template: ChatTemplate | None = text.chat_template
         self.default_params: dict[str, Any] = text.default_params
+        self.dialects = text.dialects
         self.stats = EngineStats()
         self.failure: str | None = None
         self._is_ready = False
@@ -107,6 +108,7 @@ class AsyncLLM:
             self.eos_token_ids,
             max_logprobs=self.config.model.max_logprobs,
             seed=self.config.model.seed,
+            reasoning=self.dialects.reasoning,
         )
 
     async def submit(

@@ -13,9 +13,10 @@ import numpy as np
 
 from quire.core.errors import InvalidRequest, PromptTooLong
 from quire.core.messages import EngineInfo
-from quire.core.request import Request
+from quire.core.request import ReasoningMarks, Request
 from quire.core.sampling_params import SamplingParams
 from quire.text.bad_words import bad_word_ids
+from quire.text.dialects.dialect import ReasoningDialect
 
 if TYPE_CHECKING:
     from quire.text.tokenizer import Tokenizer
@@ -25,6 +26,7 @@ class Intake:
     """Makes Requests for one engine. Owned by a client; holds its counter of handles.
 
     ``seed``: with a number, the nth unseeded request always draws the same seed; with None, seeds are fresh.
+    ``reasoning``: how the model marks what it thinks.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Intake:
         *,
         max_logprobs: int,
         seed: int | None,
+        reasoning: ReasoningDialect | None = None,
     ) -> None:
         self.info = info
         self.tokenizer = tokenizer
@@ -43,6 +46,7 @@ class Intake:
             info.vocab_size, tokenizer.vocab_size
         )  # embeddings are often padded with ids of no token
         self.max_logprobs = max_logprobs
+        self._reasoning = reasoning
         self._seed = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0].item()
         self._next_handle = 1
 
@@ -84,6 +88,7 @@ class Intake:
             stop_token_ids=tuple(dict.fromkeys(eos + params.stop_token_ids)),
             bad_word_ids=bad_word_ids(self.tokenizer, params.bad_words) if params.bad_words else (),
             seed=params.seed % 2**64 if params.seed is not None else self._fresh_seed(handle),
+            reasoning=self._reasoning_marks(tokens, params.thinking_token_budget),
             priority=priority,
             cache_salt=cache_salt,
             arrival_s=time.monotonic(),
@@ -148,6 +153,24 @@ class Intake:
                     "(--max-logprobs).",
                     param=f"$.{name}",
                 )
+
+    def _reasoning_marks(self, tokens: np.ndarray, budget: int | None) -> ReasoningMarks | None:
+        """Where reasoning begins and ends, for a request that bounds it."""
+        if budget is None:
+            return None
+        if self._reasoning is None:
+            raise InvalidRequest(
+                f"thinking_token_budget is {budget}, but the model has no known way to mark its reasoning: leave it "
+                "out, or start with --reasoning-parser.",
+                param="$.thinking_token_budget",
+            )
+        prompt = self.tokenizer.decode(tokens.tolist(), False)
+        return ReasoningMarks(
+            begin_ids=tuple(self.tokenizer.encode(self._reasoning.begin, False)),
+            end_ids=tuple(self.tokenizer.encode(self._reasoning.end, False)),
+            is_open=self._reasoning.is_open(prompt),
+            budget=budget,
+        )
 
     def _fresh_seed(self, handle: int) -> int:
         digest = hashlib.blake2b(handle.to_bytes(8, "little"), key=self._seed.to_bytes(8, "little"), digest_size=8)

@@ -25,7 +25,6 @@ from quire.server.beams import Beams, search_params
 from quire.server.generation import Generation
 from quire.server.metrics import Metrics
 from quire.text.chat import ChatTemplate
-from quire.text.dialects.registry import choose
 from quire.version import __version__
 
 if TYPE_CHECKING:
@@ -72,8 +71,7 @@ class Service:
         self._idle = asyncio.Event()
         self._idle.set()
         identity = f"{llm.config.model.model} {llm.info.dtype}".encode()
-        template = llm.chat_template.source if llm.chat_template is not None else None
-        self.dialects = choose(config.tool_call_parser, config.reasoning_parser, template)
+        self.dialects = llm.dialects
         self.marker_ids = _ids_of(self.dialects.markers, llm.tokenizer)
         self.fingerprint = f"quire-{__version__}-{hashlib.sha256(identity).hexdigest()[:8]}"
 

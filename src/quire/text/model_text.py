@@ -10,18 +10,21 @@ from quire.checkpoint.pypi import recommended_sampling
 from quire.checkpoint.resolve import resolve
 from quire.core.config import ModelConfig
 from quire.text.chat import ChatTemplate, load_template
+from quire.text.dialects.registry import Dialects, choose
 from quire.text.tokenizer import Tokenizer
 
 _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty")
 
 
 class ModelText(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokenizer, chat template, sampling defaults and end-of-sequence ids of one model."""
+    """Tokenizer, chat template, sampling defaults, end-of-sequence ids and dialects of one model."""
 
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
     default_params: dict[str, Any]
     eos_token_ids: tuple[int, ...]
+    dialects: Dialects
+    """How its replies are read."""
 
     @classmethod
     def load(cls, path: Path, config: ModelConfig) -> "ModelText":
@@ -35,6 +38,7 @@ class ModelText(msgspec.Struct, frozen=True, kw_only=True):
             chat_template=_template(source, tokenizer) if source else None,
             default_params=_defaults(checkpoint, config.model) if config.generation_config == "auto" else {},
             eos_token_ids=checkpoint.eos_token_ids,
+            dialects=choose(config.tool_call_parser, config.reasoning_parser, source),
         )
 
 
