@@ -44,6 +44,29 @@ def test_recorded_tokens_count_as_admitted_ones_do(admit: Callable[..., Admissio
     assert fresh == resumed
 
 
+def test_a_window_holds_the_last_tokens_of_prompt_and_answer(admit: Callable[..., Admission]) -> None:
+    """Recorded one by one, or resumed with."""
+    tokens = [1, 1, 2, V, 3, 3, 1, 4, 2]
+    strengths = {"frequency_penalty": 0.5, "presence_penalty": 0.125, "repetition_penalty": 1.5, "penalty_window": 3}
+    for length in range(1, len(tokens) + 1):
+        penalties = Penalties(2, V, CPU)
+        penalties.admit(admit(0, tokens[:1], **strengths))
+        penalties.admit(admit(1, tokens[:1], tokens[1:length], **strengths))
+        for token in tokens[1:length]:
+            if token == V:  # which no model chooses
+                penalties.release(np.array([0]))
+                penalties.admit(admit(0, tokens[:4], **strengths))
+            else:
+                penalties.record(np.array([0]), np.array([token]))
+        followed, resumed = apply(penalties, [0, 1], [1.0] * V)
+        window = tokens[:length][-3:]
+        expected = [1.0] * V
+        for token in set(window) - {V}:
+            expected[token] = 1.0 / np.float32(1.5) - 0.5 * window.count(token) - 0.125
+        assert followed == resumed
+        np.testing.assert_allclose(resumed, expected, rtol=1e-6)
+
+
 def test_a_slot_starts_clean_after_release(admit: Callable[..., Admission]) -> None:
     penalties = Penalties(5, V, CPU)
     for _ in range(3):

@@ -85,6 +85,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     shown_special_token_ids: tuple[int, ...] = ()
     """Special tokens that appear in the text all the same, when others are skipped."""
     repetition_detection: RepetitionDetection | None = None
+    penalty_window: int | None = None
+    """Penalties look at this many of the last tokens, of prompt and answer alike. None: repetition looks at all, and
+    frequency and presence at the answer."""
 
     @property
     def is_greedy(self) -> bool:
@@ -132,6 +135,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             value = getattr(self, name)
             if value is not None:
                 _within(name, value, low, 2**31 - 1, whole=True)
+        if self.penalty_window is not None:
+            _within("penalty_window", self.penalty_window, 1, 2**31 - 1, whole=True)
         if self.thinking_token_budget is not None:
             _within("thinking_token_budget", self.thinking_token_budget, 0, 2**31 - 1, whole=True)
         if self.seed is not None:

@@ -1,12 +1,14 @@
 """Repetition, frequency and presence penalties, and the counts they need.
 
 Owns, for each slot that asked for a penalty, how often every token was generated and which tokens the prompt holds;
-other slots cost nothing. Law: the counts are a function of the sequence's tokens, so a resumed sequence has those it
-would have had.
+or, with a window, how often every token is among the last ones, whoever wrote them. Other slots cost nothing. Law: the
+counts are a function of the sequence's tokens, so a resumed sequence has those it would have had.
 
 Sources: repetition, Keskar et al., "CTRL" (2019), over prompt and output; frequency and presence, the OpenAI API, over
-the output alone.
+the output alone. Windows are llama.cpp's.
 """
+
+from collections import deque
 
 import numpy as np
 import torch
@@ -27,11 +29,13 @@ class Penalties:
         self._row_of_slot = np.full(max_num_seqs, -1, np.int64)
         self._strengths = np.zeros((max_num_seqs, 3), np.float32)
         """By slot: repetition, frequency, presence."""
+        self._windows: dict[int, deque[int]] = {}
+        """By slot that has one: the tokens in it, -1 for those beyond the vocabulary."""
         self._free_rows: list[int] = []
         self._counts = torch.zeros((0, vocab_size), dtype=torch.int32, device=device)
-        """[P, V]: times each token was generated."""
+        """[P, V]: times each token was generated, or is in the window."""
         self._in_prompt = torch.zeros((0, vocab_size), dtype=torch.bool, device=device)
-        """[P, V]."""
+        """[P, V]: nothing where there is a window."""
 
     def admit(self, admission: Admission) -> None:
         """Count the tokens there are. Only for sequences with penalties; the slot holds none yet."""
@@ -41,7 +45,11 @@ class Penalties:
         self._strengths[slot] = params.repetition_penalty, params.frequency_penalty, params.presence_penalty
         # A token beyond the vocabulary has no logit that could be penalised.
         within = np.where(admission.tokens < self._vocab_size, admission.tokens, -1)
-        prompt, output = within[: admission.prompt_len], within[admission.prompt_len :]
+        if params.penalty_window is not None:
+            prompt, output = within[:0], within[-params.penalty_window :]
+            self._windows[slot] = deque(output.tolist(), maxlen=params.penalty_window)
+        else:
+            prompt, output = within[: admission.prompt_len], within[admission.prompt_len :]
         counts = np.bincount(output[output >= 0], minlength=self._vocab_size).astype(np.int32)
         in_prompt = np.bincount(prompt[prompt >= 0], minlength=self._vocab_size) > 0
         self._counts[row] = torch.from_numpy(counts)
@@ -52,6 +60,8 @@ class Penalties:
         rows = self._row_of_slot[slots]
         self._free_rows.extend(rows[rows >= 0].tolist())
         self._row_of_slot[slots] = -1
+        for slot in self._windows.keys() & slots.tolist():
+            del self._windows[slot]
 
     def apply(self, logits: Tensor, slots: np.ndarray) -> None:
         """Change the rows of ``logits`` [R, V] whose slots have penalties, in place."""
@@ -82,6 +92,17 @@ class Penalties:
             places = torch.as_tensor(rows[counted], device=device)
             tokens = torch.as_tensor(token_ids[counted].astype(np.int64), device=device)
             self._counts[places, tokens] += 1  # no slot comes twice in a step, so no place does
+            if self._windows:
+                self._move_windows(slots, token_ids)
+
+    def _move_windows(self, slots: np.ndarray, token_ids: np.ndarray) -> None:
+        """Take in one token for each slot that has a window, and discount the one that falls out of it."""
+        for slot, token in zip(slots.tolist(), token_ids.tolist(), strict=True):
+            if (window := self._windows.get(slot)) is None:
+                continue
+            if len(window) == window.maxlen and window[0] >= 0:
+                self._counts[int(self._row_of_slot[slot]), window[0]] -= 1
+            window.append(token)
 
     @property
     def _is_idle(self) -> bool:
