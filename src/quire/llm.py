@@ -21,6 +21,7 @@ from quire.engine.assembler import Assembler, OutputKind
 from quire.engine.beam_search import BeamSearch
 from quire.engine.control import PauseMode, check_mode
 from quire.engine.intake import Intake
+from quire.text.grammar.door import GrammarDoor
 from quire.text.model_text import ModelText
 from quire.text.tokenizer import Tokenizer
 
@@ -61,6 +62,7 @@ class LLM:
             seed=config.model.seed,
             reasoning=text.dialects.reasoning,
         )
+        self._grammars = GrammarDoor(text.tokenizer, text.eos_token_ids, self._client.info.vocab_size)
 
     @property
     def info(self) -> EngineInfo:
@@ -209,7 +211,15 @@ class LLM:
 
     def _add(self, prompt: Prompt, params: SamplingParams, priority: int) -> tuple[Add, str | None]:
         text, ids, salt = self._read(prompt)
-        request = self._intake.request(ids, params, request_id=uuid.uuid4().hex, priority=priority, cache_salt=salt)
+        shape = params.structured_outputs
+        request = self._intake.request(
+            ids,
+            params,
+            request_id=uuid.uuid4().hex,
+            priority=priority,
+            cache_salt=salt,
+            grammar=None if shape is None else self._grammars.check(shape),
+        )
         return Add(request), text
 
     def _read(self, prompt: Prompt) -> tuple[str | None, Sequence[int], str]:

@@ -7,7 +7,7 @@ and stops by itself.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import httpx
@@ -25,6 +25,7 @@ from quire.engine.assembler import OutputKind
 from quire.engine.control import EngineControl
 from quire.server.app import create_app
 from quire.text.dialects.registry import choose
+from quire.text.grammar.door import GrammarDoor
 
 VOCAB = 260
 BOS = 257
@@ -55,6 +56,7 @@ class ByteTokenizer:
         return bytes([token]) if token < 256 else f"<{token}>".encode()
 
     bos_token = eos_token = None
+    special_token_ids = frozenset(range(256, VOCAB))
 
     def added_tokens(self) -> dict[str, Any]:
         return {"256": {"content": "<256>", "special": True}}
@@ -216,7 +218,8 @@ class FakeLLM:
         )
         self.tokenizer = ByteTokenizer()
         self.chat_template: Template | None = Template()
-        self.dialects = choose("auto", "auto", Template.source)
+        self.grammars: GrammarDoor | None = None
+        self.dialects = choose("hermes", "auto", Template.source)
         self.default_params: dict[str, Any] = {"temperature": 0.5}
         self.stats = EngineStats()
         self.failure: str | None = None
@@ -250,6 +253,7 @@ class FakeLLM:
         add_special_tokens: bool = True,
         priority: int = 0,
         cache_salt: str = "",
+        grammar: str | None = None,
     ) -> FakeStream:
         self.control.check_awake()
         if self.refuses is not None:
@@ -273,6 +277,7 @@ class FakeLLM:
             max_total_tokens=len(ids) + min(room, params.max_tokens or room),
             priority=priority,
             cache_salt=cache_salt,
+            grammar=grammar,
         )
         self._handle += params.n
         self.requests.append(request)
@@ -375,9 +380,18 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="session")
+def grammars() -> Iterator[GrammarDoor]:
+    door = GrammarDoor(ByteTokenizer(), [VOCAB - 1])  # type: ignore[arg-type]
+    yield door
+    door.close()
+
+
 @pytest.fixture
-def llm() -> FakeLLM:
-    return FakeLLM()
+def llm(grammars: GrammarDoor) -> FakeLLM:
+    llm = FakeLLM()
+    llm.grammars = grammars
+    return llm
 
 
 @pytest.fixture
@@ -386,7 +400,7 @@ def bring_up(llm: FakeLLM) -> Callable[..., httpx.AsyncClient]:
 
     def start(base_url: str = "http://localhost", **settings: Any) -> httpx.AsyncClient:
         if reasoning := settings.pop("reasoning_parser", None):
-            llm.dialects = choose("auto", reasoning, Template.source)
+            llm.dialects = choose("hermes", reasoning, Template.source)
         app = create_app(llm, ServerConfig(**settings), ["fake", "also-fake"])  # type: ignore[arg-type]
         return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base_url)
 

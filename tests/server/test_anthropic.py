@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-import quire.server.turn
 from quire.core.errors import EngineDead, GenerationFailed, InvalidRequest, Overloaded
 from quire.server.answers.arguments import arguments_of
 from quire.server.schema.anthropic_conversation import conversation_of, system_of
@@ -180,8 +179,7 @@ async def test_nothing_may_be_asked_for(client, llm):
     assert nameless(put_together(await events(client, max_tokens=0))) == nameless(message)
 
 
-async def test_a_call_that_was_asked_for_is_a_call(client, llm, monkeypatch):
-    monkeypatch.setattr(quire.server.turn, "constrained", lambda turn, *_: turn.params)
+async def test_a_call_that_was_asked_for_is_a_call(client, llm):
     llm.says = CALL + CALL
     for choice in ({"type": "any"}, {"type": "tool", "name": "weather"}):
         choice["disable_parallel_tool_use"] = True
@@ -205,13 +203,13 @@ async def test_settings_reach_the_engine(client, llm, sampled):
     assert llm.requests[-1].cache_salt == "mine"
 
 
-async def test_a_shape_reaches_the_engine(client, sampled, monkeypatch):
-    monkeypatch.setattr(quire.server.turn, "constrained", lambda turn, *_: turn.params)
+async def test_a_shape_reaches_the_engine(client, llm, sampled):
     shape = {"type": "json_schema", "schema": {"type": "object"}}
     for body in ({"output_config": {"format": shape, "effort": "max"}}, {"output_format": shape}):
         assert (await post(client, **body)).status_code == 200
         assert sampled().structured_outputs.json == {"type": "object"}
         assert sampled().structured_outputs.shape == "json"
+        assert llm.requests[-1].grammar
 
 
 def prompt(llm):

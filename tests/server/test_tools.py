@@ -3,6 +3,9 @@
 import json
 
 import pytest
+from llguidance import LLMatcher
+
+from quire.text.grammar.vocabulary import build_vocabulary
 
 pytestmark = pytest.mark.anyio
 
@@ -119,3 +122,47 @@ async def test_the_template_is_told_of_tools(client, llm):
 async def test_what_is_wrong_is_named(client, extra, param):
     answer = await client.post(PATH, json={"messages": HI, **extra})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+STRICT = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+NAMED = {"type": "function", "function": {"name": "weather"}}
+
+
+@pytest.fixture
+def accepts(llm):
+    """Whether the grammar of the last request takes a reply as a whole."""
+
+    def accepts(text):
+        words = build_vocabulary(llm.tokenizer, [259])
+        matcher = LLMatcher(words, llm.requests[-1].grammar, log_level=0)
+        assert not matcher.is_error(), matcher.get_error()
+        ids = list(text.encode())
+        return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+    return accepts
+
+
+async def test_a_call_that_is_required_is_all_there_can_be(client, llm, accepts):
+    for choice in ("required", NAMED):
+        body = {"messages": HI, "tools": [WEATHER], "tool_choice": choice, "max_tokens": 1}
+        assert (await client.post(PATH, json=body)).status_code == 200
+        assert accepts(CALL) and accepts("<think>hmm</think>\n\n" + CALL)
+        assert not accepts("Let me look.") and not accepts(CALL.replace("weather", "other"))
+        assert accepts(CALL + "\n" + CALL) == (choice == "required")
+
+
+async def test_a_forced_call_is_no_decision_of_the_models(client, llm):
+    llm.says = CALL
+    answer = await client.post(PATH, json={"messages": HI, "tools": [WEATHER], "tool_choice": NAMED})
+    assert answer.json()["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_a_strict_tool_is_called_well_or_not_at_all(client, llm, accepts):
+    await client.post(PATH, json={"messages": HI, "tools": [STRICT], "max_tokens": 1})
+    assert accepts("Let me look.") and accepts("Let me look. " + CALL)
+    assert not accepts(CALL.replace("city", "town"))
+
+
+async def test_without_need_there_is_no_grammar(client, llm):
+    await client.post(PATH, json={"messages": HI, "tools": [WEATHER], "max_tokens": 1})
+    assert llm.requests[-1].grammar is None

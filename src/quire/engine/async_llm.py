@@ -27,6 +27,7 @@ from quire.engine.control import EngineControl
 from quire.engine.intake import Intake
 from quire.engine.request_stream import RequestStream
 from quire.text.chat import ChatTemplate
+from quire.text.grammar.door import GrammarDoor
 from quire.text.model_text import ModelText
 from quire.text.tokenizer import Tokenizer
 
@@ -110,6 +111,7 @@ class AsyncLLM:
             seed=self.config.model.seed,
             reasoning=self.dialects.reasoning,
         )
+        self.grammars = GrammarDoor(self.tokenizer, self.eos_token_ids, info.vocab_size)
 
     async def submit(
         self,
@@ -121,6 +123,7 @@ class AsyncLLM:
         add_special_tokens: bool = True,
         priority: int = 0,
         cache_salt: str = "",
+        grammar: str | None = None,
     ) -> RequestStream:
         """Validate a prompt and start generating.
 
@@ -135,8 +138,15 @@ class AsyncLLM:
                 ids = await self.run_blocking(self.tokenizer.encode, prompt, add_special_tokens)
         else:
             text, ids = None, prompt
+        if grammar is None and params.structured_outputs is not None:
+            grammar = await self.run_blocking(self.grammars.check, params.structured_outputs)
         request = self._intake.request(
-            ids, params, request_id=request_id or uuid.uuid4().hex, priority=priority, cache_salt=cache_salt
+            ids,
+            params,
+            request_id=request_id or uuid.uuid4().hex,
+            priority=priority,
+            cache_salt=cache_salt,
+            grammar=grammar,
         )
         self._check_up()  # again: much may have happened while a long prompt was tokenized
         self._admit(request)
@@ -191,6 +201,8 @@ class AsyncLLM:
         """End the engine and its process."""
         self._fail_all("The engine was closed.")
         await self._client.close()
+        if self._is_ready:
+            self.grammars.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _check_up(self) -> None:

@@ -58,8 +58,12 @@ class Intake:
         request_id: str,
         priority: int = 0,
         cache_salt: str = "",
+        grammar: str | None = None,
     ) -> Request:
-        """Check token ids and settings against the model; raises InvalidRequest or PromptTooLong."""
+        """Check token ids and settings against the model; raises InvalidRequest or PromptTooLong.
+
+        ``grammar``: what the answer must match, checked already.
+        """
         tokens = self._prompt(prompt, params)
         self._check_ids(params)
         self._check_logprobs(params)
@@ -78,7 +82,8 @@ class Intake:
             )
         handle = self._next_handle
         self._next_handle += params.n
-        eos = () if params.ignore_eos else self.eos_token_ids
+        # Where a grammar is complete nothing can follow but the end, so that is not ignored there.
+        eos = () if params.ignore_eos and grammar is None else self.eos_token_ids
         return Request(
             handle=handle,
             request_id=request_id,
@@ -88,6 +93,7 @@ class Intake:
             stop_token_ids=tuple(dict.fromkeys(eos + params.stop_token_ids)),
             bad_word_ids=bad_word_ids(self.tokenizer, params.bad_words) if params.bad_words else (),
             seed=params.seed % 2**64 if params.seed is not None else self._fresh_seed(handle),
+            grammar=grammar,
             reasoning=self._reasoning_marks(tokens, params.thinking_token_budget),
             priority=priority,
             cache_salt=cache_salt,
@@ -156,14 +162,8 @@ class Intake:
 
     def _reasoning_marks(self, tokens: np.ndarray, budget: int | None) -> ReasoningMarks | None:
         """Where reasoning begins and ends, for a request that bounds it."""
-        if budget is None:
+        if budget is None or self._reasoning is None:  # what marks no reasoning keeps any budget
             return None
-        if self._reasoning is None:
-            raise InvalidRequest(
-                f"thinking_token_budget is {budget}, but the model has no known way to mark its reasoning: leave it "
-                "out, or start with --reasoning-parser.",
-                param="$.thinking_token_budget",
-            )
         prompt = self.tokenizer.decode(tokens.tolist(), False)
         return ReasoningMarks(
             begin_ids=tuple(self.tokenizer.encode(self._reasoning.begin, False)),

@@ -1,15 +1,52 @@
-"""The shape that a turn's reply must have: of an answer, of calls, and where reasoning comes before them."""
+"""The grammar of a turn's reply: of an answer's shape, of calls, and of reasoning before either.
+
+Composing may compile: call it off the event loop.
+"""
 
 from typing import TYPE_CHECKING
 
 from quire.core.errors import Unsupported
-from quire.core.sampling_params import SamplingParams
+from quire.text.dialects.dialect import ToolDialect
+from quire.text.grammar.door import GrammarDoor
+from quire.text.grammar.lark import Piece, either
+from quire.text.grammar.reply import after_reasoning, calls, calls_in_text
 
 if TYPE_CHECKING:
     from quire.server.turn import Turn
     from quire.text.dialects.registry import Dialects
 
 
-def constrained(turn: "Turn", dialects: "Dialects", is_reasoning_open: bool) -> SamplingParams:
-    """The turn's settings with its shape in ``structured_outputs``. Raises InvalidRequest or Unsupported."""
-    raise Unsupported("tool_choice cannot be required yet: leave it auto.", param="$.tool_choice")
+def needs_grammar(turn: "Turn") -> bool:
+    """Whether the reply may not be just anything."""
+    has_shape = turn.params.structured_outputs is not None
+    return turn.must_call or has_shape or any(tool.strict for tool in turn.offered)
+
+
+def reply_grammar(turn: "Turn", dialects: "Dialects", door: GrammarDoor, is_reasoning_open: bool) -> str:
+    """The grammar of the whole reply. Raises InvalidRequest or Unsupported for what cannot be held to."""
+    piece = _answer(turn, dialects, door)
+    if dialects.reasoning is not None:
+        piece = after_reasoning(piece, dialects.reasoning, door.special, is_open=is_reasoning_open)
+    return door.text(piece, "$.tools" if turn.offered else "$.structured_outputs")
+
+
+def _answer(turn: "Turn", dialects: "Dialects", door: GrammarDoor) -> Piece:
+    """Without the reasoning. A call that is required comes before a shape: that is one of answers, not of calls."""
+    shape, tools = turn.params.structured_outputs, turn.offered
+    at_most_one = turn.forced_tool is not None or not turn.has_parallel_calls
+    if turn.must_call:
+        return calls(_tool_dialect(dialects), tools, door.special, at_most_one=at_most_one)
+    if shape is None:
+        return calls_in_text(_tool_dialect(dialects), tools, door.special, at_most_one=at_most_one)
+    if not tools:
+        return door.piece(shape)
+    called = calls(_tool_dialect(dialects), tools, door.special, at_most_one=at_most_one)
+    return either([called, door.piece(shape)])
+
+
+def _tool_dialect(dialects: "Dialects") -> ToolDialect:
+    if dialects.tools is None:
+        raise Unsupported(
+            "The server reads no calls of tools (--tool-call-parser none): leave tools out.", param="$.tools"
+        )
+    return dialects.tools

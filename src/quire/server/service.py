@@ -50,8 +50,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: str
     beams: Beams | None = None
     """Search for the ``params.n`` best instead of sampling."""
-    is_reasoning_open: bool = False
-    """The prompt ends inside reasoning."""
+    grammar: str | None = None
+    """Of the whole reply; without one, that of ``params.structured_outputs``."""
 
 
 class Service:
@@ -129,7 +129,7 @@ class Service:
             "cache_salt": plan.cache_salt,
         }
         if plan.beams is None:
-            return await self.llm.submit(prompt, plan.params, kind=plan.kind, **options)
+            return await self.llm.submit(prompt, plan.params, kind=plan.kind, grammar=plan.grammar, **options)
         return await BeamStream.begin(
             self.llm,
             prompt,

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from quire.core.errors import InvalidRequest
+from quire.core.errors import InvalidRequest, Unsupported
 from quire.core.outputs import CompletionOutput, RequestOutput
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import FinishReason
 from quire.engine.assembler import OutputKind
 from quire.server.beams import Beams
-from quire.server.constraint import constrained
+from quire.server.constraint import needs_grammar, reply_grammar
 from quire.server.generation import Generation
 from quire.server.rendering import Conversation, render
 from quire.server.schema.common import Usage
@@ -92,7 +92,16 @@ async def begin(service: Service, turn: Turn) -> "Exchange":
     dialects = service.dialects
     prompt = await render(service, turn.conversation)
     is_open = dialects.reasoning is not None and dialects.reasoning.is_open(prompt)
-    params = await service.llm.run_blocking(constrained, turn, dialects, is_open) if _is_shaped(turn) else turn.params
+    grammar = None
+    if needs_grammar(turn):
+        if turn.beams is not None:
+            raise Unsupported(
+                "use_beam_search cannot be combined with a prescribed shape of the answer (response_format, "
+                "structured_outputs, a tool that must be called): leave one of them out.",
+                param="$.use_beam_search",
+            )
+        grammar = await service.llm.run_blocking(reply_grammar, turn, dialects, service.llm.grammars, is_open)
+    params = turn.params
     if params.skip_special_tokens:
         params = params.replace(shown_special_token_ids=service.marker_ids)
     plan = Plan(
@@ -104,7 +113,7 @@ async def begin(service: Service, turn: Turn) -> "Exchange":
         priority=turn.priority,
         cache_salt=turn.cache_salt,
         beams=turn.beams,
-        is_reasoning_open=is_open,
+        grammar=grammar,
     )
     generation = await service.generate(plan)
     return Exchange(turn, prompt, is_open, generation, dialects, service.llm.tokenizer)
@@ -243,7 +252,3 @@ def _check_tools(turn: Turn) -> None:
         )
     if turn.tool_choice == "required" and not turn.tools:
         raise InvalidRequest("tool_choice is required, but there are no tools: give tools.", param="$.tools")
-
-
-def _is_shaped(turn: Turn) -> bool:
-    return turn.must_call or turn.params.structured_outputs is not None or any(tool.strict for tool in turn.offered)
