@@ -187,19 +187,34 @@ class Bytes:
 
 
 @pytest.fixture(scope="session")
-def grammar_accepts():
-    """(family, tools, special tokens, text) -> whether the text, and no more than it, is what the grammar asks for."""
+def special_ids():
+    """(special tokens) -> their ids, in the vocabulary of ``matches``."""
+    return lambda special: Bytes(special).ids
 
-    def accepts(
-        family: ToolDialect, tools: Sequence[Tool], special: tuple[str, ...], text: str, at_most_one: bool = False
-    ) -> bool:
+
+@pytest.fixture(scope="session")
+def matches():
+    """(grammar, special tokens, text) -> whether the text, and no more than it, is what the grammar asks for."""
+
+    def matches(grammar: str, special: tuple[str, ...], text: str) -> bool:
         bytes_ = Bytes(special)
         tokenizer = LLTokenizer(TokenizerWrapper(bytes_))
-        rules = family.grammar(tools, at_most_one=at_most_one, special=bytes_.ids)
-        grammar = LLMatcher.grammar_from_lark(f"start: calls\n{rules}")
         assert LLMatcher.validate_grammar(grammar, tokenizer) == ""
         matcher = LLMatcher(tokenizer, grammar)
         ids = bytes_.encode(text)
         return matcher.try_consume_tokens(ids) == len(ids) and matcher.is_accepting()
+
+    return matches
+
+
+@pytest.fixture(scope="session")
+def grammar_accepts(matches, special_ids):
+    """(family, tools, special tokens, text) -> whether the text is what the family's grammar asks for."""
+
+    def accepts(
+        family: ToolDialect, tools: Sequence[Tool], special: tuple[str, ...], text: str, at_most_one: bool = False
+    ) -> bool:
+        rules = family.grammar(tools, at_most_one=at_most_one, special=special_ids(special))
+        return matches(LLMatcher.grammar_from_lark(f"start: calls\n{rules}"), special, text)
 
     return accepts

@@ -30,7 +30,7 @@ VALUE_END = "</arg_value>"
 
 
 class Glm(msgspec.Struct, frozen=True, kw_only=True):
-    """A ``dialect.ToolDialect``; ``told_by`` is what its templates write between a name and a value."""
+    """A ``dialect.ToolDialect``; ``line_break`` is what its templates write behind a call's name and each tag pair."""
 
     name: str
     line_break: str

@@ -36,6 +36,7 @@ _RECIPIENT = "to="
 _FUNCTIONS = "functions."
 
 _ANALYSIS = f"{CHANNEL}analysis"
+_FINAL = f"{CHANNEL}final{MESSAGE}"
 _ON_CHANNEL = re.compile(r"<\|channel\|>\s*(\w*)")
 _FOR = re.compile(r"\bto=([^\s<]+)")
 _EMPTY_HEADER = re.compile(r"(?:<\|start\|>)?\s*\w*\s*(?:<\|channel\|>\s*\w*\s*)?")
@@ -78,6 +79,7 @@ class HarmonyReasoning(msgspec.Struct, frozen=True):
     name: str = "harmony"
     begin: str = f"{_ANALYSIS}{MESSAGE}"
     end: str = END
+    answer_begins: tuple[str, ...] = (f"{START}assistant{_FINAL}", _FINAL)
     markers: tuple[str, ...] = _MARKERS
 
     def recognizes(self, template: str) -> bool:

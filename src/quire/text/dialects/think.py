@@ -31,6 +31,7 @@ class Think(msgspec.Struct, frozen=True, kw_only=True):
     """Markers that end the reasoning too, and are content's: of calls that begin in the middle of it."""
     answer: tuple[str, str] | None = None
     """What stands around the content behind the reasoning."""
+    answer_begins: tuple[str, ...] = ()
     is_assumed: bool = False
     """A reply begins inside unless the prompt closes the reasoning, though no marker may say so."""
 

@@ -44,18 +44,35 @@ def after_reasoning(body: Piece, dialect: ReasoningDialect, special: Mapping[str
     return sequence([repeated(sequence([*begin, thoughts]), 0, 1), body])
 
 
+def answer(body: Piece, dialect: ReasoningDialect | None, special: Mapping[str, int]) -> Piece:
+    """An answer that is ``body``, behind the mark that some dialects have before their answers."""
+    if dialect is None or not dialect.answer_begins:
+        return body
+    begins = [sequence(marker_parts(begin, special)) for begin in dialect.answer_begins]
+    return sequence([either(begins), body])
+
+
 def calls(dialect: ToolDialect, tools: Sequence[Tool], special: Mapping[str, int], *, at_most_one: bool) -> Piece:
     """A reply that is one or more calls of these tools, and nothing else."""
     return _calls_piece(dialect.grammar(tools, at_most_one=at_most_one, special=special))
 
 
 def calls_in_text(
-    dialect: ToolDialect, tools: Sequence[Tool], special: Mapping[str, int], *, at_most_one: bool
+    dialect: ToolDialect,
+    tools: Sequence[Tool],
+    special: Mapping[str, int],
+    *,
+    at_most_one: bool,
+    reasoning: ReasoningDialect | None = None,
 ) -> Piece:
     """Free text, in which what begins like a call of a tool must go on as one.
 
     In a dialect that has no mark for calls, the reply is either calls, or text that begins with no bracket or brace.
+    Where answers have a mark, a reply is either calls or an answer.
     """
+    if reasoning is not None and reasoning.answer_begins:
+        calling = calls(dialect, tools, special, at_most_one=at_most_one)
+        return either([calling, answer(any_text(), reasoning, special)])
     trigger = _trigger(dialect, tools, special)
     if trigger is None:
         return _calls_or_text(dialect, tools, special, at_most_one)
