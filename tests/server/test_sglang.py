@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from quire.core.errors import PromptTooLong
+from quire.core.errors import InvalidRequest, PromptTooLong
 from quire.core.messages import Pause
 
 pytestmark = pytest.mark.anyio
@@ -273,6 +273,20 @@ async def test_errors_of_the_engine_name_the_field(client, llm):
     assert not llm.streams
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ("$.structured_outputs.json.properties.a", "$.sampling_params.json_schema.properties.a"),
+        ("$.structured_outputs.grammar", "$.sampling_params.ebnf"),
+        ("$.stop_token_ids", "$.sampling_params.stop_token_ids"),
+        ("$.prompt_logprobs", "$.top_logprobs_num"),
+    ],
+)
+async def test_paths(client, llm, ours, theirs):
+    llm.refuses = InvalidRequest("No.", param=ours)
+    assert (await client.post("/generate", json={"text": "x"})).json()["error"]["param"] == theirs
+
+
 async def test_ending_one(client, llm):
     llm.close_gate()
     task = asyncio.ensure_future(client.post("/generate", json={"text": ["x", "y"], "rid": "r"}))
@@ -342,3 +356,30 @@ async def test_pausing(client, llm):
     assert (await client.post("/continue_generation")).json()["status"] == "ok"
     assert all(not order.clear for order in llm.orders if isinstance(order, Pause))
     assert not llm.control.is_paused
+
+
+CALL = 'Well. <tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+
+
+async def test_reading_calls(client):
+    body = {"text": CALL, "tools": [ADD], "tool_call_parser": "qwen25"}
+    parsed = (await client.post("/parse_function_call", json=body)).json()
+    assert parsed["normal_text"].strip() == "Well."
+    (call,) = parsed["calls"]
+    assert (call["tool_index"], call["name"], json.loads(call["parameters"])) == (0, "add", {"a": 1})
+    refused = await client.post("/parse_function_call", json=body | {"tool_call_parser": "nonsense"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "$.tool_call_parser")
+    assert "tool_call_parser is 'nonsense'" in refused.json()["error"]["message"]
+    refused = await client.post("/parse_function_call", json=body | {"tool_call_parser": "none"})
+    assert refused.status_code == 400
+
+
+async def test_reading_reasoning(client):
+    body = {"text": "<think>hm</think>yes", "reasoning_parser": "qwen3"}
+    parsed = (await client.post("/separate_reasoning", json=body)).json()
+    assert parsed == {"reasoning_text": "hm", "text": "yes"}
+    body = {"text": "hm</think>yes", "reasoning_parser": "deepseek-r1"}
+    assert (await client.post("/separate_reasoning", json=body)).json() == {"reasoning_text": "hm", "text": "yes"}
+    refused = await client.post("/separate_reasoning", json={"text": "x", "reasoning_parser": "none"})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "$.reasoning_parser")

@@ -35,6 +35,7 @@ from quire.server.routes import (
     sagemaker,
     sglang,
     sglang_ops,
+    sglang_parsers,
     tokenize,
 )
 from quire.server.service import Service
@@ -77,7 +78,20 @@ def _route(endpoint: Endpoint, config: ServerConfig) -> Route:
 
 
 def _endpoints(config: ServerConfig) -> tuple[Endpoint, ...]:
-    families = [chat, completions, messages, models, tokenize, health, metrics, ops, sglang, sglang_ops, sagemaker]
+    families = [
+        chat,
+        completions,
+        messages,
+        models,
+        tokenize,
+        health,
+        metrics,
+        ops,
+        sglang,
+        sglang_ops,
+        sglang_parsers,
+        sagemaker,
+    ]
     found = [endpoint for family in families for endpoint in family.ENDPOINTS]
     return (*found, *(docs.ENDPOINTS if config.enable_docs else ()))
 

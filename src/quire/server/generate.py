@@ -21,6 +21,10 @@ _RENAMED = {
     "min_new_tokens": "min_tokens",
     "no_stop_trim": "include_stop_str_in_output",
     "sampling_seed": "seed",
+    "json_schema": "structured_outputs.json",
+    "regex": "structured_outputs.regex",
+    "ebnf": "structured_outputs.grammar",
+    "structural_tag": "structured_outputs.structural_tag",
 }
 _SHAPES = ("json_schema", "regex", "ebnf", "structural_tag")
 _NAMES = frozenset(SamplingParams.__struct_fields__)
@@ -181,7 +185,7 @@ def _params(sampling: SglangSampling, service: Service, root: str, **decided: An
     """One prompt's settings, in the place of the model's own defaults."""
     defaults: Mapping[str, Any] = service.llm.default_params
     values = {name: value for name, value in defaults.items() if name in _NAMES}
-    for name in sampling.model_fields_set - set(_SHAPES):
+    for name in sampling.model_fields_set.difference(_SHAPES):
         values[_RENAMED.get(name, name)] = getattr(sampling, name)
     if sampling.max_new_tokens is None:
         values["max_tokens"] = min(MAX_NEW_TOKENS, service.llm.info.max_model_len)
@@ -214,5 +218,7 @@ def _shape(sampling: SglangSampling, root: str) -> StructuredOutputs | None:
 def _renamed(param: str, root: str) -> str:
     """The path of a setting by SGLang's name."""
     name = param.removeprefix("$.")
-    found = next((theirs for theirs, ours in _RENAMED.items() if ours == name), name)
-    return f"{root}.{found}" if param != "$" else root
+    for theirs, ours in _RENAMED.items():
+        if name == ours or name.startswith((f"{ours}.", f"{ours}[")):
+            return f"{root}.{theirs}{name.removeprefix(ours)}"
+    return f"{root}.{name}" if param != "$" else root

@@ -9,6 +9,7 @@ from pydantic import Field, WithJsonSchema
 from quire.core.sampling_params import MAX_LOGIT_BIAS, MAX_N, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
 from quire.server.schema.common import JsonObject, RequestModel, TokenId
 from quire.server.schema.refused import REFUSED_IN_GENERATE, REFUSED_IN_SGLANG_SAMPLING, Refusals
+from quire.server.schema.tools import TOOLS_SCHEMA
 
 MAX_NEW_TOKENS = 128
 """What is generated when nothing is said."""
@@ -161,3 +162,35 @@ class PauseGenerationRequest(RequestModel):
 class Said(msgspec.Struct, frozen=True):
     message: str
     status: Literal["ok"] = "ok"
+
+
+class ParseFunctionCallRequest(RequestModel):
+    refused: ClassVar[Refusals] = {}
+
+    text: str
+    tools: Annotated[Any, WithJsonSchema(TOOLS_SCHEMA)] = None
+    tool_call_parser: str = Field(default="auto", description="as --tool-call-parser; auto: the served model's")
+
+
+class ParsedCall(msgspec.Struct, frozen=True):
+    tool_index: int
+    name: str
+    parameters: str
+    """A JSON object as text."""
+
+
+class ParsedFunctionCalls(msgspec.Struct, frozen=True):
+    normal_text: str
+    calls: list[ParsedCall]
+
+
+class SeparateReasoningRequest(RequestModel):
+    refused: ClassVar[Refusals] = {}
+
+    text: str
+    reasoning_parser: str = Field(default="auto", description="as --reasoning-parser; auto: the served model's")
+
+
+class SeparatedReasoning(msgspec.Struct, frozen=True):
+    reasoning_text: str
+    text: str
