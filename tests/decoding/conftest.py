@@ -1,15 +1,18 @@
 """Sequences as the scheduler admits them, and a slow sampler to compare with: one row, plain numpy, in float64."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from llguidance import LLMatcher, LLTokenizer
 
+from quire.core.request import ReasoningMarks
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import Admission
+from quire.decoding.grammar import GrammarVocabulary
 from quire.decoding.random import uniforms
 from quire.decoding.sampler import Sampler
 from quire.kernels.cpu import library
@@ -48,6 +51,59 @@ def reference() -> Callable[[np.ndarray, Admission, list[int]], int]:
     return choose
 
 
+class Vocabulary:
+    """Five special tokens, the first two of which end a sequence; then all bytes, and some words."""
+
+    is_tokenizer_wrapper = True
+    eos_token_id = 0
+    bos_token_id = None
+    special_token_ids = tuple(range(5))
+    words = ("ab", "abc", "the", "the ", " name", "name:", "no", "yes", "yesterday", '":', '{"', "one", " o", "xyz")
+    tokens = (b"<end>", b"<stop>", b"<think>", b"</think>", b"<well>", *(bytes([i]) for i in range(256)))
+    tokens = (*tokens, *(word.encode() for word in words))
+
+    def __call__(self, text: str) -> list[int]:
+        """Always the longest word."""
+        rest, ids = text.encode(), []
+        while rest:
+            ids.append(
+                max((i for i, t in enumerate(self.tokens) if rest.startswith(t)), key=lambda i: len(self.tokens[i]))
+            )
+            rest = rest[len(self.tokens[ids[-1]]) :]
+        return ids
+
+
+class LedLab:
+    """Grammars over a small vocabulary; a ``Grammars`` for a sampler."""
+
+    def __init__(self) -> None:
+        self._vocabulary = Vocabulary()
+        self._tokenizer = LLTokenizer(self._vocabulary, eos_token=[0, 1])
+        self.vocab_size = self._tokenizer.vocab_size
+
+    def matcher(self, grammar: str) -> LLMatcher:
+        return LLMatcher(self._tokenizer, grammar, log_level=0)
+
+    renewed = matcher
+
+    def vocabulary(self) -> GrammarVocabulary:
+        return GrammarVocabulary(self.vocab_size, (0, 1))
+
+    def id(self, word: str) -> int:
+        return self._vocabulary.tokens.index(word.encode())
+
+    def ids(self, text: str) -> list[int]:
+        return self._vocabulary(text)
+
+    def text(self, tokens: Iterable[int]) -> str:
+        return b"".join(self._vocabulary.tokens[token] for token in tokens).decode()
+
+
+@pytest.fixture(scope="session")
+def led_lab() -> LedLab:
+    return LedLab()
+
+
 def make_admission(
     slot: int = 0,
     prompt: Any = (1, 2, 3),
@@ -56,6 +112,8 @@ def make_admission(
     seed: int = 0,
     stop: tuple[int, ...] = (),
     bad: tuple[tuple[int, ...], ...] = (),
+    grammar: str | None = None,
+    reasoning: ReasoningMarks | None = None,
     **params: Any,
 ) -> Admission:
     return Admission(
@@ -68,6 +126,8 @@ def make_admission(
         stop_token_ids=stop,
         bad_word_ids=bad,
         num_computed_tokens=0,
+        grammar=grammar,
+        reasoning=reasoning,
     )
 
 

@@ -240,3 +240,15 @@ def test_thread_count_and_batch_size_do_not_move_a_bit(
             assert same([alone.logprobs[0]], [together.logprobs[slot]])
     finally:
         torch.set_num_threads(num_threads)
+
+
+def test_a_rule_does_not_hide_a_broken_row(admit: Admit, make_sampler: MakeSampler) -> None:
+    sampler = make_sampler(4, V)
+    for slot in range(3):
+        sampler.admit(admit(slot, allowed_token_ids=(1,)))
+    sampler.admit(admit(3, allowed_token_ids=(1,), bad=((1,),)))
+    logits = torch.zeros((4, V))
+    logits[0, 5], logits[2, 6] = torch.nan, torch.inf
+    sampled = sampler.sample(logits, np.arange(4), np.full(4, 3))
+    assert sampled.token_ids.tolist() == [-1, 1, -1, -1]
+    assert list(sampled.failures) == [3] and "bad_words" in sampled.failures[3]

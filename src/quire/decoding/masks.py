@@ -51,22 +51,18 @@ class Constraints:
         self._free_from[slots] = 0
         self._is_followed[slots] = False
 
-    def apply(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Apply the rules to ``logits`` [R, V] in place; returns the rows that were not finite before, [n] int.
-
-        Looked at here because a mask may cover the NaN that shows that a row is broken.
-        """
+    def ruled(self, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """The rows [n] that have rules at these positions."""
         if not self._rules:
             return np.empty(0, np.int64)
-        may_not_stop = positions < self._free_from[slots]
-        rows: np.ndarray = np.flatnonzero(self._always[slots] | may_not_stop)
-        if not rows.size:
-            return rows
-        sound: np.ndarray = logits[torch.as_tensor(rows, device=logits.device)].amax(dim=1).isfinite().cpu().numpy()
+        rows: np.ndarray = np.flatnonzero(self._always[slots] | (positions < self._free_from[slots]))
+        return rows
+
+    def apply(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray, rows: np.ndarray) -> None:
+        """Apply the rules of ``rows`` [n], which have some, to ``logits`` [R, V] in place."""
         for row in rows.tolist():
-            self._rules[int(slots[row])].apply(logits[row], may_stop=not may_not_stop[row])
-        broken: np.ndarray = rows[~sound]
-        return broken
+            slot = int(slots[row])
+            self._rules[slot].apply(logits[row], may_stop=bool(positions[row] >= self._free_from[slot]))
 
     def record(self, slots: np.ndarray, token_ids: np.ndarray) -> None:
         """Note the tokens just chosen: ``token_ids`` [R], one for each of ``slots`` [R]."""

@@ -1,8 +1,9 @@
 """From logits to tokens, for the rows of one step.
 
-The order is vLLM's: log probabilities of the raw logits; allowed_token_ids, bad_words, min_tokens, logit_bias;
-repetition, frequency and presence penalties; then for a greedy row the likeliest token, and for the others temperature,
-min_p, top_k, top_p and a draw.
+The order is vLLM's: log probabilities of the raw logits; the grammar; allowed_token_ids, bad_words, min_tokens,
+logit_bias; repetition, frequency and presence penalties; then for a greedy row the likeliest token, and for the others
+temperature, min_p, top_k, top_p and a draw. Where one token alone is left to the grammar or to a bound of reasoning,
+the rules after them have no say.
 
 Laws. A row's token and log probabilities depend on that row alone, bit for bit: its logits, its sequence's parameters
 and tokens, (seed, position). A row that cannot be sampled gives -1 and disturbs no other. A steady step costs a fixed
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from quire.core.step import Admission, TopLogprobs
+from quire.decoding.grammar import NOTHING_GIVEN, Given, Grammars, Guides
 from quire.decoding.logprobs import top_logprobs
 from quire.decoding.masks import Constraints
 from quire.decoding.penalties import Penalties
@@ -23,6 +25,11 @@ from quire.decoding.random import uniforms
 from quire.decoding.slots import NO_LOGPROBS, SlotParameters
 from quire.kernels.ops.choice import greedy
 from quire.kernels.ops.sampling import Draws, Sampling, TorchSampling
+
+NOTHING_LEFT = (
+    "the request leaves no token to choose here: its grammar, allowed_token_ids, bad_words, min_tokens and logit_bias "
+    "forbid all of them together"
+)
 
 Entries = dict[int, TopLogprobs]
 """Log probabilities by row."""
@@ -36,6 +43,9 @@ class Sampled:
     """[R] int32; -1 where the logits held NaN or +inf, or where the request's own rules left no token."""
     logprobs: Entries = field(default_factory=dict)
     """For the rows that asked and got a token."""
+    given: Given = NOTHING_GIVEN
+    failures: dict[int, str] = field(default_factory=dict)
+    """By row, why it is -1, where the logits are not to blame."""
 
 
 class Sampler:
@@ -45,20 +55,31 @@ class Sampler:
     """
 
     def __init__(
-        self, max_num_seqs: int, vocab_size: int, device: torch.device, sampling: Sampling | None = None
+        self,
+        max_num_seqs: int,
+        vocab_size: int,
+        device: torch.device,
+        sampling: Sampling | None = None,
+        grammars: Grammars | None = None,
+        *,
+        has_jumps: bool = True,
     ) -> None:
-        """``sampling``: what chooses and scores tokens; torch where it is not given."""
+        """``sampling``: what chooses and scores tokens; torch where it is not given. ``grammars``: who compiles them.
+
+        ``has_jumps``: whether forced tokens may be given several in one step.
+        """
         self._vocab_size = vocab_size
         self._sampling = sampling or TorchSampling()
         self._slots = SlotParameters(max_num_seqs, vocab_size)
         self._constraints = Constraints(max_num_seqs, vocab_size, device)
         self._penalties = Penalties(max_num_seqs, vocab_size, device)
+        self._guides = Guides(max_num_seqs, vocab_size, grammars, has_jumps=has_jumps)
 
     @torch.inference_mode()
     def admit(self, admission: Admission) -> None:
         """Fill a slot. Tokens beyond the prompt are taken as generated; whatever the slot held before is dropped."""
         self.release(np.array([admission.slot]))
-        is_edited = self._constraints.admit(admission)
+        is_edited = self._guides.admit(admission) | self._constraints.admit(admission)
         if admission.params.has_penalties:
             self._penalties.admit(admission)
             is_edited = True
@@ -67,8 +88,13 @@ class Sampler:
     @torch.inference_mode()
     def release(self, slots: np.ndarray) -> None:
         """Drop the state of slots [n] whose sequences are gone."""
+        self._guides.release(slots)
         self._constraints.release(slots)
         self._penalties.release(slots)
+
+    def prepare(self, slots: np.ndarray) -> None:
+        """Begin with what ``sample`` will need for these rows and does not depend on logits. Returns at once."""
+        self._guides.prepare(slots)
 
     def takes_likeliest(self, slots: np.ndarray) -> bool:
         """Whether all of these slots take the likeliest token of the logits as they are, and want nothing else."""
@@ -79,7 +105,8 @@ class Sampler:
         """Choose the next token of each row, and count it as the sequence's own.
 
         ``logits`` [R, V] float32, changed in place; ``slots`` [R], each once; ``positions`` [R]: index of the token
-        that is chosen, equal to the number of tokens before it.
+        that is chosen, equal to the number of tokens before it. Grammars are quicker where ``prepare`` was called with
+        the same ``slots`` before.
         """
         assert logits.shape == (len(slots), self._vocab_size) and logits.dtype == torch.float32
         if self.takes_likeliest(slots):
@@ -89,17 +116,35 @@ class Sampler:
             token_ids = self._choose(logits, slots, positions)
             return Sampled(token_ids, self._report(logits, asking, slots, token_ids))
         raw = logits[torch.as_tensor(asking, device=logits.device)]
-        broken = self._constraints.apply(logits, slots, positions)
-        self._penalties.apply(logits, slots)
+        failed = self._edit(logits, slots, positions)
         token_ids = self._choose(logits, slots, positions)
-        token_ids[broken] = -1
-        self._record(slots, token_ids)
-        return Sampled(token_ids, self._report(raw, asking, slots, token_ids))
+        token_ids[list(failed)] = -1
+        given = self._record(slots, token_ids)
+        reasons = {row: failed.get(row, NOTHING_LEFT) for row in np.flatnonzero(token_ids < 0).tolist()}
+        failures = {row: reason for row, reason in reasons.items() if reason}
+        return Sampled(token_ids, self._report(raw, asking, slots, token_ids), given, failures)
 
     @torch.inference_mode()
     def score(self, logits: Tensor, targets: np.ndarray, k: int) -> list[TopLogprobs]:
         """Score tokens ``targets`` [n] of a prompt by ``logits`` [n, V] float32, which stay; k as in top_logprobs."""
         return top_logprobs(self._sampling, logits, np.arange(len(targets)), targets, k)
+
+    def _edit(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> dict[int, str]:
+        """Apply to ``logits`` [R, V], in place, all that is asked before the choice.
+
+        Returns the rows that must not choose, and why: empty where the logits were not finite. That is looked at here,
+        because what is forbidden may cover the NaN that shows it.
+        """
+        failed = dict.fromkeys(np.flatnonzero(~logits.amax(dim=1).isfinite().cpu().numpy()).tolist(), "")
+        ruled = self._constraints.ruled(slots, positions)
+        masked = self._guides.masked(slots)
+        if masked is not None:
+            failed = masked.errors | failed
+            ruled = np.setdiff1d(ruled, masked.rows[masked.is_forced])
+            self._sampling.keep_allowed(logits, masked.rows, masked.masks)
+        self._constraints.apply(logits, slots, positions, ruled)
+        self._penalties.apply(logits, slots)
+        return failed
 
     def _choose(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Token ids [R] int32 from the processed logits, -1 where there is none to choose."""
@@ -113,10 +158,17 @@ class Sampler:
         )
         return self._sampling.draw_tokens(logits, draws)
 
-    def _record(self, slots: np.ndarray, token_ids: np.ndarray) -> None:
-        chosen = token_ids >= 0
-        if not chosen.all():
-            slots, token_ids = slots[chosen], token_ids[chosen]
+    def _record(self, slots: np.ndarray, token_ids: np.ndarray) -> Given:
+        """Count the tokens just chosen, and those that they bring with them, which are returned."""
+        chosen = np.flatnonzero(token_ids >= 0)
+        self._count(slots[chosen], token_ids[chosen])
+        given = self._guides.advance(slots, token_ids)
+        for place in range(max(map(len, given.forced.values()), default=0)):
+            tokens = {row: run[place] for row, run in given.forced.items() if place < len(run)}
+            self._count(slots[list(tokens)], np.array(list(tokens.values()), np.int32))
+        return given
+
+    def _count(self, slots: np.ndarray, token_ids: np.ndarray) -> None:
         self._constraints.record(slots, token_ids)
         self._penalties.record(slots, token_ids)
 

@@ -3,6 +3,7 @@
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +13,7 @@ from quire.core.messages import EngineInfo
 from quire.decoding.sampler import Sampler
 from quire.engine.engine import Engine
 from quire.engine.executor.inline import InlineExecutor
+from quire.engine.grammars import CompiledGrammars
 from quire.engine.resolve import ModelShape, Resolved, resolve, resolve_dtype
 from quire.engine.worker.backend import make_forward, make_sampling, open_native
 from quire.engine.worker.model_runner import ModelRunner
@@ -22,6 +24,10 @@ from quire.model.families.decoder import CausalLM
 from quire.model.kv import KVStorage
 from quire.model.load import load_model
 from quire.scheduling.scheduler import Scheduler
+from quire.text.grammar.limits import parser_limits
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 log = logging.getLogger("quire.engine")
 
@@ -62,13 +68,15 @@ def _build(config: EngineConfig, checkpoint: Checkpoint, native: Packer | None) 
     # What is free is asked again, now that the weights have taken theirs.
     machine = platform.inspect(config.machine.device)
     resolved = resolve(config, ModelShape.of(checkpoint.config), machine, block_bytes)
-    runner = _runner(resolved, model, machine.device, native)
+    grammars = _grammars(config, checkpoint, model.vocab_size)
+    runner = _runner(resolved, model, machine.device, native, grammars)
 
     def again() -> ModelRunner:
         files = open_checkpoint(checkpoint.path)
-        return _runner(resolved, _load(resolved.config, files, machine.device, native), machine.device, native)
+        model = _load(resolved.config, files, machine.device, native)
+        return _runner(resolved, model, machine.device, native, grammars)
 
-    return Engine(_scheduler(resolved), InlineExecutor(runner, again)), _info(resolved, model)
+    return Engine(_scheduler(resolved), InlineExecutor(runner, again), grammars=grammars), _info(resolved, model)
 
 
 def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device, native: Packer | None) -> CausalLM:
@@ -104,14 +112,39 @@ def _scheduler(resolved: Resolved) -> Scheduler:
     )
 
 
-def _runner(resolved: Resolved, model: CausalLM, device: torch.device, native: Packer | None) -> ModelRunner:
+def _grammars(config: EngineConfig, checkpoint: Checkpoint, vocab_size: int) -> CompiledGrammars:
+    """Who compiles grammars for this model; reads its tokenizer when the first one comes."""
+
+    path, eos_token_ids = checkpoint.path, checkpoint.eos_token_ids
+
+    def vocabulary() -> "LLTokenizer":
+        from quire.checkpoint.resolve import resolve
+        from quire.text.grammar.vocabulary import build_vocabulary
+        from quire.text.tokenizer import Tokenizer
+
+        words = open_checkpoint(resolve(config.model.tokenizer) if config.model.tokenizer else path)
+        return build_vocabulary(Tokenizer.from_checkpoint(words), eos_token_ids, vocab_size)
+
+    return CompiledGrammars(vocabulary, parser_limits)
+
+
+def _runner(
+    resolved: Resolved, model: CausalLM, device: torch.device, native: Packer | None, grammars: CompiledGrammars
+) -> ModelRunner:
     config = resolved.config
     assert config.model.max_model_len and config.cache.block_size and config.scheduler.max_num_seqs
     forward, kv = make_forward(resolved, model, device, native)
     return ModelRunner(
         forward,
         kv,
-        Sampler(config.scheduler.max_num_seqs, model.vocab_size, device, make_sampling(native, model.vocab_size)),
+        Sampler(
+            config.scheduler.max_num_seqs,
+            model.vocab_size,
+            device,
+            make_sampling(native, model.vocab_size),
+            grammars,
+            has_jumps=config.scheduler.enable_chunked_prefill,
+        ),
         max_num_seqs=config.scheduler.max_num_seqs,
         max_model_len=config.model.max_model_len,
         block_size=config.cache.block_size,

@@ -11,6 +11,7 @@ from quire.core.errors import Conflict, InvalidRequest, QuireError
 from quire.core.messages import AWAKE, SLEEP_LEVELS, WAKE_TAGS, Order, Pause, Resume, Sleep, WakeUp
 from quire.core.request import Request
 from quire.core.step import Finished, FinishReason
+from quire.engine.arrivals import Arrivals
 from quire.engine.executor.executor import Executor, Part
 from quire.scheduling.scheduler import Scheduler
 
@@ -27,8 +28,9 @@ class Outcome(NamedTuple):
 class Dormancy:
     """One engine's state of rest. Owned by the Engine; sees every arrival, so that it can hold it back."""
 
-    def __init__(self, scheduler: Scheduler, executor: Executor) -> None:
+    def __init__(self, scheduler: Scheduler, arrivals: Arrivals, executor: Executor) -> None:
         self._scheduler = scheduler
+        self._arrivals = arrivals
         self._executor = executor
         self.is_paused = False
         self.sleep_level = AWAKE
@@ -37,11 +39,11 @@ class Dormancy:
         self._held: list[Request] = []  # arrived while orders were pending
 
     def add(self, request: Request) -> None:
-        """Put a request in the queue, or hold it back."""
+        """Put a request on its way, or hold it back."""
         if self._pending:
             self._held.append(request)
         else:
-            self._scheduler.add(request)
+            self._arrivals.add(request)
 
     def abort(self, handles: list[int]) -> list[Finished]:
         """End sequences of requests that are held back, and thereby the requests."""
@@ -72,7 +74,8 @@ class Dormancy:
         """Carry out the orders that are pending, if nothing has to be waited for any more."""
         if not self._pending:
             return []
-        if self._scheduler.has_work and not self.is_paused and all(order.drain for order in self._pending):
+        has_work = self._scheduler.has_work or len(self._arrivals) > 0
+        if has_work and not self.is_paused and all(order.drain for order in self._pending):
             return []
         orders, self._pending = self._pending, []
         self.is_paused = True
@@ -121,4 +124,4 @@ class Dormancy:
     def _take_held(self) -> None:
         held, self._held = self._held, []
         for request in held:
-            self._scheduler.add(request)
+            self._arrivals.add(request)

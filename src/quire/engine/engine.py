@@ -1,13 +1,14 @@
 """The loop: what arrived, one step, what came of it.
 
-Owns the scheduler and the executor, knows neither sockets nor tensors. One step is schedule, execute, update; a request
-that fails in the model is ended with an error and the others go on.
+Owns the scheduler, the way to it and the executor; knows neither sockets nor tensors. One step is schedule, execute,
+update; a request that fails in the model is ended with an error and the others go on.
 """
 
 import logging
 import time
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 
 from quire.core.errors import QuireError
@@ -26,27 +27,50 @@ from quire.core.messages import (
     ToEngine,
     WakeUp,
 )
-from quire.core.step import Finished, SchedulerOutput, StepOutput
+from quire.core.step import EngineStats, Finished, SchedulerOutput, StepOutput
+from quire.engine.arrivals import Arrivals
+from quire.engine.bell import Bell
 from quire.engine.dormancy import Dormancy, Outcome
 from quire.engine.executor.executor import Executor
+from quire.engine.grammars import CompiledGrammars
 from quire.scheduling.scheduler import Scheduler
 
 log = logging.getLogger("quire.engine")
 
 
 class Engine:
-    """One model's scheduler and executor, stepped from outside. ``clock`` is time.monotonic or a test's."""
+    """One model's scheduler and executor, stepped from outside. ``clock`` is time.monotonic or a test's.
 
-    def __init__(self, scheduler: Scheduler, executor: Executor, clock: Callable[[], float] = time.monotonic) -> None:
+    ``grammars``: who compiles them for the executor; without it no request may have one.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        executor: Executor,
+        clock: Callable[[], float] = time.monotonic,
+        grammars: CompiledGrammars | None = None,
+    ) -> None:
         self.scheduler = scheduler
         self.executor = executor
-        self.dormancy = Dormancy(scheduler, executor)
+        self._arrivals = Arrivals(scheduler, grammars)
+        self.dormancy = Dormancy(scheduler, self._arrivals, executor)
         self._clock = clock
 
     @property
     def has_work(self) -> bool:
-        """Whether a step would compute anything."""
-        return self.scheduler.has_work and not self.dormancy.is_paused
+        """Whether a step would do anything."""
+        return (self.scheduler.has_work or self._arrivals.has_ready) and not self.dormancy.is_paused
+
+    @property
+    def is_compiling(self) -> bool:
+        """Whether there will be work without another message."""
+        return len(self._arrivals) > 0 and not self.dormancy.is_paused
+
+    @property
+    def bell(self) -> Bell:
+        """Rings when ``is_compiling`` has become ``has_work``."""
+        return self._arrivals.bell
 
     def handle(self, message: ToEngine) -> list[FromEngine]:
         """Carry out a message; what is returned goes back to the client, in order."""
@@ -54,7 +78,8 @@ class Engine:
             case Add(request):
                 self.dormancy.add(request)
             case Abort(handles):
-                finished = [*self.scheduler.abort(handles), *self.dormancy.abort(handles)]
+                ended = (part.abort(handles) for part in (self._arrivals, self.scheduler, self.dormancy))
+                finished = [end for ends in ended for end in ends]
                 aborted: list[FromEngine] = [Step(self._only_finished(finished))] if finished else []
                 return [*aborted, *self.settle()]
             case Reset(call, preempt):
@@ -77,15 +102,25 @@ class Engine:
         return self._tell(self.dormancy.settle())
 
     def step(self) -> StepOutput | None:
-        """Run one step; None when there was nothing to run."""
+        """Run one step; None when there was nothing to run, and nothing to tell."""
+        failed = self._arrivals.let_in() if self._arrivals.has_ready else []
         decision = self.scheduler.schedule()
         if decision is None:
-            return None
+            return self._only_finished(failed) if failed else None
         try:
             result = self.executor.execute(decision)
         except Exception as error:
-            return self._fail(decision, error)
-        return self.scheduler.update(decision, result, self._clock())
+            return self._fail(decision, error, failed)
+        output = self.scheduler.update(decision, result, self._clock())
+        if failed or len(self._arrivals):
+            stats = self.stats(decision.num_tokens)
+            return msgspec.structs.replace(output, finished=failed + output.finished, stats=stats)
+        return output
+
+    def stats(self, step_tokens: int = 0) -> EngineStats:
+        """The numbers of this moment. Who waits for a grammar waits."""
+        stats = self.scheduler.stats(step_tokens)
+        return msgspec.structs.replace(stats, num_waiting=stats.num_waiting + len(self._arrivals))
 
     def rest(self) -> None:
         """Called when there has been nothing to do for a while: all must add up, and only who is paused holds KV."""
@@ -93,11 +128,11 @@ class Engine:
         held = self.scheduler.num_held_blocks
         assert held == 0 or self.dormancy.is_paused, f"{held} KV blocks leaked"
 
-    def _fail(self, decision: SchedulerOutput, error: Exception) -> StepOutput:
-        """The step's own requests fail; those that wait, and the engine, go on."""
+    def _fail(self, decision: SchedulerOutput, error: Exception, finished: list[Finished]) -> StepOutput:
+        """The step's own requests fail; those that wait, and the engine, go on. ``finished``: who ended before it."""
         log.exception("a step of %d sequences failed", len(decision.slots))
         reason = error.message if isinstance(error, QuireError) else f"{type(error).__name__} in the model"
-        return self._only_finished(self.scheduler.fail(self.scheduler.handles_of(decision), reason))
+        return self._only_finished(finished + self.scheduler.fail(self.scheduler.handles_of(decision), reason))
 
     def _only_finished(self, finished: list[Finished]) -> StepOutput:
         return StepOutput(
@@ -105,7 +140,7 @@ class Engine:
             token_ids=np.empty(0, np.int32),
             time_s=self._clock(),
             finished=finished,
-            stats=self.scheduler.stats(),
+            stats=self.stats(),
         )
 
     def _tell(self, outcomes: list[Outcome]) -> list[FromEngine]:

@@ -32,15 +32,17 @@ class InlineClient:
 
     @property
     def stats(self) -> EngineStats:
-        return self._engine.scheduler.stats()
+        return self._engine.stats()
 
     @property
     def has_work(self) -> bool:
-        return bool(self._steps) or self._engine.has_work
+        return bool(self._steps) or self._engine.has_work or self._engine.is_compiling
 
     def step(self) -> list[StepOutput]:
-        """Everything known since the last call, after running one step if there is work."""
+        """Everything known since the last call, after running one step if there is work, or once there is."""
         steps, self._steps = self._steps, []
+        if not steps and not self._engine.has_work and self._engine.is_compiling:
+            self._engine.bell.wait()
         if self._engine.has_work:
             output = self._engine.step()
             if output is not None:

@@ -2,8 +2,8 @@
 
     python -m quire.engine.process < Birth
 
-The loop takes in every message that has arrived, then runs one step; without work it sleeps on the socket. It ends when
-told to, or when its parent is gone.
+The loop takes in every message that has arrived, then runs one step; without work it sleeps on the socket and on the
+engine's bell. It ends when told to, or when its parent is gone.
 """
 
 import logging
@@ -63,15 +63,20 @@ def _serve(engine: Engine, socket: zmq.Socket[bytes], parent: int) -> None:
         for message in messages:
             socket.send(encode(message))
 
+    poller = zmq.Poller()
+    poller.register(socket, zmq.POLLIN)
+    poller.register(engine.bell, zmq.POLLIN)
     rested = True
     while True:
-        if not engine.has_work and not socket.poll(_IDLE_POLL_MS):
-            if os.getppid() != parent:
-                return
-            if not rested:
-                engine.rest()
-                rested = True
-            continue
+        if not engine.has_work:
+            if not poller.poll(_IDLE_POLL_MS):
+                if os.getppid() != parent:
+                    return
+                if not rested:
+                    engine.rest()
+                    rested = True
+                continue
+            engine.bell.hush()
         while socket.poll(0):
             try:
                 message = decoder.decode(socket.recv())

@@ -315,7 +315,8 @@ class Scheduler:
                 reason = failures.get(row, _NOT_FINITE)
                 finished.append(Finished(sequence.handle, FinishReason.ERROR, None, reason))
             elif stops is not None and stops[row]:
-                finished.append(Finished(sequence.handle, FinishReason.STOP, token))
+                stop_id = token if token in sequence.request.stop_token_ids else None  # what concludes may be none
+                finished.append(Finished(sequence.handle, FinishReason.STOP, stop_id))
             else:
                 finished.append(Finished(sequence.handle, FinishReason.LENGTH))
             self._end(sequence, is_kv_good=token >= 0)

@@ -48,13 +48,14 @@ class ModelRunner:
         first_rows = np.cumsum(counts) - counts
         sampled_rows = (first_rows + counts - 1)[decision.samples]
         asked = np.arange(len(rows)) if self._scored else sampled_rows
+        sampled_slots = slots[decision.samples]
+        self._sampler.prepare(sampled_slots)
         self._forward.run(Batch(self._tokens[slots[rows], positions], positions, starts, counts, tables, asked))
         scores = self._score_prompts(decision, first_rows) if self._scored else {}
         if not len(sampled_rows):
             return ModelOutput(token_ids=np.empty(0, np.int32), prompt_logprobs=scores)
         places = sampled_rows if self._scored else np.arange(len(sampled_rows))  # among those asked for
         next_positions = (starts + counts)[decision.samples]
-        sampled_slots = slots[decision.samples]
         if self._sampler.takes_likeliest(sampled_slots):
             sampled = Sampled(self._forward.likeliest(places))
         else:
@@ -62,7 +63,22 @@ class ModelRunner:
         # A sequence at its full length has no place for one more token, and will not need it.
         fits = next_positions < self._tokens.shape[1]
         self._tokens[sampled_slots[fits], next_positions[fits]] = sampled.token_ids[fits]
-        return ModelOutput(token_ids=sampled.token_ids, logprobs=sampled.logprobs, prompt_logprobs=scores)
+        return ModelOutput(
+            token_ids=sampled.token_ids,
+            forced=self._write_runs(sampled.given.forced, sampled_slots, next_positions + 1),
+            concluded=sampled.given.concluded,
+            failures=sampled.failures,
+            logprobs=sampled.logprobs,
+            prompt_logprobs=scores,
+        )
+
+    def _write_runs(self, runs: dict[int, list[int]], slots: np.ndarray, firsts: np.ndarray) -> dict[int, np.ndarray]:
+        """Note the tokens that follow at once, by row, from position ``firsts`` [R] on; returns them as arrays."""
+        arrays = {row: np.array(run, np.int32) for row, run in runs.items()}
+        for row, run in arrays.items():
+            place = self._tokens[slots[row], firsts[row] :]
+            place[: len(run)] = run[: len(place)]  # what goes beyond the full length ends the sequence
+        return arrays
 
     def _apply(self, decision: SchedulerOutput) -> None:
         if len(decision.released):

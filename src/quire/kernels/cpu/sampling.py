@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from quire.kernels.cpu.library import DrawArrays, Library, Pool
-from quire.kernels.ops.sampling import Draws, Scores
+from quire.kernels.ops.sampling import Draws, Scores, TorchSampling
 
 
 class NativeSampling:
@@ -18,6 +18,7 @@ class NativeSampling:
     def __init__(self, library: Library, pool: Pool) -> None:
         self._library = library
         self._pool = pool
+        self.keep_allowed = TorchSampling().keep_allowed
 
     def draw_tokens(self, logits: Tensor, draws: Draws) -> np.ndarray:
         """See Sampling.draw_tokens."""

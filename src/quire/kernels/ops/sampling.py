@@ -66,6 +66,13 @@ class Sampling(Protocol):
         """
         ...
 
+    def keep_allowed(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray) -> None:
+        """Set to -inf, in place, what the masks do not allow: of ``rows`` [n], each once, of ``logits`` [R, V] float32.
+
+        ``masks`` [n, W] int32, W * 32 >= V, each row contiguous: bit t % 32 of word t // 32 allows token t.
+        """
+        ...
+
 
 class TorchSampling:
     """The reference, on any device."""
@@ -100,6 +107,14 @@ class TorchSampling:
             scores.logprobs[piece] = logprobs.gather(1, ids).cpu().numpy()
             scores.ranks[piece] = ((logprobs > own).sum(dim=1) + 1).cpu().numpy()
         return scores
+
+    def keep_allowed(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray) -> None:
+        """See Sampling.keep_allowed."""
+        words = np.ascontiguousarray(masks).view(np.uint8)
+        allowed = np.unpackbits(words, axis=1, bitorder="little", count=logits.shape[1])
+        forbidden = torch.from_numpy(allowed).to(logits.device) == 0
+        for row, where in zip(rows.tolist(), forbidden, strict=True):
+            logits[row].masked_fill_(where, -torch.inf)
 
 
 def _draw(logits: Tensor, draws: Draws, rows: np.ndarray) -> np.ndarray:

@@ -1,0 +1,212 @@
+"""What leads one sequence's tokens: the bound of its reasoning, then the grammar of its answer.
+
+Law: at each position a guide forces one token, or leaves all that its mask allows, or leaves all; which, is a function
+of the sequence's tokens alone. So a resumed sequence goes on as it would have, and it makes no difference whether
+forced tokens are given in one step or one by one.
+
+While reasoning is open and a grammar is to come, the sequence may not end. Reasoning that is not open yet may be opened
+by the first token only. A grammar's end is the model's own; behind it (``ignore_eos``) the sequence is free.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from quire.decoding.reasoning import ReasoningBound
+
+T = TypeVar("T")
+
+MAX_RUN = 1024
+"""Forced tokens given at once; what is left of them comes in the next step."""
+USUAL_S = 0.01
+MAX_EXCESS_S = 0.2
+"""What a sequence's grammar may take of a thread beyond ``USUAL_S`` for each thing asked of it, all together."""
+
+
+TOO_SLOW = "the request's grammar takes too long to follow: make it less ambiguous, or its regexes simpler"
+
+
+def broken(error: str) -> str:
+    """What a request is told of a matcher's error."""
+    first_line = error.partition("\n")[0]
+    return f"the request's grammar cannot be followed: {first_line or 'no reason is known'}"
+
+
+class Matcher(Protocol):
+    """A place in a grammar: what is used of ``llguidance.LLMatcher``. Errors are a state, which it never leaves."""
+
+    def consume_token(self, token: int, /) -> bool: ...
+
+    def validate_tokens(self, tokens: list[int], /) -> int: ...
+
+    def compute_ff_tokens(self) -> list[int]: ...
+
+    def unsafe_compute_mask_ptr(self, address: int, num_bytes: int, /) -> None: ...
+
+    def is_stopped(self) -> bool: ...
+
+    def is_error(self) -> bool: ...
+
+    def get_error(self) -> str: ...
+
+
+class _Phase(Enum):
+    UNDECIDED = "the first token says whether there will be reasoning"
+    REASONING = "there may be reasoning"
+    ANSWER = "the grammar holds"
+
+
+class Guide:
+    """Leads one sequence. Owned by ``Guides``; ``fill`` may run on another thread, while nothing else is called."""
+
+    def __init__(
+        self,
+        matcher: Matcher | None,
+        reasoning: ReasoningBound | None,
+        end_ids: tuple[int, ...],
+        *,
+        has_jumps: bool,
+        looks_ahead: bool,
+        renew: Callable[[], Matcher] | None = None,
+    ) -> None:
+        """``end_ids``: those that end the grammar, the first of which is forced where nothing else is left; if there
+        are none, it ends there by itself.
+
+        ``has_jumps``: give forced tokens in one step. ``looks_ahead``: force the text that the grammar forces;
+        otherwise it is left to masks, which other rules may narrow further. ``renew``: a matcher at the beginning that
+        shares nothing with others, for when this one has met a limit.
+        """
+        self._matcher = matcher
+        self._reasoning = reasoning
+        self._end_ids = end_ids
+        self._has_jumps = has_jumps
+        self._looks_ahead = looks_ahead
+        self._renew = renew
+        self._consumed: list[int] = []  # by the matcher
+        self._excess_s = 0.0
+        self.forced: deque[int] = deque()
+        """What must follow, as far as it is known and not yet given."""
+        self.error: str | None = None
+        """Why the sequence cannot go on."""
+        if reasoning is None:
+            self._phase = _Phase.ANSWER
+        elif matcher is None or reasoning.is_open:
+            self._phase = _Phase.REASONING
+        else:
+            self._phase = _Phase.UNDECIDED
+        if matcher is not None and matcher.is_error():
+            self.error = broken(matcher.get_error())
+        else:
+            self._look_ahead()
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether not every token may follow."""
+        return bool(self.forced) or self._matcher is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its grammar has come to its end."""
+        return self._phase is _Phase.ANSWER and self._matcher is None
+
+    def follow(self, token: int) -> None:
+        """Take in the sequence's next token."""
+        if self.forced:
+            assert self.forced.popleft() == token, "a forced token was not chosen"
+        if self.error is None:
+            self._take(token)
+        if self.error is None and not self.forced:
+            self._look_ahead()
+
+    def advance(self, token: int) -> list[int]:
+        """Take in the token that was chosen, and those that are forced behind it, which are returned."""
+        self.follow(token)
+        run: list[int] = []
+        while self._has_jumps and self.forced and len(run) < MAX_RUN and self.error is None:
+            run.append(self.forced[0])
+            self.follow(run[-1])
+        return run
+
+    def fill(self, mask: np.ndarray, num_words: int) -> None:
+        """Set the bits of the tokens that may follow: ``mask`` [W] int32; the grammar's are in the first words."""
+        if self.forced:
+            mask[:] = 0
+            _set(mask, self.forced[0])
+        elif self._phase is _Phase.REASONING:
+            mask[:] = -1
+            for token in self._end_ids:
+                _clear(mask, token)
+        elif self._matcher is not None:
+            mask[num_words:] = 0
+            address, num_bytes = mask.ctypes.data, num_words * mask.itemsize
+            self._ask(lambda matcher: matcher.unsafe_compute_mask_ptr(address, num_bytes))
+            if self.error is None and self._matcher.is_stopped() and self._end_ids:  # it is noticed only now
+                self.forced.append(self._end_ids[0])
+            elif self._phase is _Phase.UNDECIDED and self._reasoning is not None:
+                _set(mask, self._reasoning.begin_ids[0])
+
+    def _take(self, token: int) -> None:
+        if self._phase is _Phase.UNDECIDED:
+            self._decide(token)
+        if self._phase is _Phase.REASONING:
+            assert self._reasoning is not None
+            self._reasoning.follow(token)
+            if self._matcher is not None and self._reasoning.has_ended:
+                self._phase = _Phase.ANSWER
+        elif self._matcher is not None:
+            self._ask(lambda matcher: matcher.consume_token(token))
+            self._consumed.append(token)
+            if token in self._end_ids and self._matcher.is_stopped():
+                self._matcher = None
+
+    def _decide(self, token: int) -> None:
+        """Whether the sequence's first token opens reasoning, or begins the answer."""
+        assert self._reasoning is not None and self._matcher is not None
+        first, *others = self._reasoning.begin_ids
+        if token == first and not self._matcher.validate_tokens([token]):
+            self._phase = _Phase.REASONING
+            self.forced.extend(others)
+        else:
+            self._phase = _Phase.ANSWER
+
+    def _look_ahead(self) -> None:
+        if self._phase is _Phase.REASONING:
+            assert self._reasoning is not None
+            self.forced.extend(self._reasoning.closing())
+        elif self._phase is _Phase.ANSWER and self._matcher is not None:
+            if not self._matcher.is_stopped():
+                if self._looks_ahead:
+                    self.forced.extend(self._ask(lambda matcher: matcher.compute_ff_tokens()) or ())
+            elif self._end_ids:
+                self.forced.append(self._end_ids[0])
+            else:
+                self._matcher = None
+
+    def _ask(self, question: Callable[[Matcher], T]) -> T | None:
+        """Ask the matcher; notes an error, and that it takes too long."""
+        assert self._matcher is not None
+        began_s = time.thread_time()
+        answer = question(self._matcher)
+        if self._matcher.is_error() and self._renew is not None:
+            self._matcher, self._renew = self._renew(), None
+            for token in self._consumed:
+                self._matcher.consume_token(token)
+            answer = question(self._matcher)
+        self._excess_s += max(0.0, time.thread_time() - began_s - USUAL_S)
+        if self._matcher.is_error():
+            self.error = broken(self._matcher.get_error())
+        elif self._excess_s > MAX_EXCESS_S:
+            self.error = TOO_SLOW
+        return answer if self.error is None else None
+
+
+def _set(mask: np.ndarray, token: int) -> None:
+    mask.view(np.uint32)[token // 32] |= np.uint32(1 << token % 32)
+
+
+def _clear(mask: np.ndarray, token: int) -> None:
+    mask.view(np.uint32)[token // 32] &= np.uint32(~(1 << token % 32) & 0xFFFFFFFF)
