@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from quire.kernels.pages import Pages
 from quire.model.attention.backend import kv_storage
 from quire.model.attention.native import NativeAttention
 from quire.model.attention.paged import PagedAttention
@@ -43,6 +44,21 @@ def test_unused_pages_take_no_memory() -> None:
     assert KVStorage.bytes_per_block(SPECS, 64, torch.float32) * 2**16 > 2**30
     assert grown_bytes < 2**26
     assert len(storage.layers[0][0]) == 2**16
+
+
+@pytest.mark.parametrize("can_release", [True, False])
+def test_released_pages_are_zero_and_stay_where_they_are(monkeypatch: pytest.MonkeyPatch, can_release: bool) -> None:
+    monkeypatch.setattr(Pages, "can_release", can_release and Pages.can_release)
+    storage = kv_storage(PagedAttention(4, CPU), SPECS, 4, torch.float32, CPU)
+    pages = [tensor for pair in storage.layers for tensor in pair]
+    addresses = [tensor.data_ptr() for tensor in pages]
+    for _ in range(2):
+        for tensor in pages:
+            tensor.normal_()
+        storage.release()
+        storage.restore()
+        assert not any(tensor.any() for tensor in pages)
+        assert [tensor.data_ptr() for tensor in pages] == addresses
 
 
 def test_copy_reads_before_it_writes() -> None:

@@ -153,6 +153,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.scheduler.reset_prefix_cache()
         assert self.scheduler.num_cached_blocks == 0
 
+    @precondition(lambda self: self.decision is None)
+    @rule()
+    def sleep(self):
+        """All that run are sent back, and the KV is gone."""
+        self.scheduler.reset_prefix_cache(preempt=True)
+        self.worker.kv[:] = -1
+        assert self.scheduler.num_running == 0 and self.scheduler.num_free_blocks == self.num_blocks
+
     @invariant()
     def all_adds_up(self):
         if not hasattr(self, "scheduler"):

@@ -54,6 +54,8 @@ def test_roles_and_framing_come_from_the_configuration(folder) -> None:
     plain = tokenizer.encode("hi there")
     assert tokenizer.roles == {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (1, 2)
+    begin = tokenizer.added_tokens()["1"]
+    assert (begin["content"], begin["special"]) == ("<|im_start|>", True)
     assert read(folder({**config, "add_bos_token": True})).encode("hi there") == [1, *plain]
     assert read(folder({**config, "add_bos_token": True, "add_eos_token": True})).encode("hi there") == [1, *plain, 2]
     assert read(folder({**config, "add_bos_token": False})).encode("hi there") == plain
