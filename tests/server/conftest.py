@@ -199,7 +199,7 @@ class FakeStream:
                     entry = self.llm.logprobs_of(ord(char) % 256, self.request.params.logprobs)
                     choice.logprobs = [*(choice.logprobs or []), entry]
             self.tell()
-        self.finish(FinishReason.STOP)
+        self.finish(self.llm.ends)
 
 
 class FakeLLM:
@@ -227,6 +227,8 @@ class FakeLLM:
         self.eos_token_ids: tuple[int, ...] = ()
         self.says: str | None = None
         self.stop_reason: str | None = None
+        self.ends = FinishReason.STOP
+        """How what it says ends."""
         self.refuses: Exception | None = None
         """Raised by submit."""
         self.breaks: Exception | None = None

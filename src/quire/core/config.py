@@ -171,6 +171,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     default_chat_template_kwargs: Annotated[
         str, Meta(description="variables for the chat template where a request sets none, as a JSON object")
     ] = "{}"
+    max_stored_responses: Annotated[
+        int, Meta(ge=0, description="responses of /v1/responses kept in memory, to be continued by their ids; 0: none")
+    ] = 10_000
+    max_stored_response_bytes: Annotated[
+        int, Meta(ge=0, description="memory they may take; the longest unused go first")
+    ] = 256 * 2**20
     response_role: Annotated[str, Meta(description="role of the answering message")] = "assistant"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], Meta(description="how much is logged")

@@ -32,10 +32,12 @@ from quire.server.routes import (
     metrics,
     models,
     ops,
+    responses,
     sagemaker,
     sglang,
     sglang_ops,
     sglang_parsers,
+    stored_responses,
     tokenize,
 )
 from quire.server.service import Service
@@ -81,6 +83,8 @@ def _endpoints(config: ServerConfig) -> tuple[Endpoint, ...]:
     families = [
         chat,
         completions,
+        responses,
+        stored_responses,
         messages,
         models,
         tokenize,

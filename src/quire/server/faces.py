@@ -38,7 +38,19 @@ def _openai_error(error: QuireError) -> ErrorBody:
     return ErrorBody(error=Error(message=error.message, type=error.kind, param=error.param, code=error.code))
 
 
+def _error_event(body: bytes) -> bytes:
+    return b"event: error\ndata: " + body + b"\n\n"
+
+
 OPENAI = Face(name="openai", error_body=_openai_error, error_type=ErrorBody, end=b"data: [DONE]\n\n")
+
+RESPONSES = Face(
+    name="responses",
+    error_body=_openai_error,
+    error_type=ErrorBody,
+    frame=_error_event,
+)
+"""OpenAI's newer API: its streams end with an event that says how, and nothing behind it."""
 
 _ANTHROPIC_OVERLOADED = 529
 _ANTHROPIC_TYPES = {
@@ -69,10 +81,6 @@ def _anthropic_error(error: QuireError) -> AnthropicErrorBody:
     return AnthropicErrorBody(AnthropicError(kind, message))
 
 
-def _anthropic_frame(body: bytes) -> bytes:
-    return b"event: error\ndata: " + body + b"\n\n"
-
-
 ANTHROPIC = Face(
     name="anthropic",
     error_body=_anthropic_error,
@@ -80,10 +88,13 @@ ANTHROPIC = Face(
     status=_anthropic_status,
     request_id_headers=("x-request-id", "request-id"),
     keep_alive=b'event: ping\ndata: {"type":"ping"}\n\n',
-    frame=_anthropic_frame,
+    frame=_error_event,
 )
 
-_BY_PREFIX: tuple[tuple[str, Face], ...] = (("/v1/messages", ANTHROPIC),)
+_BY_PREFIX: tuple[tuple[str, Face], ...] = (
+    ("/v1/messages", ANTHROPIC),
+    ("/v1/responses", RESPONSES),
+)
 
 
 _SHARED_PREFIX = "/v1/models"

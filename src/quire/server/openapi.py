@@ -29,7 +29,8 @@ def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for endpoint in endpoints:
         path = endpoint.path.replace(":path}", "}")
-        paths[path] = {method.lower(): _operation(endpoint, method, by_answer) for method in endpoint.methods}
+        operations = {method.lower(): _operation(endpoint, method, by_answer) for method in endpoint.methods}
+        paths.setdefault(path, {}).update(operations)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Quire", "version": __version__},
@@ -71,7 +72,7 @@ def _operation(endpoint: Endpoint, method: str, by_answer: dict[str, Any]) -> di
         operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
     if endpoint.query is not None:
         fields = endpoint.query.model_json_schema()["properties"]
-        operation["parameters"] = [
+        operation["parameters"] = operation.get("parameters", []) + [
             {"name": name, "in": "query", "required": False, "schema": field, "description": field.pop("description")}
             for name, field in fields.items()
         ]

@@ -13,7 +13,8 @@ from quire.core.structured_outputs import StructuredOutputs
 from quire.server.schema.anthropic import MessagesRequest, ThinkingEnabled
 from quire.server.schema.chat import ChatCompletionRequest
 from quire.server.schema.completion import CompletionRequest
-from quire.server.schema.generation import GenerationRequest
+from quire.server.schema.generation import GenerationRequest, SamplingRequest
+from quire.server.schema.responses import ResponsesRequest
 
 _NAMES = frozenset(SamplingParams.__struct_fields__)
 
@@ -93,6 +94,14 @@ def num_continuations(body: CompletionRequest) -> int:
     return body.best_of
 
 
+def response_params(body: ResponsesRequest, defaults: Mapping[str, Any]) -> SamplingParams:
+    """Raises InvalidRequest. Without a limit, an answer may fill the context."""
+    limit = body.max_output_tokens if body.max_output_tokens is not None else defaults.get("max_tokens")
+    logprobs = (body.top_logprobs or 0) if body.has_logprobs else None
+    with response_paths():
+        return _params(body, defaults, max_tokens=limit, logprobs=logprobs)
+
+
 @contextmanager
 def chat_paths(body: ChatCompletionRequest) -> Iterator[None]:
     """Let errors name the fields of a chat request where the engine names its own."""
@@ -108,6 +117,19 @@ def beam_paths(body: GenerationRequest) -> AbstractContextManager[None]:
     return _renamed({"$.beam_width": "$.n" if body.best_of is None else "$.best_of"})
 
 
+def response_paths() -> AbstractContextManager[None]:
+    """Let errors name the fields of a Responses request where the engine, or a conversation, names its own."""
+    return _renamed(
+        {
+            "$.prompt": "$.input",
+            "$.messages": "$.input",
+            "$.max_tokens": "$.max_output_tokens",
+            "$.logprobs": "$.top_logprobs",
+            "$.structured_outputs": "$.text.format",
+        }
+    )
+
+
 @contextmanager
 def _renamed(names: Mapping[str, str]) -> Iterator[None]:
     try:
@@ -118,7 +140,7 @@ def _renamed(names: Mapping[str, str]) -> Iterator[None]:
         raise
 
 
-def _params(body: GenerationRequest, defaults: Mapping[str, Any], **decided: Any) -> SamplingParams:
+def _params(body: SamplingRequest, defaults: Mapping[str, Any], **decided: Any) -> SamplingParams:
     values = {name: value for name, value in defaults.items() if name in _NAMES}
     values |= {name: getattr(body, name) for name in body.model_fields_set & _NAMES}
     if (wanted := body.repetition_detection) is not None:

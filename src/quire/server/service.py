@@ -24,6 +24,7 @@ from quire.engine.beam_stream import BeamStream
 from quire.server.beams import Beams, search_params
 from quire.server.generation import Generation
 from quire.server.metrics import Metrics
+from quire.server.response_store import ResponseStore
 from quire.text.chat import ChatTemplate
 from quire.version import __version__
 
@@ -66,6 +67,7 @@ class Service:
         self.created = int(time.time())
         self.is_draining = False
         self.running: set[Generation] = set()
+        self.responses = ResponseStore(config.max_stored_responses, config.max_stored_response_bytes)
         self.template_kwargs = _json_object("default_chat_template_kwargs", config.default_chat_template_kwargs)
         self._templates: OrderedDict[str, ChatTemplate] = OrderedDict()
         self._idle = asyncio.Event()

@@ -182,6 +182,10 @@ class Exchange:
             answered.append(Answered(choice, piece.events, Reply.of(piece.events), reason))
         return output, answered
 
+    def abort(self) -> None:
+        """Stop the engine's work; readers still get what there is, and the end."""
+        self._generation.abort()
+
     def close(self) -> None:
         self._generation.close()
 

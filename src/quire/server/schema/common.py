@@ -63,6 +63,12 @@ class RequestModel(BaseModel):
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")
 
 
+class QueryModel(BaseModel):
+    """Query parameters: values come as text, so ``1`` and ``true`` mean what they say."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
 class StreamOptions(RequestModel):
     include_usage: bool = Field(default=False, description="end with a chunk that holds the usage")
     continuous_usage_stats: bool = Field(default=False, description="usage so far on every chunk")

@@ -31,22 +31,14 @@ class RepetitionRequest(RequestModel):
     min_count: int = Field(default=0, ge=0, lt=2**31, description="at least 2, unless it is off")
 
 
-class GenerationRequest(RequestModel):
+class SamplingRequest(RequestModel):
+    """How one reply's tokens are chosen, and what goes with every request for text."""
+
     refused: ClassVar[Refusals] = REFUSED_ANYWHERE
 
     model: str | None = Field(default=None, description="a served model's name; absent means the first")
     stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
 
-    n: int = Field(default=1, ge=1, le=MAX_N)
-    best_of: int | None = Field(default=None, ge=1, le=MAX_N, description="make so many, return the n likeliest")
-    use_beam_search: bool = Field(default=False, description="the n best of best_of, or n, beams; not in a stream")
-    length_penalty: float = Field(
-        default=1.0,
-        ge=-MAX_LENGTH_PENALTY,
-        le=MAX_LENGTH_PENALTY,
-        description="of beams: a score is over the length to this power",
-    )
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1, lt=2**31, description="0 or -1: the whole vocabulary")
@@ -59,30 +51,48 @@ class GenerationRequest(RequestModel):
     stop_token_ids: list[TokenId] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None
-    max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     min_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     logit_bias: Annotated[dict[str, float], Field(max_length=MAX_LOGIT_BIAS)] | None = None
     allowed_token_ids: list[TokenId] | None = None
     bad_words: list[str] | None = None
-    prompt_logprobs: int | None = Field(default=None, ge=-1, lt=2**31)
     skip_special_tokens: bool | None = None
     spaces_between_special_tokens: bool | None = None
+    repetition_detection: RepetitionRequest | None = None
+
+    priority: int = Field(default=0, ge=-(2**31), lt=2**31, description="lower runs first, under the priority policy")
+    cache_salt: str = Field(default="", max_length=1024, description="share cached prefixes only within equal salts")
+    request_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._:-]{1,128}$")
+    session_id: str | None = Field(default=None, description="a hint: prefixes are found whoever asks")
+
+    user: str | None = None
+    service_tier: str | None = Field(default=None, description="there is one: answered with default")
+
+
+class GenerationRequest(SamplingRequest):
+    """What chat and completions have in common beyond that."""
+
+    stream_options: StreamOptions = StreamOptions()
+
+    n: int = Field(default=1, ge=1, le=MAX_N)
+    best_of: int | None = Field(default=None, ge=1, le=MAX_N, description="make so many, return the n likeliest")
+    use_beam_search: bool = Field(default=False, description="the n best of best_of, or n, beams; not in a stream")
+    length_penalty: float = Field(
+        default=1.0,
+        ge=-MAX_LENGTH_PENALTY,
+        le=MAX_LENGTH_PENALTY,
+        description="of beams: a score is over the length to this power",
+    )
+    max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
+    prompt_logprobs: int | None = Field(default=None, ge=-1, lt=2**31)
     truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=2**31)
     truncation_side: Literal["left", "right"] | None = None
     add_special_tokens: bool | None = None
-    repetition_detection: RepetitionRequest | None = None
 
     echo: bool = False
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool = False
     return_prompt_text: bool = False
-    priority: int = Field(default=0, ge=-(2**31), lt=2**31, description="lower runs first, under the priority policy")
-    cache_salt: str = Field(default="", max_length=1024, description="share cached prefixes only within equal salts")
-    request_id: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._:-]{1,128}$")
-    session_id: str | None = Field(default=None, description="a hint: prefixes are found whoever asks")
     stream_interval: int | None = Field(default=None, ge=1, description="a hint: a stream says what is new at once")
 
-    user: str | None = None
     metadata: JsonObject | None = None
     store: bool | None = None
-    service_tier: str | None = Field(default=None, description="there is one: answered with default")

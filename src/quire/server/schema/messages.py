@@ -112,12 +112,13 @@ def _tool_calls(value: Any, path: str) -> list[dict[str, Any]]:
         expect(call, dict, f"{path}[{i}]", "must be an object")
         function = expect(call.get("function"), dict, f"{path}[{i}].function", "must be an object")
         expect(function.get("name"), str, f"{path}[{i}].function.name", "must be a string")
-        arguments = _arguments(function.get("arguments"), f"{path}[{i}].function.arguments")
+        arguments = arguments_of(function.get("arguments"), f"{path}[{i}].function.arguments")
         calls.append({**call, "type": "function", "function": {**function, "arguments": arguments}})
     return calls
 
 
-def _arguments(value: Any, path: str) -> dict[str, Any]:
+def arguments_of(value: Any, path: str) -> dict[str, Any]:
+    """A call's arguments, given as JSON text or as an object; raises InvalidRequest."""
     if isinstance(value, str):
         try:
             value = msgspec.json.decode(value or "{}")

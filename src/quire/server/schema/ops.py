@@ -3,18 +3,12 @@
 from typing import Any, ClassVar, Literal
 
 import msgspec
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from quire.core.messages import WAKE_TAGS
 from quire.engine.control import PauseMode
-from quire.server.schema.common import RequestModel
+from quire.server.schema.common import QueryModel, RequestModel
 from quire.server.schema.refused import Refusals
-
-
-class QueryModel(BaseModel):
-    """Values come as text, so ``1`` and ``true`` mean what they say."""
-
-    model_config = ConfigDict(extra="ignore")
 
 
 class PauseQuery(QueryModel):

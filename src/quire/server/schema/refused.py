@@ -33,6 +33,10 @@ def _typed_text(value: object) -> bool:
     return isinstance(value, dict) and value.get("type") == "text"
 
 
+def _has_no_prewarm(value: object) -> bool:
+    return isinstance(value, dict) and not value.get("prewarm")
+
+
 REFUSED_ANYWHERE: Refusals = {
     # structured output
     "response_format": _typed_text,
@@ -112,7 +116,42 @@ REFUSED_IN_MESSAGES: Refusals = {
 }
 """Anthropic's ``thread`` is refused by its route, with the code that clients wait for."""
 
+REFUSED_IN_RESPONSES: Refusals = {
+    **{name: is_harmless for name, is_harmless in REFUSED_ANYWHERE.items() if name != "previous_response_id"},
+    "functions": _empty,
+    "function_call": _one_of("none", "auto"),
+    "audio": _never,
+    "modalities": _one_of([], ["text"]),
+    "prompt": _never,
+    "context_management": _empty,
+    "moderation": _never,
+    "personality": _never,
+    "prompt_cache_options": _has_no_prewarm,
+    "enable_response_messages": _one_of(False),
+    "previous_input_messages": _empty,
+    # chat's names
+    "messages": _never,
+    "max_tokens": _never,
+    "max_completion_tokens": _never,
+    "use_beam_search": _one_of(False),
+    "n": _one_of(1),
+    "best_of": _one_of(1),
+    "logprobs": _one_of(False),
+    "prompt_logprobs": _never,
+    "reasoning_effort": _never,
+    "suffix": _empty,
+    "echo": _one_of(False),
+    "return_token_ids": _one_of(False),
+}
+
 _WHY = {
+    "messages": "the Responses API calls it input",
+    "max_tokens": "the Responses API calls it max_output_tokens",
+    "max_completion_tokens": "the Responses API calls it max_output_tokens",
+    "reasoning_effort": "the Responses API calls it reasoning.effort",
+    "logprobs": "the Responses API asks for them with include and top_logprobs",
+    "conversation": "this server keeps no conversations, but responses: continue one with previous_response_id",
+    "prompt": "this server keeps no prompt templates: send input and instructions",
     "functions": "it was replaced by tools in OpenAI's API",
     "function_call": "it was replaced by tool_choice in OpenAI's API",
     "container": "this server runs no code for the model",

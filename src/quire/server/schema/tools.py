@@ -15,7 +15,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,256}")
 
 ToolChoice = Literal["auto", "none", "required"]
 
-_FUNCTION_SCHEMA = {
+FUNCTION_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {
         "name": {"type": "string", "pattern": f"^{_NAME.pattern}$"},
@@ -27,7 +27,7 @@ _FUNCTION_SCHEMA = {
 }
 _TOOL_SCHEMA = {
     "type": "object",
-    "properties": {"type": {"const": "function"}, "function": _FUNCTION_SCHEMA},
+    "properties": {"type": {"const": "function"}, "function": FUNCTION_SCHEMA},
     "required": ["type", "function"],
 }
 TOOLS_SCHEMA = {"anyOf": [{"type": "array", "items": _TOOL_SCHEMA, "maxItems": MAX_TOOLS}, {"type": "null"}]}

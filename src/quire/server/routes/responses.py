@@ -1,0 +1,96 @@
+"""``POST /v1/responses`` and ``/v1/responses/input_tokens``."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quire.server.answers.responses import ResponseAnswer
+from quire.server.body import read_json
+from quire.server.disconnect import while_connected
+from quire.server.endpoint import Endpoint
+from quire.server.rendering import render
+from quire.server.response_runs import BackgroundRun, Run, event_stream
+from quire.server.response_turn import Asked, understand
+from quire.server.responses import json_response
+from quire.server.sampling import response_paths
+from quire.server.schema.response_events import ResponseEvent
+from quire.server.schema.responses import InputTokens, ResponseObject, ResponsesRequest
+from quire.server.service import Service, request_id_of, service_of
+from quire.server.turn import begin
+
+
+async def create_response(request: Request) -> Response:
+    service = service_of(request)
+    body = await read_json(request, ResponsesRequest)
+    request_id = request_id_of(request, body.request_id)
+    asked = await understand(service, body, request_id)
+    if body.background:
+        return await _in_background(request, service, body, asked)
+    if body.stream:
+        run = await while_connected(request.receive, _begin(service, body, asked))
+        events = (b"".join(frames) async for frames in run.frames())
+        return event_stream(service, events, run.close, request_id)
+
+    async def whole() -> ResponseObject:
+        run = await _begin(service, body, asked)
+        try:
+            return await run.whole()
+        finally:
+            run.close()
+
+    return json_response(await while_connected(request.receive, whole()))
+
+
+async def _in_background(request: Request, service: Service, body: ResponsesRequest, asked: Asked) -> Response:
+    run = await while_connected(request.receive, _begin(service, body, asked))
+    response = run.response
+    background = BackgroundRun(run, service.responses, has_events=body.stream)
+    if body.stream:
+        return event_stream(service, background.follow(), lambda: None, asked.turn.request_id)
+    return json_response(response)
+
+
+async def _begin(service: Service, body: ResponsesRequest, asked: Asked) -> Run:
+    with response_paths():
+        exchange = await begin(service, asked.turn)
+    return Run(
+        ResponseAnswer(body, asked.response, service.llm.tokenizer, has_events=body.stream),
+        exchange,
+        asked.context.own,
+        store=service.responses if asked.is_stored else None,
+        is_stepwise=asked.turn.is_streamed,
+        request_id=asked.turn.request_id,
+    )
+
+
+async def count_input_tokens(request: Request) -> Response:
+    """How long the prompt of such a request would be; nothing is generated."""
+    service = service_of(request)
+    body = await read_json(request, ResponsesRequest)
+    asked = await understand(service, body, request_id_of(request, body.request_id))
+    with response_paths():
+        prompt = await render(service, asked.turn.conversation)
+    ids = await service.llm.run_blocking(service.llm.tokenizer.encode, prompt, asked.turn.add_special_tokens)
+    return json_response(InputTokens(input_tokens=len(ids)))
+
+
+ENDPOINTS = (
+    Endpoint(
+        path="/v1/responses",
+        methods=("POST",),
+        handler=create_response,
+        summary="The next items of a conversation",
+        body=ResponsesRequest,
+        answer=ResponseObject,
+        chunk=ResponseEvent,
+        errors=(404,),
+    ),
+    Endpoint(
+        path="/v1/responses/input_tokens",
+        methods=("POST",),
+        handler=count_input_tokens,
+        summary="How many tokens a response's input has",
+        body=ResponsesRequest,
+        answer=InputTokens,
+        errors=(404,),
+    ),
+)
