@@ -118,7 +118,7 @@ def test_pause_and_sleep(tiny_checkpoint: Callable[[str], Path]) -> None:
             await control.pause("keep")
             assert control.is_paused and not control.is_sleeping
             queued = await llm.submit(PROMPTS[0], LONG)
-            assert not queued._arrived.is_set()
+            assert (await control.check()).is_paused
             await control.sleep(1, "keep")
             assert control.is_sleeping and llm.stats.num_running == 0 and llm.stats.num_waiting == 2
             with pytest.raises(Asleep) as refused:
