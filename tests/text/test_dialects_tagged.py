@@ -1,9 +1,12 @@
 """What replies of the families with a tag for each argument say: Qwen3-Coder and GLM."""
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from quire.core.errors import InvalidRequest
 from quire.text.dialects.dialect import Tool
@@ -275,3 +278,75 @@ def test_what_cannot_be_held_is_refused_where_it_is_strict() -> None:
     dialect.grammar((Tool(name="f", parameters=parameters),), at_most_one=True, special={})
     with pytest.raises(InvalidRequest, match="'f' is strict, and anyOf at the root"):
         dialect.grammar((Tool(name="f", parameters=parameters, strict=True),), at_most_one=True, special={})
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    ("schema", "accepted", "rejected"),
+    [
+        ({"allOf": [{"$ref": "#/$defs/Word"}], "maxLength": 2}, ("ab",), ("abc", "1")),
+        ({"$ref": "#/$defs/Word", "description": "a word"}, ("ab",), ("1",)),
+        ({"anyOf": [{"minLength": 3}, {"enum": ["x"]}], "type": "string"}, ("abc", "x"), ("ab",)),
+        ({"type": ["string", "integer"], "maxLength": 1}, ("a", "12"), ("ab",)),
+        ({"type": "integer", "anyOf": [{"minimum": 5}, {"const": 1}]}, ("5", "1"), ("2", "x")),
+        ({"anyOf": [{"$ref": "#/$defs/Loop"}, {"type": "integer"}]}, ("1",), ()),
+    ],
+)
+def test_schemas_are_put_together(
+    strict: bool, schema: dict[str, Any], accepted: tuple[str, ...], rejected: tuple[str, ...], grammar_accepts: Any
+) -> None:
+    definitions = {"Word": {"type": "string", "pattern": "^[a-z]*$"}, "Loop": {"allOf": [{"$ref": "#/$defs/Loop"}]}}
+    parameters = {"properties": {"x": schema}, "required": ["x"], "$defs": definitions}
+    tool = Tool(name="f", parameters=parameters, strict=strict)
+    dialect = choose("qwen3_coder", "none", None).tools
+    for text in accepted:
+        assert grammar_accepts(dialect, (tool,), (), qwen("f", x=text))
+    for text in rejected:
+        is_pattern = "$defs" in str(schema) and text == "1"
+        assert grammar_accepts(dialect, (tool,), (), qwen("f", x=text)) == (is_pattern and not strict)
+
+
+def test_alternatives_that_multiply_are_refused() -> None:
+    levels = {f"L{i}": {"anyOf": [{"$ref": f"#/$defs/L{i + 1}"}] * 50} for i in range(9)}
+    parameters = {"properties": {"x": {"$ref": "#/$defs/L0"}}, "$defs": levels}
+    dialect = choose("glm45", "none", None).tools
+    assert dialect is not None
+    with pytest.raises(InvalidRequest, match="more than 1024 alternatives"):
+        dialect.grammar((Tool(name="f", parameters=parameters),), at_most_one=True, special={})
+
+
+KEYWORDS = st.sampled_from(
+    [
+        *(
+            "type",
+            "enum",
+            "const",
+            "anyOf",
+            "oneOf",
+            "allOf",
+            "$ref",
+            "$defs",
+            "properties",
+            "required",
+            "pattern",
+            "x",
+        ),
+        *("minLength", "maxLength", "additionalProperties", "items", "not", "if"),
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.sampled_from(["", "string", "x", "#/$defs/x", "^[", "#"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYWORDS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(parameters=st.dictionaries(KEYWORDS, JSON, max_size=4), strict=st.booleans())
+def test_odd_schemas_are_refused_or_written(parameters: dict[str, Any], strict: bool) -> None:
+    dialect = choose("qwen3_coder", "none", None).tools
+    assert dialect is not None
+    tool = Tool(name="f", parameters=parameters, strict=strict)
+    with suppress(InvalidRequest):
+        dialect.grammar((tool,), at_most_one=False, special={})
+    parser = dialect.parser((tool,))
+    assert Reply.of(parser.push(qwen("f", x="5", y="[")) + parser.finish()).calls

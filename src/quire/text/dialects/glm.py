@@ -48,11 +48,10 @@ class Glm(msgspec.Struct, frozen=True, kw_only=True):
         key, key_end, value = (marker(tag, special) for tag in (KEY, KEY_END, VALUE))
         gap = f" {literal(self.line_break)}" if self.line_break else ""
         is_token = VALUE_END in special
-        after = marker(VALUE_END, special) + gap if is_token else literal(VALUE_END + self.line_break)
         tags = Tags(
             before=lambda name: f"{key} {name} {key_end}{gap} {value}",
-            after=after,
-            is_token=is_token,
+            after=self.line_break if is_token else VALUE_END + self.line_break,
+            after_token=marker(VALUE_END, special) if is_token else "",
             ends=r"(?s:.*)<\/arg_value>(?s:.*)",
         )
         functions = " | ".join(f"{literal(tool.name + self.line_break)} arguments_{i}" for i, tool in enumerate(tools))

@@ -32,10 +32,11 @@ def named_arguments(tool: Tool) -> tuple[dict[str, Any], list[str]]:
     Raises InvalidRequest where they are none.
     """
     properties, required = tool.parameters.get("properties") or {}, tool.parameters.get("required") or []
-    if not isinstance(properties, dict) or not isinstance(required, list):
+    is_list = isinstance(required, list) and all(isinstance(name, str) for name in required)
+    if not isinstance(properties, dict) or not is_list:
         raise InvalidRequest(
             f"The parameters of the tool {tool.name!r} are no JSON schema: properties must be an object, and required "
-            "a list.",
+            "a list of names.",
             param="$.tools",
         )
     return properties, required

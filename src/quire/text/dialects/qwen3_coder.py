@@ -36,7 +36,7 @@ _IN_FUNCTION = (PARAMETER, FUNCTION_END, END, BEGIN, FUNCTION)
 _AFTER_VALUE = (PARAMETER_END, f"\n{PARAMETER}", f"\n{FUNCTION_END}")
 _TAGS = Tags(
     before=lambda name: f'"{PARAMETER}" {name} ">\\n"',
-    after=literal(f"\n{PARAMETER_END}\n"),
+    after=f"\n{PARAMETER_END}\n",
     ends=r"(?s:.*)<\/parameter>(?s:.*)|((?s:.*)\n)?<(parameter=|\/function>)(?s:.*)",
 )
 

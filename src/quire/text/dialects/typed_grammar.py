@@ -1,8 +1,8 @@
 """Grammars of arguments that are written as bare text between tags: the mirror of ``typed_arguments``.
 
-Arguments stand in the schema's order, required ones always. Strings are text without the tags that would end them,
-within the schema's lengths and pattern; a value among given ones is one of them; all else is JSON by its schema. A tool
-without named arguments takes text for any name, unless its schema says that it takes none.
+Arguments stand in the schema's order, required ones always. Strings are text without the tags that would end them, of
+the schema's lengths, and where the tool is strict of its pattern; a value among given ones is one of them; all else is
+JSON by its schema. A tool without named arguments takes text for any name, unless its schema says that it takes none.
 
 What a schema says across its arguments (anyOf at its root and the like) cannot be said here: a strict tool is refused.
 """
@@ -20,7 +20,12 @@ from quire.text.dialects.lark import inline, literal, named_arguments, shared_sc
 from quire.text.dialects.typed_arguments import kinds, property_schema, referred
 
 _ACROSS = ("anyOf", "oneOf", "allOf", "not", "if", "dependentRequired", "dependentSchemas", "patternProperties", "$ref")
+_UNSAYABLE = ("not", "if")
+"""What cannot be said of text; of JSON, the regex or the schema's own compiler says."""
 _ANY_NAME = r"/[A-Za-z0-9_.\-]+/"
+_MAX_DEPTH = 16
+_MAX_VALUES = 1024
+"""Ways to write the arguments of one tool: alternatives within alternatives multiply."""
 
 
 class Tags(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,9 +34,9 @@ class Tags(msgspec.Struct, frozen=True, kw_only=True):
     before: Callable[[str], str]
     """What stands before the value, from the Lark of the name."""
     after: str
-    """What stands behind it."""
-    is_token: bool = False
-    """``after`` is no text but a token."""
+    """The text that stands behind it."""
+    after_token: str = ""
+    """A token before that."""
     ends: str
     """A regex of all texts that a value cannot be, since something in them would end it."""
 
@@ -53,17 +58,22 @@ class _Rules:
         self._parameters = tool.parameters
         self._tags = tags
         self._lines: list[str] = []
+        self._num_values = 0
+        self._after = " ".join(part for part in (tags.after_token, tags.after and literal(tags.after)) if part)
 
     def lines(self) -> str:
-        across = [word for word in _ACROSS if word in self._parameters]
-        if self._tool.strict and across:
-            raise InvalidRequest(
-                f"The tool {self._tool.name[:64]!r} is strict, and {across[0]} at the root of its parameters cannot be "
-                "held in the way this model writes calls: say it in the properties, or leave strict out.",
-                param="$.tools",
-            )
+        self._refuse_if_strict(self._parameters, _ACROSS, "at the root of its parameters")
         self._lines.append(f"arguments_{self._number}: {self._arguments()}")
         return "\n".join(self._lines) + "\n"
+
+    def _refuse_if_strict(self, schema: Mapping[str, Any], words: Sequence[str], place: str) -> None:
+        word = next((word for word in words if word in schema), None)
+        if self._tool.strict and word is not None:
+            raise InvalidRequest(
+                f"The tool {self._tool.name[:64]!r} is strict, and {word} {place} cannot be held in the way this model "
+                "writes calls: say it in another way, or leave strict out.",
+                param="$.tools",
+            )
 
     def _arguments(self) -> str:
         properties, required = named_arguments(self._tool)
@@ -82,16 +92,25 @@ class _Rules:
 
     def _values(self, schema: Any, number: str, depth: int = 0) -> list[str]:
         """Ways to write a value, each with what stands behind it."""
-        if not isinstance(schema, Mapping):
-            schema = {}
+        schema = self._resolved(schema)
         for word in ("anyOf", "oneOf"):
-            if schema.get(word) and depth < 8:
-                parts = enumerate(schema[word])
-                return [way for i, part in parts for way in self._values(part, f"{number}_{i}", depth + 1)]
-        if "$ref" in schema and depth < 8:
-            return self._values(referred(schema["$ref"], self._parameters), number, depth + 1)
+            parts = schema.get(word)
+            if parts and isinstance(parts, list) and depth < _MAX_DEPTH:
+                rest = {key: value for key, value in schema.items() if key != word}
+                wholes = [{**rest, **self._resolved(part)} for part in parts]
+                return [way for i, part in enumerate(wholes) for way in self._values(part, f"{number}_{i}", depth + 1)]
+        self._num_values += 1
+        if self._num_values > _MAX_VALUES:
+            raise InvalidRequest(
+                f"The parameters of the tool {self._tool.name[:64]!r} have more than {_MAX_VALUES} alternatives in "
+                "all: simplify them.",
+                param="$.tools",
+            )
+        return self._alternatives(schema, number)
+
+    def _alternatives(self, schema: Mapping[str, Any], number: str) -> list[str]:
         given = schema.get("enum", [schema["const"]] if "const" in schema else None)
-        if given:
+        if given and isinstance(given, list):
             return [self._written(value) for value in given]
         types = kinds(schema, self._parameters)
         ways = [self._text(schema, number)] if "string" in types else []
@@ -100,25 +119,50 @@ class _Rules:
             ways.append(self._json({**schema, "type": others} if ways else schema))
         return ways
 
+    def _resolved(self, schema: Any) -> dict[str, Any]:
+        """A schema with what it refers to, and what all of it must be, in one place."""
+        whole: dict[str, Any] = {}
+        waiting = [schema]
+        for _ in range(_MAX_DEPTH):
+            if not waiting:
+                break
+            part = waiting.pop()
+            if not isinstance(part, Mapping):
+                continue
+            if isinstance(part.get("$ref"), str):
+                waiting.append(referred(part["$ref"], self._parameters))
+            if isinstance(part.get("allOf"), list):
+                waiting += part["allOf"]
+            whole = {**{key: value for key, value in part.items() if key not in ("$ref", "allOf")}, **whole}
+        return whole
+
     def _written(self, value: Any) -> str:
         written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        return f"{literal(written)} {self._tags.after}" if written else self._tags.after
+        if self._tags.after_token:
+            return f"{literal(written)} {self._after}" if written else self._after
+        return literal(written + self._tags.after)
 
     def _json(self, schema: Mapping[str, Any]) -> str:
-        return f"{inline({**shared_schemas(self._tool), **schema}, is_strict=self._tool.strict)} {self._tags.after}"
+        return f"{inline({**shared_schemas(self._tool), **schema}, is_strict=self._tool.strict)} {self._after}"
 
     def _text(self, schema: Mapping[str, Any], number: str) -> str:
-        """A terminal for a string; with its end in it where that is text, since terminals end where they must."""
+        """A terminal for a string, with what stands behind it where that is text: a terminal ends where it must."""
         terminal = f"TEXT_{self._number}_{number}".upper()
+        self._refuse_if_strict(schema, _UNSAYABLE, "of a string")
         conditions = ["/(?s:.*)/", f"~/{self._tags.ends}/"]
-        shortest, longest = schema.get("minLength", 0), schema.get("maxLength", "")
-        if shortest or longest != "":
-            conditions.append(f"/(?s:.){{{shortest},{longest}}}/")
-        if "pattern" in schema:
+        shortest, longest = schema.get("minLength"), schema.get("maxLength")
+        if isinstance(shortest, int) or isinstance(longest, int):
+            least, most = (limit if isinstance(limit, int) else "" for limit in (shortest or 0, longest))
+            conditions.append(f"/(?s:.){{{least},{most}}}/")
+        # A regex may be more than its compiler takes; then it is only worth refusing where it was asked for by name.
+        if self._tool.strict and isinstance(schema.get("pattern"), str):
             conditions.append(f"/{_whole(schema['pattern'])}/")
         body = f"({' & '.join(conditions)})"
-        self._lines.append(f"{terminal}: {body}" + ("" if self._tags.is_token else f" {self._tags.after}"))
-        return f"{terminal} {self._tags.after}" if self._tags.is_token else terminal
+        if self._tags.after_token:
+            self._lines.append(f"{terminal}: {body}")
+            return f"{terminal} {self._after}"
+        self._lines.append(f"{terminal}: {body} {literal(self._tags.after)}")
+        return terminal
 
 
 def _whole(pattern: str) -> str:
