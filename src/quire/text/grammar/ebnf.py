@@ -3,7 +3,9 @@
 import re
 from collections.abc import Mapping
 
-from quire.core.errors import InvalidRequest, Unsupported
+from quire.core.errors import InvalidRequest
+from quire.text.grammar import gbnf
+from quire.text.grammar.gbnf_lark import gbnf_piece
 from quire.text.grammar.lark import Piece, grammar_piece
 
 _NOISE = re.compile(r"\"(?:\\.|[^\"\\\n])*\"|\[(?:\\.|[^\]\\\n])*\]|/(?:\\.|[^/\\\n])+/|#[^\n]*|//[^\n]*", re.DOTALL)
@@ -14,7 +16,7 @@ _LARK_START = re.compile(r"^[ \t]*\??start(?:\[[^\]\n]*\])?[ \t]*:", re.MULTILIN
 def grammar_of(text: str, path: str, special: Mapping[str, int]) -> Piece:
     """The grammar that a client wrote. Raises InvalidRequest for what is neither, or is not well-formed GBNF."""
     if "::=" in _NOISE.sub('""', text):
-        raise Unsupported(f"{path} is GBNF, which is not supported yet: write it as Lark.", param=path)
+        return gbnf_piece(gbnf.parse(text, path, special), path)
     if not is_lark(text):
         raise InvalidRequest(
             f"{path} is neither GBNF (root ::= ...) nor Lark with a rule named start (start: ...).", param=path

@@ -19,6 +19,9 @@ import msgspec
 WHITESPACE = r"[ \t\r\n]{1,128}"
 """Between the parts of a JSON value. Without a bound a model may write spaces to the end of its budget."""
 
+MAX_DEPTH = 12
+"""Of parentheses in one rule; llguidance takes 28."""
+
 _ANY = "/(?s:.*)/"
 _UNESCAPED_SLASH = re.compile(r"\\.|/", re.DOTALL)
 _TOKEN = re.compile(r"<\[\d+\]>")
@@ -34,7 +37,9 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
     grammars: Mapping[str, str] = {}
     """Names -> whole Lark grammars, each with a ``start`` of its own."""
     is_regular: bool = False
-    """The expression may stand inside a terminal. It then refers to no rules and grammars."""
+    """The expression may stand inside a terminal. It then refers to terminals only."""
+    depth: int = 0
+    """How deep its parentheses are nested."""
 
     @property
     def is_token(self) -> bool:
@@ -54,7 +59,7 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
         if not self.is_regular:
             return self
         name = _name("T", self.expression)
-        return Piece(expression=name, rules={**self.rules, name: self.expression}, grammars=self.grammars)
+        return Piece(expression=name, rules={**self.rules, name: self.expression})
 
 
 # --- what pieces are made of ----------------------------------------------------------------------------------------
@@ -133,17 +138,20 @@ def repeated(piece: Piece, least: int = 0, most: int | None = None) -> Piece:
     """``least`` to ``most`` times, or any number of times from ``least`` on."""
     if most == 0:
         return text_piece("")
-    usual = {(0, None): "*", (1, None): "+", (0, 1): "?", (1, 1): ""}
-    sign = usual.get((least, most), f"{{{least},{'' if most is None else most}}}")
     body = piece if piece.is_regular else piece.as_terminal()
-    return msgspec.structs.replace(body, expression=f"({body.expression}){sign}")
+    return _made(f"({body.expression}){times(least, most)}", [body])
+
+
+def times(least: int, most: int | None) -> str:
+    """What stands behind an expression that is repeated; ``most`` is not 0."""
+    usual = {(0, None): "*", (1, None): "+", (0, 1): "?", (1, 1): ""}
+    return usual.get((least, most), f"{{{least},{'' if most is None else most}}}")
 
 
 def without(piece: Piece, excluded: Piece) -> Piece:
     """A regular piece, but for texts that ``excluded`` matches as a whole."""
     assert piece.is_regular and excluded.is_regular
-    both = _joined(" ", [piece, excluded])
-    return msgspec.structs.replace(both, expression=f"(({piece.expression}) & ~({excluded.expression}))")
+    return _made(f"({piece.expression} & ~({excluded.expression}))", [piece, excluded])
 
 
 def until(end: Sequence[Piece], text: Piece | None = None) -> Piece:
@@ -156,21 +164,30 @@ def until(end: Sequence[Piece], text: Piece | None = None) -> Piece:
         return sequence([before, *end])
     body = f"{before.expression} {end[0].expression}"
     name = _name("until_", body)
-    found = Piece(expression=name, rules={f"{name}[lazy]": body})
+    found = Piece(expression=name, rules={**before.rules, **end[0].rules, f"{name}[lazy]": body})
     return sequence([found, *end[1:]])
 
 
 def _joined(by: str, pieces: Sequence[Piece]) -> Piece:
+    if len(pieces) == 1:
+        return pieces[0]
+    return _made(f"({by.join(piece.expression for piece in pieces)})", pieces)
+
+
+def _made(expression: str, of: Sequence[Piece]) -> Piece:
+    """An expression in parentheses; what is nested too deeply for llguidance gets a name."""
     rules: dict[str, str] = {}
     grammars: dict[str, str] = {}
-    for piece in pieces:
+    for piece in of:
         rules |= piece.rules
         grammars |= piece.grammars
-    expressions = [piece.expression for piece in pieces]
-    joined = expressions[0] if len(expressions) == 1 else f"({by.join(expressions)})"
-    return Piece(
-        expression=joined, rules=rules, grammars=grammars, is_regular=all(piece.is_regular for piece in pieces)
-    )
+    is_regular = all(piece.is_regular for piece in of)
+    depth = 1 + max(piece.depth for piece in of)
+    if depth > MAX_DEPTH:
+        name = _name("T" if is_regular else "part_", expression)
+        rules[name] = expression
+        expression, depth = name, 0
+    return Piece(expression=expression, rules=rules, grammars=grammars, is_regular=is_regular, depth=depth)
 
 
 def _name(kind: str, content: str) -> str:
