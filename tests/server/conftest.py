@@ -270,6 +270,9 @@ class FakeLLM:
         for name in ("logprobs", "prompt_logprobs"):
             if (getattr(params, name) or 0) > self.config.model.max_logprobs:
                 raise InvalidRequest("Too many.", param=f"$.{name}")
+        if grammar is None and params.structured_outputs is not None:
+            assert self.grammars is not None
+            grammar = self.grammars.check(params.structured_outputs)
         room = MAX_MODEL_LEN - len(ids)
         request = Request(
             handle=self._handle,

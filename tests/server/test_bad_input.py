@@ -99,11 +99,6 @@ async def test_values(client, llm, path, base, name, value):
 
 
 UNSUPPORTED = [
-    *((path, "response_format", {"type": "json_object"}) for path in (CHAT, COMPLETIONS)),
-    (CHAT, "response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
-    *((path, name, "x") for path in (CHAT, COMPLETIONS) for name in ("guided_regex", "guided_grammar", "regex")),
-    (CHAT, "guided_json", {"type": "object"}),
-    (CHAT, "structured_outputs", {"regex": "x"}),
     (CHAT, "functions", [{"name": "f"}]),
     (CHAT, "function_call", {"name": "f"}),
     (CHAT, "functions", [{"name": "f"}]),

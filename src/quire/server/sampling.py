@@ -4,7 +4,7 @@ A setting comes from the request, else from the model's own defaults, else from 
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from quire.core.errors import InvalidRequest, QuireError, Unsupported
@@ -15,6 +15,7 @@ from quire.server.schema.chat import ChatCompletionRequest
 from quire.server.schema.completion import CompletionRequest
 from quire.server.schema.generation import GenerationRequest, SamplingRequest
 from quire.server.schema.responses import ResponsesRequest
+from quire.server.schema.shapes import shape_of
 
 _NAMES = frozenset(SamplingParams.__struct_fields__)
 
@@ -39,7 +40,7 @@ def chat_params(body: ChatCompletionRequest, defaults: Mapping[str, Any]) -> Sam
     limit = limit if limit is not None else defaults.get("max_tokens")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     with chat_paths(body):
-        return _params(body, defaults, max_tokens=limit, logprobs=logprobs)
+        return _params(body, defaults, max_tokens=limit, logprobs=logprobs, **_shaped(body))
 
 
 def completion_params(body: CompletionRequest, defaults: Mapping[str, Any]) -> SamplingParams:
@@ -56,7 +57,7 @@ def completion_params(body: CompletionRequest, defaults: Mapping[str, Any]) -> S
     decided: dict[str, Any] = {"max_tokens": max(1, limit), "prompt_logprobs": prompt_logprobs, "n": num_made}
     if num_made > body.n and body.logprobs is None:
         decided["logprobs"] = 0  # they are chosen by their likelihood
-    return _params(body, defaults, **decided)
+    return _params(body, defaults, **decided, **_shaped(body))
 
 
 def message_params(body: MessagesRequest, defaults: Mapping[str, Any], max_model_len: int) -> SamplingParams:
@@ -108,13 +109,19 @@ def chat_paths(body: ChatCompletionRequest) -> Iterator[None]:
     names = {"$.prompt": "$.messages", "$.logprobs": "$.top_logprobs"}
     if body.max_completion_tokens is not None:
         names["$.max_tokens"] = "$.max_completion_tokens"
-    with beam_paths(body), _renamed(names):
+    with beam_paths(body), shape_paths(body), _renamed(names):
         yield
 
 
 def beam_paths(body: GenerationRequest) -> AbstractContextManager[None]:
     """Let errors name the field of a request that says how wide a beam search is."""
     return _renamed({"$.beam_width": "$.n" if body.best_of is None else "$.best_of"})
+
+
+def shape_paths(body: GenerationRequest) -> AbstractContextManager[None]:
+    """Let errors name the field of a request that says which shape the answer must have."""
+    shape = shape_of(body)
+    return nullcontext() if shape is None else shape.named()
 
 
 def response_paths() -> AbstractContextManager[None]:
@@ -142,11 +149,16 @@ def _renamed(names: Mapping[str, str]) -> Iterator[None]:
 
 def _params(body: SamplingRequest, defaults: Mapping[str, Any], **decided: Any) -> SamplingParams:
     values = {name: value for name, value in defaults.items() if name in _NAMES}
-    values |= {name: getattr(body, name) for name in body.model_fields_set & _NAMES}
+    values |= {name: getattr(body, name) for name in body.model_fields_set & _NAMES - {"structured_outputs"}}
     if (wanted := body.repetition_detection) is not None:
         is_on = wanted.max_pattern_size > 0
         values["repetition_detection"] = RepetitionDetection(**wanted.model_dump()) if is_on else None
     return SamplingParams(**values | decided)
+
+
+def _shaped(body: GenerationRequest) -> dict[str, Any]:
+    shape = shape_of(body)
+    return {} if shape is None else {"structured_outputs": shape.wanted}
 
 
 def _check_prompt_logprobs(body: GenerationRequest) -> None:

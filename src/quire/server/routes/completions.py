@@ -15,7 +15,7 @@ from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
 from quire.server.responses import json_response
-from quire.server.sampling import beam_paths, completion_params, num_continuations
+from quire.server.sampling import beam_paths, completion_params, num_continuations, shape_paths
 from quire.server.schema.completion import Completion, CompletionChunk, CompletionRequest, Prompt, prompts_of
 from quire.server.service import Plan, Service, request_id_of, service_of
 from quire.server.streaming import EventStream
@@ -62,7 +62,7 @@ async def completions(request: Request) -> Response:
         )
 
     async def whole() -> Completion:
-        with beam_paths(body):
+        with beam_paths(body), shape_paths(body):
             generation = await service.generate(plan)
         try:
             outputs = await generation.finals()

@@ -16,6 +16,7 @@ from quire.core.sampling_params import (
     MAX_STOP_STRING_CHARS,
     MAX_STOP_STRINGS,
 )
+from quire.core.structured_outputs import SHAPES
 from quire.server.schema.common import JsonObject, RequestModel, StreamOptions, TokenId
 from quire.server.schema.refused import REFUSED_ANYWHERE, Refusals
 
@@ -82,6 +83,21 @@ class GenerationRequest(SamplingRequest):
         le=MAX_LENGTH_PENALTY,
         description="of beams: a score is over the length to this power",
     )
+    response_format: JsonObject | None = Field(
+        default=None, description="text, json_object, json_schema (strict: all of it, or it is refused), structural_tag"
+    )
+    structured_outputs: JsonObject | None = Field(default=None, description=f"one of {', '.join(SHAPES)}, and options")
+    guided_json: JsonObject | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_json_object: bool | None = None
+    guided_whitespace_pattern: str | None = None
+    json_schema: JsonObject | str | None = None
+    regex: str | None = None
+    ebnf: str | None = None
+    grammar: str | None = None
+
     max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
     prompt_logprobs: int | None = Field(default=None, ge=-1, lt=2**31)
     truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=2**31)

@@ -29,20 +29,11 @@ def _one_of(*harmless: object) -> Callable[[Any], bool]:
     return lambda value: value in harmless
 
 
-def _typed_text(value: object) -> bool:
-    return isinstance(value, dict) and value.get("type") == "text"
-
-
 def _has_no_prewarm(value: object) -> bool:
     return isinstance(value, dict) and not value.get("prewarm")
 
 
 REFUSED_ANYWHERE: Refusals = {
-    # structured output
-    "response_format": _typed_text,
-    "structured_outputs": _empty,
-    **dict.fromkeys(("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object"), _empty),
-    **dict.fromkeys(("regex", "ebnf", "json_schema", "grammar"), _empty),
     # other ways to choose tokens
     "logprob_token_ids": _empty,
     "logits_processors": _empty,
@@ -118,6 +109,7 @@ REFUSED_IN_MESSAGES: Refusals = {
 
 REFUSED_IN_RESPONSES: Refusals = {
     **{name: is_harmless for name, is_harmless in REFUSED_ANYWHERE.items() if name != "previous_response_id"},
+    **dict.fromkeys(_SHAPES_ELSEWHERE, _empty),
     "functions": _empty,
     "function_call": _one_of("none", "auto"),
     "audio": _never,

@@ -11,6 +11,7 @@ import msgspec
 from quire.core.errors import Unsupported
 from quire.core.structured_outputs import StructuredOutputs
 from quire.server.schema.faults import bad
+from quire.server.schema.shapes import json_schema_of
 from quire.server.schema.tools import FUNCTION_SCHEMA, MAX_TOOLS, Choice, choice_of, function_of, unique_tools
 from quire.text.dialects.dialect import Tool
 
@@ -101,14 +102,7 @@ def text_format_of(value: Any, path: str = "$.text.format") -> StructuredOutputs
     if kind == "json_object":
         return StructuredOutputs(json_object=True)
     if kind == "json_schema":
-        if not isinstance(value.get("name"), str) or not value["name"]:
-            raise bad(f"{path}.name", value.get("name"), "must be the schema's name")
-        if not isinstance(value.get("schema"), dict):
-            raise bad(f"{path}.schema", value.get("schema"), "must be a JSON schema, an object")
-        strict = value.get("strict")
-        if strict is not None and not isinstance(strict, bool):
-            raise bad(f"{path}.strict", strict, "must be true or false")
-        return StructuredOutputs(json=value["schema"], is_lenient=not strict)
+        return json_schema_of(value, path)
     if isinstance(kind, str):
         raise Unsupported(
             f"{path}.type is {kind!r:.80}: it must be text, json_object or json_schema.", param=f"{path}.type"
