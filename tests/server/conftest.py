@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 
+from quire.checkpoint.facts import ModelFacts
 from quire.core.config import EngineConfig, ServerConfig
 from quire.core.errors import InvalidRequest, PromptTooLong
 from quire.core.messages import AWAKE, Done, EngineInfo, Pause, Resume, Sleep, WakeUp
@@ -221,6 +222,14 @@ class FakeLLM:
         self.grammars: GrammarDoor | None = None
         self.dialects = choose("hermes", "auto", Template.source)
         self.default_params: dict[str, Any] = {"temperature": 0.5}
+        self.facts = ModelFacts(
+            format="gguf",
+            family="llama",
+            quantization="Q4_K",
+            num_parameters=134_515_008,
+            num_bytes=91_000_000,
+            dimensions={"hidden_size": 576, "max_position_embeddings": 8192},
+        )
         self.stats = EngineStats()
         self.failure: str | None = None
         self.num_cached_tokens = 0

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from quire.checkpoint.facts import ModelFacts
 from quire.checkpoint.resolve import resolve
 from quire.core.config import EngineConfig
 from quire.core.errors import EngineDead, GenerationFailed, Overloaded
@@ -85,6 +86,7 @@ class AsyncLLM:
         self.chat_template: ChatTemplate | None = text.chat_template
         self.default_params: dict[str, Any] = text.default_params
         self.dialects = text.dialects
+        self.facts: ModelFacts = text.facts
         self.stats = EngineStats()
         self.failure: str | None = None
         self._is_ready = False

@@ -29,14 +29,16 @@ class Refusing(Protocol):
 M = TypeVar("M", bound=BaseModel)
 
 
-async def read_json(request: Request, model: type[M]) -> M:
+async def read_json(request: Request, model: type[M], *, of_any_type: bool = False) -> M:
     """The request's body as ``model``.
 
+    ``of_any_type``: JSON need not be called so, unless by a browser, whose pages may send other types to any server.
     Raises UnsupportedMediaType, RequestTimeout, RequestTooLarge, InvalidRequest or Unsupported; ClientDisconnect when
     nobody is there any more.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
+    is_json = kind == "application/json" or kind.endswith("+json")
+    if not is_json and not (of_any_type and "origin" not in request.headers):
         shown = f"is {kind!r}" if kind else "is missing"
         raise UnsupportedMediaType(
             f"The Content-Type header {shown}: send JSON with Content-Type: application/json (curl: -H)."

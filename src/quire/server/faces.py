@@ -12,6 +12,7 @@ import msgspec
 from quire.core.errors import Overloaded, PromptTooLong, QuireError, ThreadUnsupported
 from quire.server.schema.anthropic import AnthropicError, AnthropicErrorBody
 from quire.server.schema.common import Error, ErrorBody
+from quire.server.schema.ollama import OllamaError
 
 encode = msgspec.json.Encoder().encode
 
@@ -91,9 +92,19 @@ ANTHROPIC = Face(
     frame=_error_event,
 )
 
+OLLAMA = Face(
+    name="ollama",
+    error_body=lambda error: OllamaError(error.message),
+    error_type=OllamaError,
+    stream_type="application/x-ndjson",
+    keep_alive=b"",  # each line is a record
+    frame=lambda body: body + b"\n",
+)
+
 _BY_PREFIX: tuple[tuple[str, Face], ...] = (
     ("/v1/messages", ANTHROPIC),
     ("/v1/responses", RESPONSES),
+    ("/api", OLLAMA),
 )
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from quire.core.errors import InvalidRequest, QuireError, Unsupported
 from quire.core.sampling_params import RepetitionDetection, SamplingParams
-from quire.core.structured_outputs import StructuredOutputs
-from quire.server.schema.anthropic import MessagesRequest, ThinkingEnabled
 from quire.server.schema.chat import ChatCompletionRequest
 from quire.server.schema.completion import CompletionRequest
 from quire.server.schema.generation import GenerationRequest, SamplingRequest
@@ -58,23 +56,6 @@ def completion_params(body: CompletionRequest, defaults: Mapping[str, Any]) -> S
     if num_made > body.n and body.logprobs is None:
         decided["logprobs"] = 0  # they are chosen by their likelihood
     return _params(body, defaults, **decided, **_shaped(body))
-
-
-def message_params(body: MessagesRequest, defaults: Mapping[str, Any], max_model_len: int) -> SamplingParams:
-    """Raises InvalidRequest. ``max_tokens``, which every request must name, may be more than the context holds.
-
-    With ``max_tokens: 0`` one token is made, and not shown.
-    """
-    names = ("temperature", "top_p", "top_k", "seed")
-    values = {name: value for name, value in defaults.items() if name in _NAMES}
-    values |= {name: value for name in names if (value := getattr(body, name)) is not None}
-    thinking, shape = body.thinking, body.format
-    if isinstance(thinking, ThinkingEnabled):
-        values["thinking_token_budget"] = thinking.budget_tokens
-    if shape is not None:
-        values["structured_outputs"] = StructuredOutputs(json=shape.json_schema)
-    values["max_tokens"] = max(1, min(body.max_tokens, max_model_len))
-    return SamplingParams(**values | {"stop": tuple(body.stop_sequences or ())})
 
 
 def num_continuations(body: CompletionRequest) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from quire.core.errors import InvalidRequest, Unsupported
+from quire.core.errors import InvalidRequest, Overloaded, Unsupported
 from quire.core.outputs import CompletionOutput, RequestOutput
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import FinishReason
@@ -23,9 +23,9 @@ from quire.server.schema.common import Usage
 from quire.server.service import Plan, Service
 from quire.text.dialects.dialect import Parser, Tool
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning, Reply
+from quire.text.dialects.registry import Dialects
 
 if TYPE_CHECKING:
-    from quire.text.dialects.registry import Dialects
     from quire.text.tokenizer import Tokenizer
 
 ToolChoice = Literal["auto", "none", "required"]
@@ -36,10 +36,14 @@ TOOL_CALLS = "tool_calls"
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of the model: the conversation, what it may call, and how its tokens are chosen.
 
-    ``forced_tool``: the one it must call. ``has_parallel_calls``: it may call several at once.
+    ``forced_tool``: the one it must call. ``has_parallel_calls``: it may call several at once. ``context``: token ids
+    that stand before the conversation's. ``prompt``: given in the place of all that, and answered as it is: nothing is
+    read out of the reply.
     """
 
     conversation: Conversation
+    context: Sequence[int] = ()
+    prompt: str | list[int] | None = None
     params: SamplingParams
     request_id: str
     is_streamed: bool
@@ -89,8 +93,8 @@ class Answered(msgspec.Struct, frozen=True):
 async def begin(service: Service, turn: Turn) -> "Exchange":
     """Render and submit a turn. Raises what the template or the engine's door refuses."""
     _check_tools(turn)
-    dialects = service.dialects
-    prompt = await render(service, turn.conversation)
+    dialects = service.dialects if turn.prompt is None else Dialects()
+    prompt = await render(service, turn.conversation) if turn.prompt is None else ""
     is_open = dialects.reasoning is not None and dialects.reasoning.is_open(prompt)
     grammar = None
     if needs_grammar(turn):
@@ -102,10 +106,10 @@ async def begin(service: Service, turn: Turn) -> "Exchange":
             )
         grammar = await service.llm.run_blocking(reply_grammar, turn, dialects, service.llm.grammars, is_open)
     params = turn.params
-    if params.skip_special_tokens:
+    if params.skip_special_tokens and turn.prompt is None:
         params = params.replace(shown_special_token_ids=service.marker_ids)
     plan = Plan(
-        prompts=[prompt],
+        prompts=[await _asked(service, turn, prompt)],
         params=params,
         kind=OutputKind.DELTA if turn.is_streamed else OutputKind.FINAL,
         request_id=turn.request_id,
@@ -119,6 +123,20 @@ async def begin(service: Service, turn: Turn) -> "Exchange":
     return Exchange(turn, prompt, is_open, generation, dialects, service.llm.tokenizer)
 
 
+async def _asked(service: Service, turn: Turn, prompt: str) -> str | list[int]:
+    if turn.prompt is not None or not turn.context:
+        return prompt if turn.prompt is None else turn.prompt
+    tokenizer = service.llm.tokenizer
+    ids = await service.llm.run_blocking(tokenizer.encode, prompt, turn.add_special_tokens)
+    start = 1 if ids and ids[0] == tokenizer.bos_token_id else 0  # a text begins once
+    return [*turn.context, *ids[start:]]
+
+
+def broken_off() -> Overloaded:
+    """Told by the APIs that have no reason to finish for an answer that the server ends."""
+    return Overloaded("The server broke the answer off before its end: ask again.", retry_after_s=5)
+
+
 class Exchange:
     """A turn being answered. Read it once, by ``steps`` or by ``finals``."""
 
@@ -128,7 +146,7 @@ class Exchange:
         prompt: str,
         is_reasoning_open: bool,
         generation: Generation,
-        dialects: "Dialects",
+        dialects: Dialects,
         tokenizer: "Tokenizer",
     ) -> None:
         self.prompt = prompt

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from quire.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quire.checkpoint.facts import ModelFacts, facts_of
 from quire.checkpoint.pypi import recommended_sampling
 from quire.checkpoint.resolve import resolve
 from quire.core.config import ModelConfig
@@ -17,7 +18,7 @@ _SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_pena
 
 
 class ModelText(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokenizer, chat template, sampling defaults, end-of-sequence ids and dialects of one model."""
+    """Tokenizer, chat template, sampling defaults, end-of-sequence ids and dialects of one model, and what it is."""
 
     tokenizer: Tokenizer
     chat_template: ChatTemplate | None
@@ -25,6 +26,7 @@ class ModelText(msgspec.Struct, frozen=True, kw_only=True):
     eos_token_ids: tuple[int, ...]
     dialects: Dialects
     """How its replies are read."""
+    facts: ModelFacts
 
     @classmethod
     def load(cls, path: Path, config: ModelConfig) -> "ModelText":
@@ -39,6 +41,7 @@ class ModelText(msgspec.Struct, frozen=True, kw_only=True):
             default_params=_defaults(checkpoint, config.model) if config.generation_config == "auto" else {},
             eos_token_ids=checkpoint.eos_token_ids,
             dialects=choose(config.tool_call_parser, config.reasoning_parser, source),
+            facts=facts_of(checkpoint, has_weights=config.load_format != "dummy"),
         )
 
 

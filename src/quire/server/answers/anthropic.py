@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from quire.core.errors import Overloaded
 from quire.core.outputs import CompletionOutput
 from quire.core.step import FinishReason
 from quire.server.answers.arguments import arguments_of
@@ -30,7 +29,7 @@ from quire.server.schema.anthropic import (
     ThinkingBlock,
     ToolUseBlock,
 )
-from quire.server.turn import Exchange
+from quire.server.turn import Exchange, broken_off
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 
@@ -103,7 +102,7 @@ class MessageAnswer:
             case FinishReason.LENGTH:
                 is_full = num_tokens < self._max_tokens
                 return MessageEnd("model_context_window_exceeded" if is_full else "max_tokens", None)
-        raise Overloaded("The server broke the answer off before its end: ask again.", retry_after_s=5)
+        raise broken_off()
 
 
 class _Frames:

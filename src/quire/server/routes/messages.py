@@ -9,9 +9,9 @@ from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
 from quire.server.faces import ANTHROPIC
+from quire.server.foreign_sampling import message_params
 from quire.server.rendering import Conversation, render
 from quire.server.responses import json_response
-from quire.server.sampling import message_params
 from quire.server.schema.anthropic import (
     AnthropicMessage,
     CountTokensRequest,

@@ -118,7 +118,7 @@ class MessagesRequest(CountTokensRequest):
     ) = None
     stream: bool = False
     temperature: float | None = Field(default=None, ge=0, le=1)
-    top_p: float | None = Field(default=None, gt=0, le=1)
+    top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=0, lt=2**31, description="0: the whole vocabulary")
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     metadata: JsonObject | None = None

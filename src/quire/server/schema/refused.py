@@ -97,10 +97,14 @@ _SHAPES_ELSEWHERE = (
     *("regex", "ebnf", "json_schema", "grammar"),
 )
 
-REFUSED_IN_MESSAGES: Refusals = {
+_REFUSED_ELSEWHERE: Refusals = {
     **{name: is_harmless for name, is_harmless in REFUSED_ANYWHERE.items() if name != "thread"},
     **dict.fromkeys(_SHAPES_ELSEWHERE, _empty),
     "n": _one_of(1),
+}
+
+REFUSED_IN_MESSAGES: Refusals = {
+    **_REFUSED_ELSEWHERE,
     "container": _empty,
     "context_management": _edits_nothing,
     "mcp_servers": _empty,
@@ -136,6 +140,23 @@ REFUSED_IN_RESPONSES: Refusals = {
     "return_token_ids": _one_of(False),
 }
 
+REFUSED_BY_OLLAMA: Refusals = {
+    **_REFUSED_ELSEWHERE,
+    "thread": _never,
+    "images": _empty,
+    "template": _empty,
+    "_debug_render_only": _one_of(False),
+}
+
+REFUSED_OPTIONS: Refusals = {
+    "mirostat": _one_of(0),
+    "tfs_z": _one_of(1),
+    "typical_p": _one_of(1),
+    "penalize_newline": _one_of(True),
+    **dict.fromkeys(("logits_all", "vocab_only", "embedding_only"), _one_of(False)),
+}
+"""Of Ollama's options. Those that say how a model is loaded, or which thread computes what, are hints."""
+
 _WHY = {
     "messages": "the Responses API calls it input",
     "max_tokens": "the Responses API calls it max_output_tokens",
@@ -149,6 +170,8 @@ _WHY = {
     "container": "this server runs no code for the model",
     "context_management": "this server leaves conversations as they are",
     "mcp_servers": "this server calls no tools itself",
+    "images": "the model reads text only",
+    "template": "a prompt is made by the model's own chat template. Send it ready-made with raw",
 }
 
 
@@ -157,4 +180,5 @@ def refuse(data: Mapping[str, Any], refusals: Refusals, root: str = "$") -> None
     for name in data.keys() & refusals.keys():
         if data[name] is not None and not refusals[name](data[name]):
             why = _WHY.get(name, "this server does not support it and ignoring it would change the answer")
-            raise Unsupported(f"{name} is not accepted: {why}. Leave the field out.", param=f"{root}.{name}")
+            shown = name if root == "$" else f"{root}.{name}"
+            raise Unsupported(f"{shown} is not accepted: {why}. Leave the field out.", param=f"{root}.{name}")
