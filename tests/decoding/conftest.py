@@ -80,6 +80,7 @@ class LedLab:
         self._vocabulary = Vocabulary()
         self._tokenizer = LLTokenizer(self._vocabulary, eos_token=[0, 1])
         self.vocab_size = self._tokenizer.vocab_size
+        self.tokens = self._vocabulary.tokens
 
     def matcher(self, grammar: str) -> LLMatcher:
         return LLMatcher(self._tokenizer, grammar, log_level=0)

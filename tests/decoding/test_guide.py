@@ -32,6 +32,8 @@ GRAMMARS = [
     ),
 ]
 
+THINKING = LLMatcher.grammar_from_lark(f'start: THOUGHT <[{DONE}]> ("abc" | "abcno")\nTHOUGHT: /(.|\\n)*/\n')
+
 
 def marks(
     is_open: bool, budget: int, begin: tuple[int, ...] = (THINK,), end: tuple[int, ...] = (DONE,)
@@ -59,7 +61,7 @@ def lead(lab: SimpleNamespace, grammar: str | None, bound: ReasoningBound | None
 
 @settings(deadline=None, max_examples=150)
 @given(
-    grammar=st.sampled_from([None, *GRAMMARS]),
+    grammar=st.sampled_from([None, *GRAMMARS, THINKING, THINKING]),
     reasoning=st.sampled_from([None, (True, 3), (True, 0), (False, 2)]),
     looks_ahead=st.booleans(),
     seed=st.integers(0, 10**6),
@@ -141,30 +143,24 @@ def test_reasoning_that_opens_again_has_what_is_left(led_lab: SimpleNamespace) -
     assert guide.advance(THINK) == [DONE], "nothing is left"
 
 
-def test_a_grammar_begins_behind_the_reasoning(led_lab: SimpleNamespace) -> None:
-    guide = lead(led_lab, GRAMMARS[0], marks(True, 10))
-    free = allowed(guide, led_lab)
-    assert set(range(led_lab.vocab_size)) - set(free) == {END, OTHER_END}, "it may not end before there is an answer"
-    assert guide.advance(30) == guide.advance(DONE) == []
-    assert {led_lab.text([token])[0] for token in allowed(guide, led_lab)} == {"y", "n"}
-    spent = lead(led_lab, GRAMMARS[2], marks(True, 1))
-    run = spent.advance(30)
+def test_a_budget_holds_within_a_grammar(led_lab: SimpleNamespace) -> None:
+    guide = lead(led_lab, THINKING, marks(True, 2))
+    assert guide.advance(led_lab.id("the")) == []
+    assert END not in allowed(guide, led_lab) and DONE in allowed(guide, led_lab)
+    run = guide.advance(led_lab.id(" o"))
     assert run[0] == DONE and led_lab.text(run[1:]) == "abc", "both are forced, one behind the other"
+    early = lead(led_lab, THINKING, marks(True, 20))
+    assert led_lab.text(early.advance(DONE)) == "abc"
 
 
-def test_the_first_token_decides_whether_there_is_reasoning(led_lab: SimpleNamespace) -> None:
-    def make() -> Guide:
-        return lead(led_lab, GRAMMARS[0], marks(False, 10, begin=(THINK, WELL)))
-
-    choices = allowed(make(), led_lab)
-    assert THINK in choices and led_lab.id("no") in choices and DONE not in choices
-    answering = make()
-    assert answering.advance(led_lab.id("no")) == [END]
-    reasoning = make()
-    assert reasoning.advance(THINK) == [WELL], "a mark is written whole"
-    assert 30 in allowed(reasoning, led_lab)
-    reasoning.advance(DONE)
-    assert THINK not in allowed(reasoning, led_lab)
+def test_an_end_that_the_grammar_does_not_take_waits(led_lab: SimpleNamespace) -> None:
+    half = bytes([0xC3])
+    guide = lead(led_lab, THINKING, marks(True, 1))
+    assert guide.advance(led_lab.tokens.index(half)) == [], "in the middle of a character"
+    run = guide.advance(led_lab.tokens.index(bytes([0xA4])))
+    assert run[0] == DONE
+    plain = lead(led_lab, GRAMMARS[1], marks(True, 0))
+    assert not plain.forced and DONE not in allowed(plain, led_lab), "a grammar without any reasoning"
 
 
 def test_an_error_of_the_matcher_is_the_sequences(led_lab: SimpleNamespace) -> None:

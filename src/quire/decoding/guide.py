@@ -1,17 +1,16 @@
-"""What leads one sequence's tokens: the bound of its reasoning, then the grammar of its answer.
+"""What leads one sequence's tokens: the grammar of the reply, and the bound of its reasoning.
 
-Law: at each position a guide forces one token, or leaves all that its mask allows, or leaves all; which, is a function
-of the sequence's tokens alone. So a resumed sequence goes on as it would have, and it makes no difference whether
-forced tokens are given in one step or one by one.
+Law: at each position a guide forces one token, or leaves those that its mask allows, or leaves all; which, is a
+function of the sequence's tokens alone. So a resumed sequence goes on as it would have, and it makes no difference
+whether forced tokens are given in one step or one by one.
 
-While reasoning is open and a grammar is to come, the sequence may not end. Reasoning that is not open yet may be opened
-by the first token only. A grammar's end is the model's own; behind it (``ignore_eos``) the sequence is free.
+A grammar is of the whole reply, reasoning and all. Reasoning whose budget is spent is ended as soon as the grammar
+takes its end. A grammar's end is the model's own; behind it (``ignore_eos``) the sequence is free.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -54,12 +53,6 @@ class Matcher(Protocol):
     def get_error(self) -> str: ...
 
 
-class _Phase(Enum):
-    UNDECIDED = "the first token says whether there will be reasoning"
-    REASONING = "there may be reasoning"
-    ANSWER = "the grammar holds"
-
-
 class Guide:
     """Leads one sequence. Owned by ``Guides``; ``fill`` may run on another thread, while nothing else is called."""
 
@@ -90,14 +83,10 @@ class Guide:
         self._excess_s = 0.0
         self.forced: deque[int] = deque()
         """What must follow, as far as it is known and not yet given."""
+        self.is_over = False
+        """Whether its grammar has come to its end."""
         self.error: str | None = None
         """Why the sequence cannot go on."""
-        if reasoning is None:
-            self._phase = _Phase.ANSWER
-        elif matcher is None or reasoning.is_open:
-            self._phase = _Phase.REASONING
-        else:
-            self._phase = _Phase.UNDECIDED
         if matcher is not None and matcher.is_error():
             self.error = broken(matcher.get_error())
         else:
@@ -108,17 +97,19 @@ class Guide:
         """Whether not every token may follow."""
         return bool(self.forced) or self._matcher is not None
 
-    @property
-    def is_over(self) -> bool:
-        """Whether its grammar has come to its end."""
-        return self._phase is _Phase.ANSWER and self._matcher is None
-
     def follow(self, token: int) -> None:
         """Take in the sequence's next token."""
         if self.forced:
             assert self.forced.popleft() == token, "a forced token was not chosen"
-        if self.error is None:
-            self._take(token)
+        if self.error is not None:
+            return
+        if self._reasoning is not None:
+            self._reasoning.follow(token)
+        if self._matcher is not None:
+            self._ask(lambda matcher: matcher.consume_token(token))
+            self._consumed.append(token)
+            if token in self._end_ids and self._matcher.is_stopped():
+                self._end()
         if self.error is None and not self.forced:
             self._look_ahead()
 
@@ -136,55 +127,31 @@ class Guide:
         if self.forced:
             mask[:] = 0
             _set(mask, self.forced[0])
-        elif self._phase is _Phase.REASONING:
-            mask[:] = -1
-            for token in self._end_ids:
-                _clear(mask, token)
         elif self._matcher is not None:
             mask[num_words:] = 0
             address, num_bytes = mask.ctypes.data, num_words * mask.itemsize
             self._ask(lambda matcher: matcher.unsafe_compute_mask_ptr(address, num_bytes))
             if self.error is None and self._matcher.is_stopped() and self._end_ids:  # it is noticed only now
                 self.forced.append(self._end_ids[0])
-            elif self._phase is _Phase.UNDECIDED and self._reasoning is not None:
-                _set(mask, self._reasoning.begin_ids[0])
-
-    def _take(self, token: int) -> None:
-        if self._phase is _Phase.UNDECIDED:
-            self._decide(token)
-        if self._phase is _Phase.REASONING:
-            assert self._reasoning is not None
-            self._reasoning.follow(token)
-            if self._matcher is not None and self._reasoning.has_ended:
-                self._phase = _Phase.ANSWER
-        elif self._matcher is not None:
-            self._ask(lambda matcher: matcher.consume_token(token))
-            self._consumed.append(token)
-            if token in self._end_ids and self._matcher.is_stopped():
-                self._matcher = None
-
-    def _decide(self, token: int) -> None:
-        """Whether the sequence's first token opens reasoning, or begins the answer."""
-        assert self._reasoning is not None and self._matcher is not None
-        first, *others = self._reasoning.begin_ids
-        if token == first and not self._matcher.validate_tokens([token]):
-            self._phase = _Phase.REASONING
-            self.forced.extend(others)
-        else:
-            self._phase = _Phase.ANSWER
 
     def _look_ahead(self) -> None:
-        if self._phase is _Phase.REASONING:
-            assert self._reasoning is not None
-            self.forced.extend(self._reasoning.closing())
-        elif self._phase is _Phase.ANSWER and self._matcher is not None:
-            if not self._matcher.is_stopped():
-                if self._looks_ahead:
-                    self.forced.extend(self._ask(lambda matcher: matcher.compute_ff_tokens()) or ())
-            elif self._end_ids:
+        """Find out what must follow."""
+        closing = list(self._reasoning.closing()) if self._reasoning is not None else []
+        matcher = self._matcher
+        if matcher is None:
+            self.forced.extend(closing)
+        elif matcher.is_stopped():
+            if self._end_ids:
                 self.forced.append(self._end_ids[0])
             else:
-                self._matcher = None
+                self._end()
+        elif closing and matcher.validate_tokens(closing) == len(closing):
+            self.forced.extend(closing)
+        elif self._looks_ahead:
+            self.forced.extend(self._ask(lambda matcher: matcher.compute_ff_tokens()) or ())
+
+    def _end(self) -> None:
+        self._matcher, self.is_over = None, True
 
     def _ask(self, question: Callable[[Matcher], T]) -> T | None:
         """Ask the matcher; notes an error, and that it takes too long."""
@@ -206,7 +173,3 @@ class Guide:
 
 def _set(mask: np.ndarray, token: int) -> None:
     mask.view(np.uint32)[token // 32] |= np.uint32(1 << token % 32)
-
-
-def _clear(mask: np.ndarray, token: int) -> None:
-    mask.view(np.uint32)[token // 32] &= np.uint32(~(1 << token % 32) & 0xFFFFFFFF)

@@ -16,7 +16,6 @@ class ReasoningBound:
         assert marks.end_ids and (marks.begin_ids or marks.is_open), "reasoning that nothing opens or ends"
         self.begin_ids = marks.begin_ids
         self.is_open = marks.is_open
-        self.has_ended = False
         self._end_ids = marks.end_ids
         self._num_left = marks.budget
         self._tail: deque[int] = deque(maxlen=max(len(marks.begin_ids), len(marks.end_ids)))
@@ -29,7 +28,7 @@ class ReasoningBound:
                 self.is_open = True
                 self._tail.clear()
         elif self._num_matching(self._end_ids) == len(self._end_ids):
-            self.is_open, self.has_ended = False, True
+            self.is_open = False
             self._num_left += len(self._end_ids) - 1  # the marks are no reasoning
             self._tail.clear()
         else:
