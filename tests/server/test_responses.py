@@ -446,6 +446,43 @@ async def test_what_cannot_be_done_is_refused_by_name(client, llm, body, param):
     assert not llm.requests
 
 
+async def test_the_oldest_turns_may_be_left_out(client, llm, prompt):
+    """The fake's context holds 64 tokens."""
+    turns = [{"role": role, "content": name * 9} for name in "abcde" for role in ("user", "assistant")]
+    body = {"input": [*turns, {"role": "user", "content": "so"}], "instructions": "be"}
+    assert (await ask(client, status=400, **body))["code"] == "context_length_exceeded"
+    await ask(client, **body, truncation="auto", max_output_tokens=2)
+    assert prompt() == "s:be|u:" + "ddddddddd|a:ddddddddd|u:eeeeeeeee|a:eeeeeeeee|u:so|a:"
+    await ask(client, truncation="auto", input=[{"role": "user", "content": "x" * 9}])
+    assert prompt() == "u:xxxxxxxxx|a:"
+    error = await ask(client, status=400, truncation="auto", input=[*turns, {"role": "user", "content": "x" * 70}])
+    assert error["param"] == "$.input"
+
+
+async def test_a_format_reaches_the_engine(client, sampled):
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    form = {"type": "json_schema", "name": "x", "schema": schema, "strict": True, "description": None}
+    answer = await ask(client, text={"format": form})
+    assert sampled().structured_outputs.json == schema and not sampled().structured_outputs.is_lenient
+    assert answer["text"]["format"]["schema"] == schema
+    await ask(client, text={"format": {**form, "strict": None}})
+    assert sampled().structured_outputs.is_lenient
+    await ask(client, text={"format": {"type": "json_object"}})
+    assert sampled().structured_outputs.json_object
+    error = await ask(client, status=400, text={"format": {**form, "schema": {"type": "nonsense"}}})
+    assert error["param"].startswith("$.text.format"), error
+
+
+async def test_a_call_that_must_be_made_comes_before_a_format(client, llm, sampled):
+    """As instructor's clients ask for it."""
+    form = {"type": "json_schema", "name": "x", "schema": {"type": "object"}, "strict": True}
+    llm.says = CALL
+    for choice in ({"type": "function", "name": "weather"}, "required"):
+        answer = await ask(client, tools=[WEATHER], tool_choice=choice, text={"format": form})
+        assert [item["type"] for item in answer["output"]] == ["function_call"]
+        assert sampled().structured_outputs is None and "weather" in llm.requests[-1].grammar
+
+
 async def test_unknown_models(client):
     assert (await ask(client, status=404, model="gpt-9"))["code"] == "model_not_found"
 

@@ -5,7 +5,7 @@ Law: a response that is stored is stored before its last event is told, so that 
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 
 from quire.core.errors import QuireError
 from quire.server.answers.responses import ResponseAnswer
@@ -15,14 +15,17 @@ from quire.server.responses import InternalError
 from quire.server.schema.response_input import Item
 from quire.server.schema.responses import ResponseObject
 from quire.server.service import Service
-from quire.server.streaming import EventStream
+from quire.server.streaming import EventStream, SendAtOnce
 from quire.server.turn import Exchange, Piece
 
 log = logging.getLogger("quire.server")
 
 
 class Run:
-    """One response being made of one exchange. ``own``: the input's items. Read it once, by ``whole`` or ``frames``."""
+    """One response being made of one exchange. ``own``: the input's items.
+
+    To be read once: ``whole``, or as a stream's events, by iterating or by ``frames``.
+    """
 
     def __init__(
         self,
@@ -52,11 +55,19 @@ class Run:
 
     async def whole(self) -> ResponseObject:
         """Raises GenerationFailed or EngineDead; nothing is stored then."""
-        async for piece in self._pieces():
-            self._answer.read(piece)
+        async for pieces in self._steps():
+            self._step(pieces)
         self._answer.end(self._exchange.usage)
         self._keep(None)
         return self.response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for frames in self.frames():
+            yield b"".join(frames)
+
+    def tap(self, send: SendAtOnce) -> None:
+        """See Tappable.tap."""
+        self._exchange.tap(lambda read: send(lambda: b"".join(self._step(read()))))
 
     async def frames(self, events: list[bytes] | None = None) -> AsyncIterator[list[bytes]]:
         """A stream's events, those of one step at a time; whatever goes wrong is told by the last.
@@ -66,10 +77,8 @@ class Run:
         self._answer.begin()
         yield self._answer.take()
         try:
-            async for piece in self._pieces():
-                self._answer.read(piece)
-                if frames := self._answer.take():
-                    yield frames
+            async for pieces in self._steps():
+                yield self._step(pieces)
             self._answer.end(self._exchange.usage)
         except QuireError as error:
             self._answer.fail(error, self._exchange.usage)
@@ -88,15 +97,19 @@ class Run:
     def close(self) -> None:
         self._exchange.close()
 
-    async def _pieces(self) -> AsyncIterator[Piece]:
+    def _step(self, pieces: list[Piece]) -> list[bytes]:
+        for piece in pieces:
+            self._answer.read(piece)
+        return self._answer.take()
+
+    async def _steps(self) -> AsyncIterator[list[Piece]]:
         if self._is_stepwise:
             async for _, pieces in self._exchange.steps():
-                for piece in pieces:
-                    yield piece
+                yield pieces
         else:
             self._answer.start()
             _, (answered,) = await self._exchange.finals()
-            yield Piece(answered.choice, answered.events, answered.finish_reason)
+            yield [Piece(answered.choice, answered.events, answered.finish_reason)]
 
     def _keep(self, events: tuple[bytes, ...] | None) -> None:
         if self._store is None:
@@ -178,7 +191,7 @@ class BackgroundRun:
 
 
 def event_stream(
-    service: Service, events: AsyncIterator[bytes], close: Callable[[], None], request_id: str
+    service: Service, events: AsyncIterable[bytes], close: Callable[[], None], request_id: str
 ) -> EventStream:
     """The HTTP response of a stream."""
     return EventStream(

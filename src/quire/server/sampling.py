@@ -113,6 +113,7 @@ def response_paths() -> AbstractContextManager[None]:
             "$.messages": "$.input",
             "$.max_tokens": "$.max_output_tokens",
             "$.logprobs": "$.top_logprobs",
+            "$.structured_outputs.json": "$.text.format.schema",
             "$.structured_outputs": "$.text.format",
         }
     )
@@ -123,9 +124,18 @@ def _renamed(names: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except QuireError as error:
-        if error.param is not None:
-            error.param = names.get(error.param, error.param)
+        _rename(error, names)
         raise
+
+
+def _rename(error: QuireError, names: Mapping[str, str]) -> None:
+    """``names``: paths, and what they are to be called; what is below a path goes with it. The first one counts."""
+    param = error.param
+    for ours, theirs in names.items():
+        if param is not None and (param == ours or param.startswith((f"{ours}.", f"{ours}["))):
+            error.param = theirs + param[len(ours) :]
+            error.message = error.message.replace(param, error.param)
+            return
 
 
 def _params(body: SamplingRequest, defaults: Mapping[str, Any], **decided: Any) -> SamplingParams:

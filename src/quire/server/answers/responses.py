@@ -6,7 +6,7 @@ the last event is told exactly once.
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
@@ -20,6 +20,7 @@ from quire.server.schema.common import Usage
 from quire.server.schema.response_events import (
     ResponseCompleted,
     ResponseCreated,
+    ResponseEvent,
     ResponseFailed,
     ResponseIncomplete,
     ResponseInProgress,
@@ -43,6 +44,7 @@ from quire.text.dialects.events import CallArguments, CallBegun, Content, Event,
 if TYPE_CHECKING:
     from quire.text.tokenizer import Tokenizer
 
+_HEADS = {kind: f"event: {kind.__struct_config__.tag}\ndata: ".encode() for kind in get_args(ResponseEvent)}
 _ENDS: dict[Status, type[StreamEvent]] = {
     "completed": ResponseCompleted,
     "incomplete": ResponseIncomplete,
@@ -180,9 +182,7 @@ class ResponseAnswer:
             return
         event = kind(sequence_number=self._num_told, **fields)
         self._num_told += 1
-        name = kind.__struct_config__.tag
-        assert isinstance(name, str)
-        self._frames.append(b"event: " + name.encode() + b"\ndata: " + encode(event) + b"\n\n")
+        self._frames.append(_HEADS[kind] + encode(event) + b"\n\n")
 
 
 class _TextTokens:

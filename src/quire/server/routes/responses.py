@@ -3,12 +3,14 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
+from quire.core.errors import PromptTooLong
 from quire.server.answers.responses import ResponseAnswer
 from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
 from quire.server.rendering import render
 from quire.server.response_runs import BackgroundRun, Run, event_stream
+from quire.server.response_truncation import shortened
 from quire.server.response_turn import Asked, understand
 from quire.server.responses import json_response
 from quire.server.sampling import response_paths
@@ -27,8 +29,7 @@ async def create_response(request: Request) -> Response:
         return await _in_background(request, service, body, asked)
     if body.stream:
         run = await while_connected(request.receive, _begin(service, body, asked))
-        events = (b"".join(frames) async for frames in run.frames())
-        return event_stream(service, events, run.close, request_id)
+        return event_stream(service, run, run.close, request_id)
 
     async def whole() -> ResponseObject:
         run = await _begin(service, body, asked)
@@ -50,15 +51,21 @@ async def _in_background(request: Request, service: Service, body: ResponsesRequ
 
 
 async def _begin(service: Service, body: ResponsesRequest, asked: Asked) -> Run:
+    turn = asked.turn
     with response_paths():
-        exchange = await begin(service, asked.turn)
+        try:
+            exchange = await begin(service, turn)
+        except PromptTooLong as refusal:
+            if body.truncation != "auto" or refusal.param != "$.prompt":
+                raise
+            exchange = await begin(service, await shortened(service, turn, refusal))
     return Run(
         ResponseAnswer(body, asked.response, service.llm.tokenizer, has_events=body.stream),
         exchange,
         asked.context.own,
         store=service.responses if asked.is_stored else None,
-        is_stepwise=asked.turn.is_streamed,
-        request_id=asked.turn.request_id,
+        is_stepwise=turn.is_streamed,
+        request_id=turn.request_id,
     )
 
 
