@@ -182,7 +182,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert got == tokens[: len(got)]
             return
         assert (got, finished.reason) == (tokens, reason)
-        assert (finished.stop_token_id is not None) == (reason == FinishReason.STOP)
+        request, _ = self.requests[finished.handle]
+        ends_it = reason == FinishReason.STOP and tokens[-1] in request.stop_token_ids  # a conclusion may be no stop id
+        assert finished.stop_token_id == (tokens[-1] if ends_it else None)
         assert (finished.error is not None) == (reason == FinishReason.ERROR)
 
     def teardown(self):
