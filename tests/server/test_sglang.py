@@ -10,6 +10,8 @@ from quire.core.messages import Pause
 
 pytestmark = pytest.mark.anyio
 
+TAG = '{"format": {"type": "const_string", "value": "x"}}'
+
 
 async def ask(client, **body):
     answer = await client.post("/generate", json=body)
@@ -130,7 +132,7 @@ async def test_defaults_are_the_models_and_sglangs(client, llm, sampled):
         ({"json_schema": "$$ANY$$"}, ("json_object", True)),
         ({"regex": "a+"}, ("regex", "a+")),
         ({"ebnf": 'root ::= "a"'}, ("grammar", 'root ::= "a"')),
-        ({"structural_tag": "{}"}, ("structural_tag", "{}")),
+        ({"structural_tag": TAG}, ("structural_tag", TAG)),
     ],
 )
 async def test_shapes(client, sampled, given, shape):
