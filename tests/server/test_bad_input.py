@@ -256,6 +256,7 @@ async def test_routes_and_methods(client):
     answer = await client.get(CHAT)
     check(answer, 405, None, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
+    assert (await client.put("/v1/responses/resp_0")).headers["allow"] == "DELETE, GET, HEAD"
     assert "content-type" in answer.headers
 
 

@@ -373,6 +373,7 @@ WRONG = [
     ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "$.input[0].content[0].text"),
     ({"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{"}]}, "$.input[0].arguments"),
     ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "$.input[0].call_id"),
+    ({"input": [{"type": "function_call", "name": "f", "call_id": "c"}]}, "$.input[0].arguments"),
     ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "$.input[0].call_id"),
     ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "$.input[0].output"),
     ({"input": [{"type": "reasoning", "summary": "x"}]}, "$.input[0].summary"),

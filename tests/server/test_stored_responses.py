@@ -136,8 +136,9 @@ async def test_the_input_is_listed(client, llm):
     assert [item["content"][0]["text"] for item in page["data"]] == ["c", "b"] and page["has_more"] is True
     rest = (await client.get(path, params={"limit": 2, "after": page["last_id"]})).json()
     assert [item["content"][0]["text"] for item in rest["data"]] == ["A", "a"] and rest["has_more"] is False
-    for wrong in ({"limit": 0}, {"limit": 101}, {"limit": "x"}, {"order": "up"}, {"after": "msg_0"}):
+    for wrong in ({"limit": 0}, {"limit": 101}, {"limit": "x"}, {"order": "up"}):
         await fails(client.get(path, params=wrong), 400)
+    await fails(client.get(path, params={"after": "msg_0"}), 404)
     await fails(client.get(f"{PATH}/resp_0/input_items"), 404)
 
 
@@ -195,7 +196,7 @@ async def test_a_background_stream_is_followed_from_any_event(client, llm):
     assert again == whole
     part = (await client.get(f"{PATH}/{id}?stream=true&starting_after=4")).text
     assert numbers(part) == numbers(whole)[5:] and whole.endswith(part)
-    for wrong in ("stream=true&starting_after=-1", "stream=true&starting_after=x", "starting_after=1", "stream=maybe"):
+    for wrong in ("stream=true&starting_after=-1", "stream=true&starting_after=x", "stream=maybe"):
         await fails(client.get(f"{PATH}/{id}?{wrong}"), 400)
 
 

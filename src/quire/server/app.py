@@ -3,7 +3,7 @@
 Keeps nothing outside of itself, so a process may hold several, or mount one elsewhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from quire.core.config import ServerConfig
 from quire.core.errors import InvalidRequest, MethodNotAllowed, NotFound, QuireError
@@ -132,7 +132,16 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if error.status_code == 404:
         return error_response(NotFound(f"There is no {path} here: see /docs for what there is."), request.scope)
     if error.status_code == 405:
-        allowed: Mapping[str, str] = error.headers or {}
-        message = f"{path} does not take {request.method[:20]}: use {allowed.get('Allow', 'another method')}."
-        return error_response(MethodNotAllowed(message), request.scope, allowed)
+        allowed = ", ".join(_methods(request))
+        message = f"{path} does not take {request.method[:20]}: use {allowed}."
+        return error_response(MethodNotAllowed(message), request.scope, {"Allow": allowed})
     return error_response(InvalidRequest(str(error.detail)), request.scope)
+
+
+def _methods(request: Request) -> list[str]:
+    """What the request's path takes; the router itself names those of one route only."""
+    found: set[str] = set()
+    for route in request.app.routes:
+        if route.matches(request.scope)[0] is not Match.NONE:
+            found |= route.methods
+    return sorted(found)

@@ -6,7 +6,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quire.core.errors import InvalidRequest
+from quire.core.errors import InvalidRequest, NotFound
 from quire.server.endpoint import Endpoint
 from quire.server.query import read_query
 from quire.server.response_runs import event_stream
@@ -22,11 +22,6 @@ async def retrieve_response(request: Request) -> Response:
     id: str = request.path_params["id"]
     query = read_query(request, RetrieveQuery)
     after = -1 if query.starting_after is None else query.starting_after
-    if after >= 0 and not query.stream:
-        raise InvalidRequest(
-            f"The query parameter starting_after is {after}, but stream is not true: only streams go on.",
-            param="starting_after",
-        )
     run = service.responses.running.get(id)
     if run is not None:
         if not query.stream:
@@ -97,7 +92,7 @@ def _page(items: Sequence[NamedItem], limit: int, after: str | None) -> ItemList
     if after is not None:
         ids = [item_id for item_id, _ in items]
         if after not in ids:
-            raise InvalidRequest(
+            raise NotFound(
                 f"The query parameter after is {after!r:.80}: it should be the id of an item of the list.",
                 param="after",
             )

@@ -12,8 +12,6 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from quire.core.errors import InvalidRequest, Unsupported
 from quire.server.schema.faults import bad, expect
 from quire.server.schema.messages import arguments_of
@@ -58,7 +56,7 @@ _ITEM_SCHEMA = {
         _item_schema("item_reference", ("id",), id={"type": "string"}),
     ]
 }
-INPUT_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": _ITEM_SCHEMA}, {"type": "null"}]}
+INPUT_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": _ITEM_SCHEMA}]}
 
 
 def new_id(prefix: str) -> str:
@@ -159,17 +157,16 @@ def _part(value: Any, is_output: bool, path: str) -> Item:
 
 def _function_call(value: Item, path: str) -> Item:
     status = _status(value)
-    arguments = value.get("arguments")
-    if status != "incomplete" or not isinstance(arguments, str):
-        parsed = arguments_of(arguments, f"{path}.arguments")
-        arguments = arguments if isinstance(arguments, str) and arguments else msgspec.json.encode(parsed).decode()
+    arguments = _text(value, "arguments", path)
+    if status != "incomplete":
+        arguments_of(arguments, f"{path}.arguments")
     return {
         "id": new_id("fc"),
         "type": "function_call",
         "status": status,
         "call_id": _call_id(value, path),
         "name": _text(value, "name", path),
-        "arguments": arguments,
+        "arguments": arguments or "{}",
     }
 
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from pydantic import Field, WithJsonSchema
+from pydantic import ConfigDict, Field, WithJsonSchema
+from pydantic.config import JsonDict
 
 from quire.server.schema.chat import ChosenLogprob
 from quire.server.schema.common import JsonObject, QueryModel, RequestModel, Usage
@@ -42,6 +43,12 @@ _MetadataKey = Annotated[str, Field(max_length=64)]
 _MetadataValue = Annotated[str, Field(max_length=512)]
 
 
+_NON_EMPTY_INPUT: JsonDict = {
+    "properties": {"input": {"anyOf": [{"type": "string"}, {"type": "array", "minItems": 1}]}},
+    "required": ["input"],
+}
+
+
 class TextConfig(RequestModel):
     format: Annotated[Any, WithJsonSchema(TEXT_FORMAT_SCHEMA)] = None
     verbosity: Literal["low", "medium", "high"] | None = Field(default=None, description="a hint")
@@ -60,7 +67,10 @@ class ResponseStreamOptions(RequestModel):
 
 
 class ResponsesRequest(SamplingRequest):
+    """One of ``input`` and ``previous_response_id`` must say something."""
+
     refused: ClassVar[Refusals] = REFUSED_IN_RESPONSES
+    model_config = ConfigDict(json_schema_extra={"anyOf": [_NON_EMPTY_INPUT, {"required": ["previous_response_id"]}]})
 
     input: Annotated[Any, WithJsonSchema(INPUT_SCHEMA)] = None
     instructions: str | None = Field(default=None, description="a system message, not carried over to later responses")
@@ -108,7 +118,7 @@ class RetrieveQuery(QueryModel):
 class InputItemsQuery(QueryModel):
     limit: int = Field(default=20, ge=1, le=100, description="most items in one list")
     order: Literal["asc", "desc"] = Field(default="desc", description="asc: oldest first")
-    after: str | None = Field(default=None, description="id of the last item of the list before")
+    after: str | None = Field(default=None, min_length=1, description="id of the last item of the list before")
 
 
 class OutputText(msgspec.Struct, frozen=True, tag_field="type", tag="output_text"):
