@@ -70,16 +70,20 @@ def test_a_bad_line_stops_nothing(tmp_path: Path) -> None:
         line("c", stream=True),
         line("d", url="/v1/chat/completions"),
         line("d"),
+        line("e", url="/v1/responses", background=True),
+        line("f", url="/v1/responses"),
     ]
     num_failed, found = answers(lines, tmp_path / "out.jsonl")
-    assert num_failed == 5
-    assert [a["custom_id"] for a in found] == [None, None, "b", "c", "d", "d"]
+    assert num_failed == 6
+    assert [a["custom_id"] for a in found] == [None, None, "b", "c", "d", "d", "e", "f"]
     assert "line 1" in found[0]["error"]["message"] and found[0]["error"]["code"] == "invalid_line"
     assert "$.url" in found[1]["error"]["message"]
     assert found[2]["response"]["status_code"] == 400 and found[2]["error"] is None
     assert "$.body.stream" in found[3]["error"]["message"]
     assert found[4]["response"]["body"]["path"] == "/v1/chat/completions"
     assert "custom_id" in found[5]["error"]["message"]
+    assert "$.body.background" in found[6]["error"]["message"]
+    assert found[7]["response"]["body"]["path"] == "/v1/responses"
 
 
 def test_an_interrupted_batch_leaves_no_output_but_a_part(tmp_path: Path) -> None:

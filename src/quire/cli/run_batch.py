@@ -27,7 +27,7 @@ _ABOUT = "Answer a file of requests in the OpenAI batch format."
 _IN_FLIGHT = 256
 """Requests that the engine may choose from; answers that wait for an earlier one are kept in memory."""
 
-Url = Literal["/v1/chat/completions", "/v1/completions"]
+Url = Literal["/v1/chat/completions", "/v1/completions", "/v1/responses"]
 
 
 class BatchRequest(msgspec.Struct, frozen=True):
@@ -143,6 +143,8 @@ async def _answer(app: App, number: int, line: bytes, seen: set[str]) -> BatchOu
     why = "custom_id is used by an earlier line" if request.custom_id in seen else None
     if request.body.get("stream"):
         why = "a batch has no streams: leave out $.body.stream"
+    if request.body.get("background"):
+        why = "a batch waits for its answers: leave out $.body.background"
     seen.add(request.custom_id)
     if why is not None:
         error_ = BatchError("invalid_request", f"line {number}: {why}")

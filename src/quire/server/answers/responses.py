@@ -29,6 +29,7 @@ from quire.server.schema.response_events import (
 )
 from quire.server.schema.responses import (
     ENCRYPTED_REASONING,
+    FunctionCall,
     IncompleteDetails,
     ItemStatus,
     OutputItem,
@@ -141,7 +142,9 @@ class ResponseAnswer:
                 reasoning.add(text)
             case CallBegun(_, name, id):
                 self._close("completed")
-                self._growing = GrowingCall(self._tell, len(self._output), name, id)
+                # Clients tell calls apart by this id; a model that names its calls itself may repeat one.
+                is_taken = any(isinstance(item, FunctionCall) and item.call_id == id for item in self._output)
+                self._growing = GrowingCall(self._tell, len(self._output), name, None if is_taken else id)
             case CallArguments(_, text):
                 assert isinstance(growing, GrowingCall), "a call's arguments come before anything else is said"
                 growing.add(text)
