@@ -22,7 +22,7 @@ from quire.core.outputs import CompletionOutput, Logprob, Logprobs, RequestMetri
 from quire.core.request import Request
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import EngineStats, Finished, FinishReason, Started, StepOutput
-from quire.engine.assembler import OutputKind
+from quire.engine.assembler import LiveSequence, OutputKind
 from quire.engine.control import EngineControl
 from quire.server.app import create_app
 from quire.text.dialects.registry import choose
@@ -64,6 +64,9 @@ class ByteTokenizer:
 
     def byte_table(self, skip_special_tokens: bool, shown: frozenset[int] = frozenset()) -> dict[int, bytes]:
         return {token: self.token_bytes(token) if token < 256 else b"" for token in range(VOCAB)}
+
+    def is_special(self, token: int) -> bool:
+        return token > 255
 
     def token_to_id(self, token: str) -> int | None:
         return ord(token) if len(token) == 1 else self.named.get(token)
@@ -325,6 +328,17 @@ class FakeLLM:
     def abort_all(self) -> None:
         for stream in list(self.streams):
             stream.abort()
+
+    def live_sequences(self) -> list[LiveSequence]:
+        found = [
+            LiveSequence(
+                stream.request.handle + choice.index, stream.request, len(choice.token_ids), "\n" in choice.text
+            )
+            for stream in self.streams
+            for choice in stream.choices
+            if stream.metrics.scheduled_s is not None
+        ]
+        return sorted(found, key=lambda sequence: sequence.handle)
 
     def close_gate(self) -> None:
         self._gate = asyncio.Semaphore(0)

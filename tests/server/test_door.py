@@ -12,7 +12,7 @@ from quire.server.serve import with_keys
 
 pytestmark = pytest.mark.anyio
 
-OPEN = {"/health", "/ping", "/livez", "/readyz", "/startupz"}
+OPEN = {"/health", "/v1/health", "/ping", "/livez", "/readyz", "/startupz"}
 CHAT = "/v1/chat/completions"
 HI = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 1}
 

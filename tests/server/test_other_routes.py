@@ -25,8 +25,11 @@ async def test_tokenize(client):
 
 
 async def test_detokenize(client):
-    assert (await client.post("/detokenize", json={"tokens": [120, 257]})).json() == {"prompt": "x<257>"}
-    assert (await client.post("/detokenize", json={"tokens": []})).json() == {"prompt": ""}
+    assert (await client.post("/detokenize", json={"tokens": [120, 257]})).json() == {
+        "prompt": "x<257>",
+        "content": "x<257>",
+    }
+    assert (await client.post("/detokenize", json={"tokens": []})).json() == {"prompt": "", "content": ""}
 
 
 async def test_version_and_limits(client):

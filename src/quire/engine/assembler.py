@@ -41,6 +41,15 @@ class Update(msgspec.Struct, frozen=True):
     """Then also all of it, whatever ``output`` holds."""
 
 
+class LiveSequence(msgspec.Struct, frozen=True):
+    """A sequence that has left the queue and has not ended."""
+
+    handle: int
+    request: Request
+    num_generated: int
+    has_new_line: bool
+
+
 class _Continuation:
     """One sequence on the client's side: its text, as far as it may be shown, and what came with it."""
 
@@ -67,6 +76,8 @@ class _Continuation:
         )
         self.matcher = StopMatcher(params.stop, params.include_stop_str_in_output) if params.stop else None
         self.detector = RepetitionDetector(params.repetition_detection) if params.repetition_detection else None
+        self._searched_pieces = 0
+        self._has_new_line = False
         # where the next delta begins
         self.sent_tokens = 0
         self.sent_pieces = 0
@@ -107,6 +118,14 @@ class _Continuation:
                 self.pieces.append(rest)
         if self.finish_reason is None:
             self.finish_reason, self.stop_reason = reason.value, stop_reason
+
+    @property
+    def has_new_line(self) -> bool:
+        """Whether the text so far has one; looks at each piece once, however often it is asked."""
+        if not self._has_new_line:
+            self._has_new_line = any("\n" in piece for piece in self.pieces[self._searched_pieces :])
+            self._searched_pieces = len(self.pieces)
+        return self._has_new_line
 
     def output(self, kind: OutputKind) -> CompletionOutput:
         first, piece = (self.sent_tokens, self.sent_pieces) if kind is OutputKind.DELTA else (0, 0)
@@ -211,6 +230,14 @@ class Assembler:
         for handle in live:
             self._finish(Finished(handle, reason), touched)
         return self._update(request.handle, touched.get(request.handle, set()), time_s), live
+
+    def live_sequences(self) -> list[LiveSequence]:
+        """Those that run now, in the order in which they came."""
+        return [
+            LiveSequence(handle, running.request, len(continuation.token_ids), continuation.has_new_line)
+            for handle, (running, continuation) in self._by_handle.items()
+            if running.metrics.scheduled_s is not None and continuation.finish_reason is None
+        ]
 
     def requests(self) -> list[Request]:
         """Every request that has not ended."""

@@ -22,7 +22,7 @@ from quire.core.outputs import RequestOutput
 from quire.core.request import Request
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import EngineStats, FinishReason, StepOutput
-from quire.engine.assembler import Assembler, OutputKind, Update
+from quire.engine.assembler import Assembler, LiveSequence, OutputKind, Update
 from quire.engine.client import EngineClient, EngineProcess
 from quire.engine.control import EngineControl
 from quire.engine.intake import Intake
@@ -193,6 +193,10 @@ class AsyncLLM:
     @property
     def num_unfinished(self) -> int:
         return len(self._streams)
+
+    def live_sequences(self) -> list[LiveSequence]:
+        """What runs now, in the order in which it came."""
+        return self._assembler.live_sequences()
 
     def abort_all(self) -> None:
         """End every running request with finish_reason abort."""

@@ -28,6 +28,7 @@ from quire.server.routes import (
     completions,
     docs,
     health,
+    llamacpp,
     messages,
     metrics,
     models,
@@ -99,6 +100,7 @@ def _endpoints(config: ServerConfig) -> tuple[Endpoint, ...]:
         sglang_ops,
         sglang_parsers,
         sagemaker,
+        llamacpp,
     ]
     found = [endpoint for family in families for endpoint in family.ENDPOINTS]
     return (*found, *(docs.ENDPOINTS if config.enable_docs else ()))

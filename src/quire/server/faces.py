@@ -12,6 +12,7 @@ import msgspec
 from quire.core.errors import Overloaded, PromptTooLong, QuireError, ThreadUnsupported
 from quire.server.schema.anthropic import AnthropicError, AnthropicErrorBody
 from quire.server.schema.common import Error, ErrorBody
+from quire.server.schema.llamacpp import LlamaCppError, LlamaCppErrorBody
 from quire.server.schema.ollama import OllamaError
 
 encode = msgspec.json.Encoder().encode
@@ -101,10 +102,31 @@ OLLAMA = Face(
     frame=lambda body: body + b"\n",
 )
 
+_LLAMACPP_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    503: "unavailable_error",
+}
+"""Of an error's status; another is a fault of the request below 500, and one of the server from there."""
+
+
+def _llamacpp_error(error: QuireError) -> LlamaCppErrorBody:
+    kind = _LLAMACPP_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
+    if isinstance(error, PromptTooLong):
+        kind = "exceed_context_size_error"
+    return LlamaCppErrorBody(LlamaCppError(error.status, error.message, kind, error.param))
+
+
+LLAMACPP = Face(name="llamacpp", error_body=_llamacpp_error, error_type=LlamaCppErrorBody)
+
+_LLAMACPP_PATHS = ("/completion", "/completions", "/infill", "/apply-template", "/props", "/slots")
 _BY_PREFIX: tuple[tuple[str, Face], ...] = (
     ("/v1/messages", ANTHROPIC),
     ("/v1/responses", RESPONSES),
     ("/api", OLLAMA),
+    *((path, LLAMACPP) for path in _LLAMACPP_PATHS),
 )
 
 

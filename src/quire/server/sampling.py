@@ -90,13 +90,13 @@ def chat_paths(body: ChatCompletionRequest) -> Iterator[None]:
     names = {"$.prompt": "$.messages", "$.logprobs": "$.top_logprobs"}
     if body.max_completion_tokens is not None:
         names["$.max_tokens"] = "$.max_completion_tokens"
-    with beam_paths(body), shape_paths(body), _renamed(names):
+    with beam_paths(body), shape_paths(body), renamed(names):
         yield
 
 
 def beam_paths(body: GenerationRequest) -> AbstractContextManager[None]:
     """Let errors name the field of a request that says how wide a beam search is."""
-    return _renamed({"$.beam_width": "$.n" if body.best_of is None else "$.best_of"})
+    return renamed({"$.beam_width": "$.n" if body.best_of is None else "$.best_of"})
 
 
 def shape_paths(body: GenerationRequest) -> AbstractContextManager[None]:
@@ -107,7 +107,7 @@ def shape_paths(body: GenerationRequest) -> AbstractContextManager[None]:
 
 def response_paths() -> AbstractContextManager[None]:
     """Let errors name the fields of a Responses request where the engine, or a conversation, names its own."""
-    return _renamed(
+    return renamed(
         {
             "$.prompt": "$.input",
             "$.messages": "$.input",
@@ -120,7 +120,8 @@ def response_paths() -> AbstractContextManager[None]:
 
 
 @contextmanager
-def _renamed(names: Mapping[str, str]) -> Iterator[None]:
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Let errors that name one of these paths name the other."""
     try:
         yield
     except QuireError as error:

@@ -3,27 +3,31 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quire.core.errors import InvalidRequest
+from quire.core.errors import InvalidRequest, Unsupported
 from quire.server.body import read_json
 from quire.server.endpoint import Endpoint
 from quire.server.rendering import Conversation, render
 from quire.server.responses import json_response
 from quire.server.schema.messages import messages_of
 from quire.server.schema.tokenize import (
+    ContentTokens,
     DetokenizeRequest,
     DetokenizeResponse,
     TokenizeRequest,
     TokenizeResponse,
     TokenizerInfo,
+    TokenPiece,
 )
 from quire.server.schema.tools import tools_of
-from quire.server.service import service_of
+from quire.server.service import Service, service_of
 
 
 async def tokenize(request: Request) -> Response:
     service = service_of(request)
     body = await read_json(request, TokenizeRequest)
     service.model(body.model)
+    if body.content is not None:
+        return json_response(await _content_tokens(service, body, body.content))
     if (body.prompt is None) == (body.messages is None):
         raise InvalidRequest("Exactly one of prompt and messages must be given.", param="$.prompt")
     llm = service.llm
@@ -48,6 +52,36 @@ async def tokenize(request: Request) -> Response:
     )
 
 
+async def _content_tokens(service: Service, body: TokenizeRequest, content: str) -> ContentTokens:
+    if body.prompt is not None or body.messages is not None:
+        raise InvalidRequest("content is given beside prompt or messages: give exactly one of them.", param="$.content")
+    llm = service.llm
+    tokenizer = llm.tokenizer
+
+    def encode() -> ContentTokens:
+        ids = tokenizer.encode(content, False)
+        if not body.parse_special and (special := next((i for i in ids if tokenizer.is_special(i)), None)) is not None:
+            raise Unsupported(
+                f"parse_special is false and the content has the special token {tokenizer.token_text(special)!r}: it "
+                "cannot be read as plain text here.",
+                param="$.parse_special",
+            )
+        if body.add_special:
+            ids = tokenizer.encode(content, True)
+        if not body.with_pieces:
+            return ContentTokens([*ids])
+        return ContentTokens([TokenPiece(i, _piece(tokenizer.token_bytes(i))) for i in ids])
+
+    return await llm.run_blocking(encode)
+
+
+def _piece(data: bytes) -> str | list[int]:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return list(data)
+
+
 async def detokenize(request: Request) -> Response:
     service = service_of(request)
     body = await read_json(request, DetokenizeRequest)
@@ -60,7 +94,7 @@ async def detokenize(request: Request) -> Response:
                 param=f"$.tokens[{i}]",
             )
     text = await llm.run_blocking(llm.tokenizer.decode, body.tokens, False)
-    return json_response(DetokenizeResponse(text))
+    return json_response(DetokenizeResponse(text, text))
 
 
 async def tokenizer_info(request: Request) -> Response:
@@ -85,7 +119,7 @@ ENDPOINTS = (
         handler=tokenize,
         summary="The tokens of a prompt or a conversation",
         body=TokenizeRequest,
-        answer=TokenizeResponse,
+        answer=(TokenizeResponse, ContentTokens),
         errors=(404,),
     ),
     Endpoint(

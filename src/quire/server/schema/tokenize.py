@@ -12,7 +12,7 @@ from quire.server.schema.tools import TOOLS_SCHEMA
 
 
 class TokenizeRequest(RequestModel):
-    """A prompt, or a conversation."""
+    """A prompt, or a conversation; or with ``content`` a text, as llama.cpp's clients ask for it."""
 
     refused: ClassVar[Refusals] = {}
 
@@ -28,6 +28,10 @@ class TokenizeRequest(RequestModel):
     chat_template: str | None = None
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
     reasoning_effort: str | None = None
+    content: str | None = None
+    add_special: bool = Field(default=False, description="with content: frame it as texts are framed")
+    parse_special: bool = Field(default=True, description="with content: false where it holds no special tokens")
+    with_pieces: bool = Field(default=False, description="with content: the tokens' texts, or bytes, beside their ids")
 
 
 class TokenizeResponse(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +39,18 @@ class TokenizeResponse(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int
     tokens: list[int]
     token_strs: list[str] | None = None
+
+
+class TokenPiece(msgspec.Struct, frozen=True):
+    id: int
+    piece: str | list[int]
+    """Its text, or its bytes where they are no text by themselves."""
+
+
+class ContentTokens(msgspec.Struct, frozen=True):
+    """llama.cpp's answer."""
+
+    tokens: list[int | TokenPiece]
 
 
 class DetokenizeRequest(RequestModel):
@@ -45,7 +61,10 @@ class DetokenizeRequest(RequestModel):
 
 
 class DetokenizeResponse(msgspec.Struct, frozen=True):
+    """One text, under the names that vLLM's and llama.cpp's clients read."""
+
     prompt: str
+    content: str
 
 
 TokenizerInfo = dict[str, Any]

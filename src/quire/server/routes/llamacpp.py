@@ -1,0 +1,259 @@
+"""llama.cpp's own routes: ``/completion``, ``/infill``, ``/apply-template``, ``/props``, ``/slots``; and aliases."""
+
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quire.core.errors import InvalidRequest, Overloaded, Unsupported
+from quire.core.sampling_params import MAX_N, SamplingParams
+from quire.engine.assembler import LiveSequence, OutputKind
+from quire.server.answers.llamacpp import LlamaCppAnswer
+from quire.server.body import read_json
+from quire.server.disconnect import while_connected
+from quire.server.endpoint import Endpoint
+from quire.server.faces import LLAMACPP
+from quire.server.generation import Generation
+from quire.server.llamacpp import PATHS, encode, params_of, prompts_of, settings_of
+from quire.server.query import read_query
+from quire.server.rendering import Conversation, render
+from quire.server.responses import json_response
+from quire.server.routes import chat, health, models
+from quire.server.sampling import renamed
+from quire.server.schema.chat import ChatChunk, ChatCompletion, ChatCompletionRequest
+from quire.server.schema.llamacpp import (
+    AppliedTemplate,
+    ApplyTemplateRequest,
+    InfillRequest,
+    LlamaCppChunk,
+    LlamaCppCompletion,
+    LlamaCppOptions,
+    LlamaCppRequest,
+    Props,
+    Slot,
+    SlotsQuery,
+)
+from quire.server.schema.messages import messages_of
+from quire.server.schema.models import ModelList
+from quire.server.schema.tools import choice_of, tools_of
+from quire.server.service import Plan, Service, request_id_of, service_of
+from quire.server.streaming import EventStream
+from quire.text.fim import FillInMiddle, OtherFile
+from quire.version import __version__
+
+
+async def completion(request: Request) -> Response:
+    service = service_of(request)
+    body = await read_json(request, LlamaCppRequest)
+    llm = service.llm
+    asked = prompts_of(body.prompt)
+    params = params_of(body, llm.default_params, llm.tokenizer, llm.info.max_model_len)
+    limit = max(service.config.max_prompts, MAX_N)
+    if len(asked) * params.n > limit:
+        raise InvalidRequest(
+            f"{len(asked)} prompts with n_cmpl = {params.n} make {len(asked) * params.n} answers: at most {limit} fit "
+            "in one request.",
+            param="$.prompt",
+        )
+    prompts = await llm.run_blocking(lambda: [encode(prompt, llm.tokenizer) for prompt in asked])
+    return await _answer(request, service, body, params, prompts)
+
+
+async def infill(request: Request) -> Response:
+    service = service_of(request)
+    body = await read_json(request, InfillRequest)
+    llm = service.llm
+    params = params_of(body, llm.default_params, llm.tokenizer, llm.info.max_model_len)
+    fim = FillInMiddle.of(llm.tokenizer)
+    others = [OtherFile(extra.filename, extra.text) for extra in body.input_extra]
+
+    def build() -> list[int]:
+        return fim.prompt(body.input_prefix, body.input_suffix, begun=body.prompt, others=others)
+
+    if not params.ignore_eos:
+        params = params.replace(stop_token_ids=fim.end_ids)
+    return await _answer(request, service, body, params, [await llm.run_blocking(build)])
+
+
+async def _answer(
+    request: Request, service: Service, body: LlamaCppOptions, params: SamplingParams, prompts: Sequence[list[int]]
+) -> Response:
+    llm = service.llm
+    request_id = request_id_of(request)
+    answer = LlamaCppAnswer(
+        body,
+        params,
+        llm.tokenizer,
+        model=service.model(body.model),
+        settings=settings_of(params, llm.info.max_model_len) | {"stream": body.stream},
+        shows_nothing=body.n_predict == 0 or (body.n_predict is None and body.max_tokens == 0),
+    )
+    if answer.is_watched and params.n > 1:
+        raise Unsupported(
+            "n_indent and t_max_predict_ms end an answer by itself, so n_cmpl must be 1 with them.", param="$.n_cmpl"
+        )
+    plan = Plan(
+        prompts=prompts,
+        params=params,
+        kind=OutputKind.DELTA if body.stream or answer.is_watched else OutputKind.FINAL,
+        request_id=request_id,
+        add_special_tokens=False,
+        priority=0,
+        cache_salt="" if body.cache_prompt else request_id,
+    )
+
+    async def begin() -> tuple[Generation, list[str]]:
+        with renamed(PATHS):
+            generation = await service.generate(plan)
+        try:
+            ids = [stream.prompt_token_ids for stream in generation.streams]
+            return generation, await llm.run_blocking(lambda: [llm.tokenizer.decode(one, False) for one in ids])
+        except BaseException:
+            generation.close()
+            raise
+
+    if body.stream:
+        generation, texts = await while_connected(request.receive, begin())
+        return EventStream(
+            answer.events(generation, texts),
+            generation.close,
+            keep_alive_s=service.config.sse_keep_alive_s,
+            request_id=request_id,
+            face=LLAMACPP,
+        )
+
+    async def whole() -> object:
+        generation, texts = await begin()
+        try:
+            return await answer.whole(generation, texts)
+        finally:
+            generation.close()
+
+    return json_response(await while_connected(request.receive, whole()))
+
+
+async def apply_template(request: Request) -> Response:
+    service = service_of(request)
+    body = await read_json(request, ApplyTemplateRequest)
+    service.model(body.model)
+    conversation = Conversation(
+        messages=messages_of(body.messages),
+        tools=tools_of(body.tools) if choice_of(body.tool_choice).mode != "none" else (),
+        documents=body.documents,
+        add_generation_prompt=body.add_generation_prompt,
+        continue_final_message=body.continue_final_message,
+        chat_template=body.chat_template,
+        chat_template_kwargs=body.chat_template_kwargs,
+        reasoning_effort=body.reasoning_effort,
+    )
+    return json_response(AppliedTemplate(await render(service, conversation)))
+
+
+async def props(request: Request) -> Response:
+    service = service_of(request)
+    llm = service.llm
+    context = llm.info.max_model_len
+    defaults = params_of(LlamaCppOptions(), llm.default_params, llm.tokenizer, context)
+    return json_response(
+        Props(
+            default_generation_settings={
+                "id": 0,
+                "id_task": -1,
+                "n_ctx": context,
+                "speculative": False,
+                "is_processing": False,
+                "params": settings_of(defaults, context) | {"stream": False},
+                "prompt": "",
+                "next_token": {"has_next_token": True, "has_new_line": False, "n_remain": -1, "n_decoded": 0},
+            },
+            total_slots=llm.info.max_num_seqs,
+            model_alias=service.served_names[0],
+            model_path=llm.config.model.model,
+            modalities={"vision": False, "audio": False},
+            chat_template=llm.chat_template.source if llm.chat_template is not None else "",
+            chat_template_caps={},
+            bos_token=llm.tokenizer.bos_token or "",
+            eos_token=llm.tokenizer.eos_token or "",
+            build_info=f"quire-{__version__}",
+            is_sleeping=llm.control.is_sleeping,
+        )
+    )
+
+
+async def slots(request: Request) -> Response:
+    service = service_of(request)
+    llm = service.llm
+    total, context = llm.info.max_num_seqs, llm.info.max_model_len
+    busy = [_slot(place, one, context) for place, one in enumerate(llm.live_sequences()[:total])]
+    if read_query(request, SlotsQuery).fail_on_no_slot is not None and len(busy) == total:
+        raise Overloaded(f"All {total} slots are taken: try again later.", retry_after_s=1)
+    idle = [Slot(id=place, n_ctx=context, is_processing=False) for place in range(len(busy), total)]
+    return json_response(busy + idle)
+
+
+def _slot(place: int, sequence: LiveSequence, context: int) -> Slot:
+    request = sequence.request
+    room = request.max_total_tokens - len(request.prompt) - sequence.num_generated
+    return Slot(
+        id=place,
+        id_task=sequence.handle,
+        n_ctx=context,
+        is_processing=True,
+        params=settings_of(request.params, context),
+        next_token={
+            "has_next_token": True,
+            "has_new_line": sequence.has_new_line,
+            "n_remain": room if request.params.max_tokens is not None else -1,
+            "n_decoded": sequence.num_generated,
+        },
+    )
+
+
+ENDPOINTS = (
+    *(
+        Endpoint(
+            path=path,
+            methods=("POST",),
+            handler=completion,
+            summary="The continuation of one or many prompts, in llama.cpp's shape",
+            body=LlamaCppRequest,
+            answer=(LlamaCppCompletion, list[LlamaCppCompletion]),
+            chunk=LlamaCppChunk,
+            errors=(404,),
+        )
+        for path in ("/completion", "/completions")
+    ),
+    Endpoint(
+        path="/infill",
+        methods=("POST",),
+        handler=infill,
+        summary="What stands between a prefix and a suffix",
+        body=InfillRequest,
+        answer=LlamaCppCompletion,
+        chunk=LlamaCppChunk,
+        errors=(404,),
+    ),
+    Endpoint(
+        path="/apply-template",
+        methods=("POST",),
+        handler=apply_template,
+        summary="The prompt of a conversation",
+        body=ApplyTemplateRequest,
+        answer=AppliedTemplate,
+        errors=(404,),
+    ),
+    Endpoint(path="/props", handler=props, summary="The model, and settings where none are given", answer=Props),
+    Endpoint(path="/slots", handler=slots, summary="What runs now", query=SlotsQuery, answer=list[Slot]),
+    Endpoint(path="/v1/health", handler=health.healthy, summary="Nothing is wrong", answer=health.Health, is_open=True),
+    Endpoint(path="/models", handler=models.list_models, summary="The models served here", answer=ModelList),
+    Endpoint(
+        path="/chat/completions",
+        methods=("POST",),
+        handler=chat.chat_completions,
+        summary="The next message of a conversation",
+        body=ChatCompletionRequest,
+        answer=ChatCompletion,
+        chunk=ChatChunk,
+        errors=(404,),
+    ),
+)
