@@ -62,6 +62,11 @@ ADD_NOW = {
         '<tool_call>\n<function=add>\n<parameter=a>\n1\n</parameter>\n<parameter=b>\né"<\n</parameter>\n'
         "<parameter=c>\ntrue\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>"
     ),
+    "seed_oss": (
+        '<seed:tool_call>\n<function=add>\n<parameter=a>1</parameter>\n<parameter=b>é"<</parameter>\n'
+        "<parameter=c>true</parameter>\n</function>\n</seed:tool_call>\n<seed:tool_call>\n<function=now>\n</function>\n"
+        "</seed:tool_call>"
+    ),
     "glm45": (
         '<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>1</arg_value>\n<arg_key>b</arg_key>\n<arg_value>é"<</arg_value>'
         "\n<arg_key>c</arg_key>\n<arg_value>true</arg_value>\n</tool_call>\n<tool_call>now\n</tool_call>"

@@ -67,6 +67,12 @@ TEMPLATES = {
         "qwen3_coder",
         "think",
     ),
+    "seed-oss": (
+        "{%- set toolcall_begin_token = '<seed:tool_call>' -%}{%- if tools %}<function=f>\\n<parameter=k>v</parameter>"
+        "{{ '<seed:think></seed:think>' }}",
+        "seed_oss",
+        "seed_oss",
+    ),
     "glm 4.6": (
         "{%- if tools -%}<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key>\n<arg_value>{arg-value-1}"
         "</arg_value>\n"

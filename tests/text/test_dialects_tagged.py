@@ -44,7 +44,12 @@ def glm(name: str, **arguments: str) -> str:
     return f"<tool_call>{name}\n{pairs}</tool_call>"
 
 
-WRITERS = {"qwen3_coder": qwen, "glm45": glm, "glm47": lambda *a, **k: glm(*a, **k).replace("\n", "")}
+def seed(name: str, **arguments: str) -> str:
+    parameters = "".join(f"<parameter={key}>{value}</parameter>\n" for key, value in arguments.items())
+    return f"<seed:tool_call>\n<function={name}>\n{parameters}</function>\n</seed:tool_call>"
+
+
+WRITERS = {"qwen3_coder": qwen, "seed_oss": seed, "glm45": glm, "glm47": lambda *a, **k: glm(*a, **k).replace("\n", "")}
 
 
 @pytest.mark.parametrize("family", WRITERS)

@@ -74,7 +74,9 @@ def written(name: str, *pieces: str, tool: Tool | None = TOOL) -> str:
         ("null", "None", None),
         ("object", '{"a": [1]}', {"a": [1]}),
         ("object", '{"a": "two\nlines"}', {"a": "two\nlines"}),
-        ("object", "{'a': 1}", "{'a': 1}"),
+        ("object", "{'a': True, 'b': [None, (1, 2)]}", {"a": True, "b": [None, [1, 2]]}),
+        ("object", "{'a': 1} and more", "{'a': 1} and more"),
+        ("object", "{a: 1}", "{a: 1}"),
         ("object", "[1]", "[1]"),
         ("array", '["a", "b"]', ["a", "b"]),
         ("array", "[" * 100_000, "[" * 100_000),
@@ -102,6 +104,7 @@ def written(name: str, *pieces: str, tool: Tool | None = TOOL) -> str:
         ("untyped", '{"a": 1}', {"a": 1}),
         ("untyped", "[1, 2]", [1, 2]),
         ("untyped", "{not json}", "{not json}"),
+        ("untyped", "{'a': 1}", "{'a': 1}"),
         ("unknown", '{"a": 1}', {"a": 1}),
     ],
 )

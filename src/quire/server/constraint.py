@@ -9,7 +9,7 @@ from quire.core.errors import Unsupported
 from quire.text.dialects.dialect import ToolDialect
 from quire.text.grammar.door import GrammarDoor
 from quire.text.grammar.lark import Piece, either
-from quire.text.grammar.reply import after_reasoning, calls, calls_in_text
+from quire.text.grammar.reply import after_reasoning, answer, calls, calls_in_text
 
 if TYPE_CHECKING:
     from quire.server.turn import Turn
@@ -37,11 +37,13 @@ def _answer(turn: "Turn", dialects: "Dialects", door: GrammarDoor) -> Piece:
     if turn.must_call:
         return calls(_tool_dialect(dialects), tools, door.special, at_most_one=at_most_one)
     if shape is None:
-        return calls_in_text(_tool_dialect(dialects), tools, door.special, at_most_one=at_most_one)
+        dialect = _tool_dialect(dialects)
+        return calls_in_text(dialect, tools, door.special, at_most_one=at_most_one, reasoning=dialects.reasoning)
+    shaped = answer(door.piece(shape), dialects.reasoning, door.special)
     if not tools:
-        return door.piece(shape)
+        return shaped
     called = calls(_tool_dialect(dialects), tools, door.special, at_most_one=at_most_one)
-    return either([called, door.piece(shape)])
+    return either([called, shaped])
 
 
 def _tool_dialect(dialects: "Dialects") -> ToolDialect:

@@ -1,6 +1,6 @@
 """Arguments that are written as bare text between tags become one JSON object, typed by the tool's schema.
 
-Text stays text where the schema takes a string; elsewhere it is JSON, or Python's True, False and None, which some
+Text stays text where the schema takes a string; elsewhere it is JSON, or what Python writes of such a value, which some
 templates teach. What fits no type that the schema takes stays a JSON string: validating is the client's. A value goes
 out while it is written as soon as it can be nothing but text; others are held until they are whole.
 
@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from quire.text.dialects.dialect import Tool
-from quire.text.dialects.scanner import Emit
+from quire.text.dialects.python_text import read_literal
+from quire.text.dialects.scanner import Emit, Scanner, Steps
 
 UNTYPED = frozenset(("string", "object", "array"))
 """A schema that names no type: what looks like an object or a list is read as one, all else is text."""
 _WORDS = {"true": "boolean", "false": "boolean", "null": "null", "none": "null"}
+_BRACKETS = {"{": "object", "[": "array"}
 _NUMBER = re.compile(r"-?[0-9][0-9.eE+-]*|-")
 _MAX_UNDECIDED_CHARS = 64
 """Where text is allowed too, longer numbers are text, and so is what stands behind more space: holding has bounds."""
@@ -79,7 +81,7 @@ class TypedValue:
         if is_near and len(begun) <= _MAX_UNDECIDED_CHARS and (self._may_be_word(begun) or self._may_be_number(begun)):
             return
         self._is_decided = True
-        if is_near and {"{": "object", "[": "array"}.get(begun[0]) in self._types:
+        if is_near and _BRACKETS.get(begun[0]) in self._types:
             return
         self._is_text = True
         self._held.clear()
@@ -103,16 +105,31 @@ def as_json(text: str, types: frozenset[str]) -> str:
     if kind is not None and (kind in types or (kind == "null" and "string" not in types)):
         return "null" if kind == "null" else bare.lower()
     try:
-        value = json.loads(bare, parse_constant=_refuse)
-        written = bare
+        is_json = not types.isdisjoint(_kinds_of(json.loads(bare, parse_constant=_refuse)))
     except (ValueError, RecursionError):
-        try:
-            # Line breaks in strings are no JSON, but many a model writes them.
-            value = json.loads(bare, strict=False, parse_constant=_refuse)
-            written = json.dumps(value, ensure_ascii=False, allow_nan=False)
-        except (ValueError, RecursionError):
-            return json.dumps(text, ensure_ascii=False)
-    return written if not types.isdisjoint(_kinds_of(value)) else json.dumps(text, ensure_ascii=False)
+        is_json = False
+    if is_json:
+        return bare
+    literal = _as_literal(bare) if "string" not in types and _BRACKETS.get(bare[:1]) in types else None
+    return literal or json.dumps(text, ensure_ascii=False)
+
+
+def _as_literal(bare: str) -> str | None:
+    """A list or dict as Python writes it, or with line breaks in its strings, as JSON."""
+    text = Scanner()
+    text.feed(bare)
+    text.end()
+    pieces: list[str] = []
+
+    def read() -> Steps[bool]:
+        is_whole = yield from read_literal(text, pieces.append)
+        return is_whole and not (yield from text.peek())
+
+    try:
+        next(read())
+    except StopIteration as stopped:
+        return "".join(pieces) if stopped.value else None
+    raise AssertionError("a reader waits for text after the end")
 
 
 def property_schema(parameters: Mapping[str, Any], name: str) -> Any:
