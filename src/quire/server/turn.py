@@ -126,10 +126,8 @@ async def begin(service: Service, turn: Turn) -> "Exchange":
 async def _asked(service: Service, turn: Turn, prompt: str) -> str | list[int]:
     if turn.prompt is not None or not turn.context:
         return prompt if turn.prompt is None else turn.prompt
-    tokenizer = service.llm.tokenizer
-    ids = await service.llm.run_blocking(tokenizer.encode, prompt, turn.add_special_tokens)
-    start = 1 if ids and ids[0] == tokenizer.bos_token_id else 0  # a text begins once
-    return [*turn.context, *ids[start:]]
+    ids = await service.llm.run_blocking(service.llm.tokenizer.encode, prompt, turn.add_special_tokens)
+    return [*turn.context, *ids]
 
 
 def broken_off() -> Overloaded:
