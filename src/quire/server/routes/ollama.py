@@ -37,24 +37,16 @@ async def chat(request: Request) -> Response:
     service = service_of(request)
     body = await read_json(request, OllamaChatRequest, of_any_type=True)
     shaper = _shaper(service, body, begun_s, record=chat_record)
-    if not body.messages:
-        return _nothing(shaper, body)
     messages, is_continued = conversation_of(body.messages)
-    choice = choice_of(body.tool_choice)
-    turn = _turn(
-        request,
-        service,
-        body,
-        conversation=Conversation(
-            messages=messages,
-            tools=tools_of(body.tools) if choice.mode != "none" else (),
-            continue_final_message=is_continued,
-            **_thinking(service, body),
-        ),
-        tool_choice=choice.mode,
-        forced_tool=choice.forced,
+    tools, choice = tools_of(body.tools), choice_of(body.tool_choice)
+    conversation = Conversation(
+        messages=messages,
+        tools=tools if choice.mode != "none" else (),
+        continue_final_message=is_continued,
+        **_thinking(service, body),
     )
-    return await _answer(request, service, turn, shaper)
+    turn = _turn(request, service, body, conversation=conversation, tool_choice=choice.mode, forced_tool=choice.forced)
+    return await _answer(request, service, turn, shaper) if messages else _nothing(shaper, body)
 
 
 async def generate(request: Request) -> Response:
@@ -62,8 +54,6 @@ async def generate(request: Request) -> Response:
     service = service_of(request)
     body = await read_json(request, OllamaGenerateRequest, of_any_type=True)
     shaper = _shaper(service, body, begun_s, record=generate_record, returns_context=not body.raw and not body.suffix)
-    if not body.prompt and not body.suffix:
-        return _nothing(shaper, body)
     if body.raw and (body.system or body.context):
         field = "system" if body.system else "context"
         raise InvalidRequest(
@@ -79,7 +69,8 @@ async def generate(request: Request) -> Response:
         messages.append({"role": "user", "content": body.prompt})
         conversation = Conversation(messages=messages, **_thinking(service, body))
         turn = _turn(request, service, body, conversation=conversation, context=body.context or ())
-    return await _answer(request, service, turn, shaper)
+    is_asked = body.prompt or body.suffix
+    return await _answer(request, service, turn, shaper) if is_asked else _nothing(shaper, body)
 
 
 def _shaper(service: Service, body: OllamaRequest, begun_s: float, **settings: Any) -> OllamaShaper:

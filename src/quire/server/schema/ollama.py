@@ -102,7 +102,7 @@ class OllamaGenerateRequest(OllamaRequest):
     template: Annotated[str, WithJsonSchema({"const": ""})] = ""
     raw: bool = Field(default=False, description="the prompt as it is, without the model's template")
     context: list[TokenId] | None = Field(default=None, description="of an earlier answer")
-    images: Annotated[Any, WithJsonSchema(_IMAGES_SCHEMA)] = None
+    images: Annotated[list[str] | None, WithJsonSchema(_IMAGES_SCHEMA)] = None
 
 
 class OllamaShowRequest(RequestModel):

@@ -14,7 +14,8 @@ def conversation_of(value: Any) -> tuple[list[Message], bool]:
 
     Raises InvalidRequest or Unsupported with the path of what is wrong.
     """
-    expect(value, list, "$.messages", "must be a list of messages")
+    if not expect(value if value is not None else [], list, "$.messages", "must be a list of messages"):
+        return [], False
     messages = messages_of([_renamed(message, f"$.messages[{i}]") for i, message in enumerate(value)])
     last = messages[-1]
     return messages, last["role"] == "assistant" and bool(last["content"]) and "tool_calls" not in last
