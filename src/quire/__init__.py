@@ -13,6 +13,7 @@ from quire.version import __version__
 if TYPE_CHECKING:
     from quire.core.outputs import BeamSearchOutput, CompletionOutput, RequestOutput
     from quire.core.sampling_params import BeamSearchParams, SamplingParams
+    from quire.core.structured_outputs import StructuredOutputsParams
     from quire.engine.async_llm import AsyncLLM
     from quire.llm import LLM
 
@@ -24,6 +25,7 @@ __all__ = [
     "CompletionOutput",
     "RequestOutput",
     "SamplingParams",
+    "StructuredOutputsParams",
     "__version__",
 ]
 
@@ -31,6 +33,7 @@ _HOMES = {
     "LLM": "quire.llm",
     "AsyncLLM": "quire.engine.async_llm",
     "SamplingParams": "quire.core.sampling_params",
+    "StructuredOutputsParams": "quire.core.structured_outputs",
     "BeamSearchParams": "quire.core.sampling_params",
     "BeamSearchOutput": "quire.core.outputs",
     "RequestOutput": "quire.core.outputs",

@@ -402,6 +402,8 @@ class FakeLLM:
     async def run_blocking(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
+    run_grammar = run_blocking
+
 
 @pytest.fixture
 def anyio_backend() -> str:

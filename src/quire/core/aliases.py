@@ -132,6 +132,7 @@ NO_EFFECT: dict[str, str] = {
     "--exclude-tools-when-tool-choice-none",
     "chat templates are always rendered by Jinja rules": "--jinja",
     "there is no web page and no slot endpoint to switch": "--no-webui --no-ui --slots --no-slots",
+    "one library holds answers to every kind of schema and grammar": "--guided-decoding-backend= --grammar-backend=",
     "nothing is sent home": "--no-telemetry",
 }
 """Why a flag has no effect here -> the flags."""
@@ -155,7 +156,6 @@ ONLY: dict[str, str] = {
     "--data-parallel-backend": "mp",
     "-dpb": "mp",
     "--disaggregation-mode": "null",
-    "--grammar-backend": "none",
     "--max-beam-width": "1",
     "--stream-interval": "1",
     "--nnodes": "1",
@@ -193,7 +193,7 @@ NOT_YET: dict[str, str] = {
     "LoRA adapters": "--enable-lora --lora-modules=* --lora-paths=* --lora= --lora-config= --max-loras= "
     "--max-lora-rank= --max-cpu-loras= --lora-dtype= --max-loras-per-batch= --fully-sharded-loras "
     "--lora-target-modules=*",
-    "structured output": "--structured-outputs-config= --guided-decoding-backend=",
+    "settings for structured output; requests have them": "--structured-outputs-config=",
     "tools of the server's own": "--tool-server=",
     "parsers that are loaded at the start": "--tool-parser-plugin= --reasoning-parser-plugin= --reasoning-config=",
     "leaving reasoning in the text": "--reasoning-format=",

@@ -4,6 +4,7 @@ The names are vLLM's. Only the shape's own form is checked here; whether a schem
 is known when it is compiled (``text.grammar``), at the door and with bounds on its time and memory.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -35,9 +36,16 @@ class StructuredOutputs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     is_lenient: bool = False
 
     def __post_init__(self) -> None:
-        given = [name for name in SHAPES if getattr(self, name) not in (None, False)]
-        if self.json is False:
-            given.append("json")
+        for name, (kinds, wanted) in _FORMS.items():
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kinds):
+                raise InvalidRequest(
+                    f"structured_outputs.{name} is {value!r:.80}: it must be {wanted}.",
+                    param=f"$.structured_outputs.{name}",
+                )
+        if self.choice is not None:
+            msgspec.structs.force_setattr(self, "choice", tuple(self.choice))
+        given = self._given()
         if len(given) != 1:
             said = " and ".join(given) if given else "nothing"
             raise InvalidRequest(
@@ -48,4 +56,23 @@ class StructuredOutputs(msgspec.Struct, frozen=True, kw_only=True, omit_defaults
     @property
     def shape(self) -> str:
         """The name of the one that is given."""
-        return next(name for name in SHAPES if getattr(self, name) is not None)
+        return self._given()[0]
+
+    def _given(self) -> list[str]:
+        # False asks for no object, but is a schema, though one that nothing matches.
+        values = {name: getattr(self, name) for name in SHAPES}
+        return [name for name, value in values.items() if value is not None and (value is not False or name == "json")]
+
+
+_FORMS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "json": ((dict, bool, str), "a JSON schema: an object, true, false, or one of these as text"),
+    "regex": ((str,), "a string"),
+    "choice": ((list, tuple), "a list of strings"),
+    "grammar": ((str,), "a string"),
+    "json_object": ((bool,), "true or false"),
+    "structural_tag": ((dict, str), "an object, or one as text"),
+    "whitespace_pattern": ((str,), "a string"),
+}
+
+StructuredOutputsParams = StructuredOutputs
+"""What vLLM calls it."""

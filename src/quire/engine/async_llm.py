@@ -36,6 +36,8 @@ log = logging.getLogger("quire")
 T = TypeVar("T")
 
 _TEXT_THREADS = 2
+_MAX_WAITING_GRAMMARS = 64
+"""As many seconds, at the worst."""
 _INLINE_TEXT_CHARS = 4096
 """Shorter prompts are tokenized on the loop: it takes less time than handing them to a thread."""
 
@@ -97,6 +99,8 @@ class AsyncLLM:
         self.control = EngineControl(self._send, self.abort_all)
         self._num_waiting_tokens: dict[int, int] = {}  # prompt lengths of requests that have not started
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="quire-text")
+        self._grammar_thread = ThreadPoolExecutor(1, thread_name_prefix="quire-grammar")
+        self._num_grammars = 0  # that are being made, or wait for it
         self._process = process
         self._client = EngineClient(process, self._receive, self._die)
 
@@ -141,7 +145,7 @@ class AsyncLLM:
         else:
             text, ids = None, prompt
         if grammar is None and params.structured_outputs is not None:
-            grammar = await self.run_blocking(self.grammars.check, params.structured_outputs)
+            grammar = await self.run_grammar(self.grammars.check, params.structured_outputs)
         request = self._intake.request(
             ids,
             params,
@@ -185,6 +189,22 @@ class AsyncLLM:
         """Run text work on a small pool of threads, off the loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
+    async def run_grammar(self, function: Callable[..., T], *args: Any) -> T:
+        """Run what makes a grammar. A hostile one takes a second, so others wait for it, but no text does.
+
+        Raises Overloaded when many are waiting.
+        """
+        if self._num_grammars >= _MAX_WAITING_GRAMMARS:
+            raise Overloaded(
+                f"{self._num_grammars} schemas and grammars are waiting to be checked: try again later.",
+                retry_after_s=float(_MAX_WAITING_GRAMMARS),
+            )
+        self._num_grammars += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._grammar_thread, function, *args)
+        finally:
+            self._num_grammars -= 1
+
     @property
     def engine_pid(self) -> int:
         """The engine's process."""
@@ -210,6 +230,7 @@ class AsyncLLM:
         if self._is_ready:
             self.grammars.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._grammar_thread.shutdown(wait=False, cancel_futures=True)
 
     def _check_up(self) -> None:
         if self.failure is not None:

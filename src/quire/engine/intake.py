@@ -80,6 +80,9 @@ class Intake:
                 f"in the model's context of {self.info.max_model_len} tokens.",
                 param="$.min_tokens",
             )
+        if params.structured_outputs is not None:
+            assert grammar is not None, "a shape is made a grammar before a request is"
+            params = params.replace(structured_outputs=None)  # the engine reads the grammar
         handle = self._next_handle
         self._next_handle += params.n
         # Where a grammar is complete nothing can follow but the end, so that is not ignored there.
