@@ -35,13 +35,14 @@ def after_reasoning(body: Piece, dialect: ReasoningDialect, special: Mapping[str
     the body at once.
     """
     begin, end = marker_parts(dialect.begin, special), marker_parts(dialect.end, special)
-    thoughts = sequence([until(end), regex_piece(_LINE_BREAKS)])
+    thoughts = [until(end), regex_piece(_LINE_BREAKS)]
     if is_open:
-        return sequence([thoughts, body])
-    if body.is_regular and begin[0].is_regular:
-        # Otherwise a body that may begin like the mark would win over it.
-        body = _text_without_beginning(body, begin[0])
-    return sequence([repeated(sequence([*begin, thoughts]), 0, 1), body])
+        return sequence([*thoughts, body])
+    if not body.is_regular:
+        return sequence([repeated(sequence([*begin, *thoughts]), 0, 1), body])
+    # A body that may begin like the mark would win over it, and one that may begin with a line break not find its own.
+    at_once = _text_without_beginning(body, begin[0]) if begin[0].is_regular else body
+    return either([sequence([*begin, *thoughts, body]), at_once])
 
 
 def answer(body: Piece, dialect: ReasoningDialect | None, special: Mapping[str, int]) -> Piece:
@@ -68,7 +69,7 @@ def calls_in_text(
     """Free text, in which what begins like a call of a tool must go on as one.
 
     In a dialect that has no mark for calls, the reply is either calls, or text that begins with no bracket or brace.
-    Where answers have a mark, a reply is either calls or an answer.
+    Where answers have a mark, a reply is either calls or an answer. ``reasoning`` is what may come before.
     """
     if reasoning is not None and reasoning.answer_begins:
         calling = calls(dialect, tools, special, at_most_one=at_most_one)
@@ -76,13 +77,17 @@ def calls_in_text(
     trigger = _trigger(dialect, tools, special)
     if trigger is None:
         return _calls_or_text(dialect, tools, special, at_most_one)
-    mark = text_piece(trigger)
+    mark = marker_parts(trigger, special)
     rest = _rest_of_calls(dialect, tools, special, trigger, at_most_one)
-    in_text = sequence([until(marker_parts(trigger, special)), rest])
-    if not at_most_one:
-        return sequence([repeated(in_text), any_text()])
-    containing = sequence([any_text(), mark, any_text()])
-    return sequence([repeated(in_text, 0, 1), without(any_text(), containing)])
+    # A text that may begin like the mark of reasoning would win over it.
+    begin = [] if reasoning is None else marker_parts(reasoning.begin, special)[:1]
+    first = _text_without_beginning(any_text(), begin[0]) if begin and begin[0].is_regular else any_text()
+    first_call = sequence([until(mark, first), rest])
+    if at_most_one:
+        containing = sequence([any_text(), text_piece(trigger), any_text()])
+        return either([sequence([first_call, without(any_text(), containing)]), first])
+    more = repeated(sequence([until(mark), rest]))
+    return either([sequence([first_call, more, any_text()]), first])
 
 
 def _calls_piece(rules: str) -> Piece:

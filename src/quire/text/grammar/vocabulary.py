@@ -39,7 +39,8 @@ class Vocabulary:
         eos_token_ids: Sequence[int],
         encode: Callable[[str], list[int]] | None = None,
     ) -> None:
-        self.tokens = list(tokens)
+        # The byte 0xFF is in no text, and llguidance keeps it for special tokens.
+        self.tokens = [b"" if token.startswith(b"\xff") else token for token in tokens]
         self.eos_token_ids = [token for token in eos_token_ids if token < len(self.tokens)]
         if not self.eos_token_ids:  # a model without an end: an id that nobody can choose
             self.eos_token_ids = [len(self.tokens)]
