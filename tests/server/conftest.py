@@ -7,6 +7,7 @@ and stops by itself.
 
 import asyncio
 import time
+import types
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
@@ -402,7 +403,9 @@ class FakeLLM:
     async def run_blocking(self, function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
 
-    run_grammar = run_blocking
+    @property
+    def grammar_desk(self) -> Any:
+        return types.SimpleNamespace(run=self.run_blocking)
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from quire.core.step import EngineStats, FinishReason, StepOutput
 from quire.engine.assembler import Assembler, LiveSequence, OutputKind, Update
 from quire.engine.client import EngineClient, EngineProcess
 from quire.engine.control import EngineControl
+from quire.engine.desk import Desk
 from quire.engine.intake import Intake
 from quire.engine.request_stream import RequestStream
 from quire.text.chat import ChatTemplate
@@ -99,8 +100,7 @@ class AsyncLLM:
         self.control = EngineControl(self._send, self.abort_all)
         self._num_waiting_tokens: dict[int, int] = {}  # prompt lengths of requests that have not started
         self._threads = ThreadPoolExecutor(_TEXT_THREADS, thread_name_prefix="quire-text")
-        self._grammar_thread = ThreadPoolExecutor(1, thread_name_prefix="quire-grammar")
-        self._num_grammars = 0  # that are being made, or wait for it
+        self.grammar_desk = Desk("grammars", _MAX_WAITING_GRAMMARS)
         self._process = process
         self._client = EngineClient(process, self._receive, self._die)
 
@@ -145,7 +145,7 @@ class AsyncLLM:
         else:
             text, ids = None, prompt
         if grammar is None and params.structured_outputs is not None:
-            grammar = await self.run_grammar(self.grammars.check, params.structured_outputs)
+            grammar = await self.grammar_desk.run(self.grammars.check, params.structured_outputs)
         request = self._intake.request(
             ids,
             params,
@@ -189,22 +189,6 @@ class AsyncLLM:
         """Run text work on a small pool of threads, off the loop."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
-    async def run_grammar(self, function: Callable[..., T], *args: Any) -> T:
-        """Run what makes a grammar. A hostile one takes a second, so others wait for it, but no text does.
-
-        Raises Overloaded when many are waiting.
-        """
-        if self._num_grammars >= _MAX_WAITING_GRAMMARS:
-            raise Overloaded(
-                f"{self._num_grammars} schemas and grammars are waiting to be checked: try again later.",
-                retry_after_s=float(_MAX_WAITING_GRAMMARS),
-            )
-        self._num_grammars += 1
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._grammar_thread, function, *args)
-        finally:
-            self._num_grammars -= 1
-
     @property
     def engine_pid(self) -> int:
         """The engine's process."""
@@ -230,7 +214,7 @@ class AsyncLLM:
         if self._is_ready:
             self.grammars.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self._grammar_thread.shutdown(wait=False, cancel_futures=True)
+        self.grammar_desk.close()
 
     def _check_up(self) -> None:
         if self.failure is not None:

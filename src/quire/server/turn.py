@@ -104,7 +104,7 @@ async def begin(service: Service, turn: Turn) -> "Exchange":
                 "structured_outputs, a tool that must be called): leave one of them out.",
                 param="$.use_beam_search",
             )
-        grammar = await service.llm.run_grammar(reply_grammar, turn, dialects, service.llm.grammars, is_open)
+        grammar = await service.llm.grammar_desk.run(reply_grammar, turn, dialects, service.llm.grammars, is_open)
     params = turn.params
     if params.skip_special_tokens and turn.prompt is None:
         params = params.replace(shown_special_token_ids=service.marker_ids)
