@@ -9,9 +9,10 @@ import pytest
 import torch
 from llguidance import LLMatcher
 
+from quire.core.errors import NOTHING_LEFT
 from quire.core.request import ReasoningMarks
 from quire.core.step import Admission
-from quire.decoding.sampler import NOTHING_LEFT, Sampled, Sampler
+from quire.decoding.sampler import Sampled, Sampler
 from quire.kernels.ops.sampling import Sampling, TorchSampling
 
 END, OTHER_END = 0, 1

@@ -105,6 +105,18 @@ def test_rules_on_tokens(llm: LLM) -> None:
     assert one(llm, GREEDY.replace(bad_words=(word,))).token_ids[0] != free[0]
 
 
+def test_rules_that_leave_nothing_are_refused(llm: LLM) -> None:
+    only = GREEDY.replace(allowed_token_ids=(50,))
+    word = llm.get_tokenizer().token_text(50)
+    for impossible in (
+        only.replace(min_tokens=1, stop_token_ids=(50,)),
+        only.replace(bad_words=(word,)),
+    ):
+        with pytest.raises(InvalidRequest, match="no token that may be chosen"):
+            one(llm, impossible)
+    assert one(llm, only.replace(stop_token_ids=(50,))).finish_reason == "stop"
+
+
 def test_logprobs(llm: LLM) -> None:
     found = one(llm, GREEDY.replace(logprobs=2))
     assert found.logprobs is not None

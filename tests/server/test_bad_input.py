@@ -42,7 +42,7 @@ EVERYWHERE = [
     ("top_p", 1.1),
     ("min_p", 1.1),
     ("presence_penalty", 2.1),
-    ("repetition_penalty", 0),
+    *(("repetition_penalty", value) for value in (0, 5e-324, 1e-7, 1.1e6, 1e300)),
     ("seed", 2**63),
     ("seed", "1"),
     ("stop", 3),
@@ -139,6 +139,9 @@ CHAT_ONLY = [
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "$.messages[0].content[0].type"),
     ({"messages": [{"role": "user", "content": "x", "name": 3}]}, "$.messages[0].name"),
     ({"messages": [{"role": "assistant", "tool_calls": 3}]}, "$.messages[0].tool_calls"),
+    ({"messages": [{"role": "user", "content": "x", "tool_calls": {}}]}, "$.messages[0].tool_calls"),
+    ({"messages": [{"role": "user", "content": "x", "reasoning_content": {}}]}, "$.messages[0].reasoning_content"),
+    ({"messages": HI, "logit_bias": {"1": None}}, "$.logit_bias.1"),
     ({"messages": [{"role": "assistant", "tool_calls": [{}]}]}, "$.messages[0].tool_calls[0].function"),
     (
         {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]},

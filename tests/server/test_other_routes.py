@@ -39,9 +39,11 @@ async def test_version_and_limits(client):
 
 
 async def test_the_schema_describes_every_route(client):
-    described = (await client.get("/openapi.json")).json()
+    described = (await client.get("/openapi.json?all=true")).json()
     app = client._transport.app
     assert set(described["paths"]) == {route.path.replace(":path", "") for route in app.routes}
+    told = (await client.get("/openapi.json")).json()["paths"]
+    assert set(described["paths"]) - set(told) >= {"/pause", "/sleep"} and "/v1/chat/completions" in told
     chat = described["paths"]["/v1/chat/completions"]["post"]
     assert set(chat["responses"]) >= {
         "200",
@@ -63,10 +65,28 @@ async def test_the_schema_describes_every_route(client):
     assert fields["required"] == ["messages"]
     ids = [op["operationId"] for ops in described["paths"].values() for op in ops.values()]
     assert len(ids) == len(set(ids))
-    assert described["paths"]["/health"]["get"]["security"] == []
+    assert "security" not in described and "securitySchemes" not in described["components"]
     text = (await client.get("/openapi.json")).text
     for ref in set(__import__("re").findall(r'"\$ref":"#/components/schemas/([^"]+)"', text)):
         assert ref in described["components"]["schemas"]
+
+
+async def test_the_schema_asks_for_a_key_where_the_server_does(bring_up):
+    async with bring_up(api_key=["right"]) as client:
+        described = (await client.get("/openapi.json", headers={"x-api-key": "right"})).json()
+    assert described["security"] == [{"key": []}]
+    assert described["paths"]["/health"]["get"]["security"] == []
+
+
+async def test_in_the_schema_null_is_as_good_as_absent(client):
+    schemas = (await client.get("/openapi.json")).json()["components"]["schemas"]
+    for request in ("ChatCompletionRequest", "StreamOptions"):
+        about = schemas[request]
+        for name, field in about["properties"].items():
+            takes_null = field.keys() <= {"title", "description", "default"} or {"type": "null"} in field.get(
+                "anyOf", ()
+            )
+            assert takes_null == (name not in about.get("required", ())), name
 
 
 async def test_the_docs_page_needs_nothing_from_elsewhere(client):

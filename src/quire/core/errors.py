@@ -178,6 +178,19 @@ class UnsupportedModel(QuireError):
     """A well-formed checkpoint of an architecture, type or format that is not implemented."""
 
 
+NOTHING_LEFT = (
+    "the request leaves no token to choose here: its grammar, allowed_token_ids, bad_words, min_tokens and logit_bias "
+    "forbid all of them together"
+)
+"""Why the engine ended a sequence whose request asked for what cannot be."""
+
+
+def of_failure(reason: object) -> QuireError:
+    """The error of a request that the engine ended for this reason."""
+    kind = InvalidRequest if reason == NOTHING_LEFT else GenerationFailed
+    return kind(f"The request failed: {reason}.")
+
+
 def of_kind(kind: str, message: str) -> QuireError:
     """An error that came from another process, by the name of its class; EngineDead for a name that is none."""
     known = globals().get(kind)

@@ -1,5 +1,7 @@
 """What an engine and its client say to each other, over a socket or in one process."""
 
+from typing import Literal, get_args
+
 import msgspec
 
 from quire.core.request import Request
@@ -84,7 +86,8 @@ Order = Pause | Resume | Sleep | WakeUp
 ToEngine = Add | Abort | Reset | Check | Order | Shutdown
 
 SLEEP_LEVELS = (0, 1, 2)
-WAKE_TAGS = ("weights", "kv_cache", "scheduling")
+WakeTag = Literal["weights", "kv_cache", "scheduling"]
+WAKE_TAGS: tuple[WakeTag, ...] = get_args(WakeTag)
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):

@@ -20,6 +20,8 @@ MAX_BAD_WORDS = 128
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 128
 MAX_PATTERN_SIZE = 1024
+MAX_REPETITION_PENALTY = 1e6
+"""Logits stay finite in float32 between this and its inverse."""
 MAX_LENGTH_PENALTY = 10.0
 GREEDY_EPS = 1e-5
 """Temperatures below this choose the likeliest token."""
@@ -129,7 +131,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         _within("min_p", self.min_p, 0.0, 1.0)
         _within("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _within("repetition_penalty", self.repetition_penalty, 0.0, 1e6, open_low=True)
+        _within("repetition_penalty", self.repetition_penalty, 1 / MAX_REPETITION_PENALTY, MAX_REPETITION_PENALTY)
         _within("min_tokens", self.min_tokens, 0, 2**31 - 1, whole=True)
         for name, low in (("max_tokens", 1), ("logprobs", -1), ("prompt_logprobs", -1), ("truncate_prompt_tokens", -1)):
             value = getattr(self, name)

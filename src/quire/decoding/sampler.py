@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quire.core.errors import NOTHING_LEFT
 from quire.core.step import Admission, TopLogprobs
 from quire.decoding.grammar import NOTHING_GIVEN, Given, Grammars, Guides
 from quire.decoding.logprobs import top_logprobs
@@ -25,11 +26,6 @@ from quire.decoding.random import uniforms
 from quire.decoding.slots import NO_LOGPROBS, SlotParameters
 from quire.kernels.ops.choice import greedy
 from quire.kernels.ops.sampling import Draws, Sampling, TorchSampling
-
-NOTHING_LEFT = (
-    "the request leaves no token to choose here: its grammar, allowed_token_ids, bad_words, min_tokens and logit_bias "
-    "forbid all of them together"
-)
 
 Entries = dict[int, TopLogprobs]
 """Log probabilities by row."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from quire.checkpoint.facts import ModelFacts
 from quire.checkpoint.resolve import resolve
 from quire.core.config import EngineConfig
-from quire.core.errors import EngineDead, GenerationFailed, Overloaded
+from quire.core.errors import EngineDead, Overloaded, of_failure
 from quire.core.keywords import engine_config
 from quire.core.messages import Abort, Add, Done, EngineInfo, FromEngine, Step, ToEngine
 from quire.core.outputs import RequestOutput
@@ -276,7 +276,7 @@ class AsyncLLM:
             return
         failed = next((c for c in output.outputs if c.finish_reason == FinishReason.ERROR), None)
         if failed is not None and output.finished:
-            stream.fail(GenerationFailed(f"The request failed: {failed.stop_reason}."))
+            stream.fail(of_failure(failed.stop_reason))
         else:
             stream.put(output)
 

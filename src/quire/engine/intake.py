@@ -87,14 +87,17 @@ class Intake:
         self._next_handle += params.n
         # Where a grammar is complete nothing can follow but the end, so that is not ignored there.
         eos = () if params.ignore_eos and grammar is None else self.eos_token_ids
+        stop_token_ids = tuple(dict.fromkeys(eos + params.stop_token_ids))
+        banned = bad_word_ids(self.tokenizer, params.bad_words) if params.bad_words else ()
+        _check_choice(params, stop_token_ids, banned)
         return Request(
             handle=handle,
             request_id=request_id,
             prompt=tokens,
             params=params,
             max_total_tokens=len(tokens) + min(room, params.max_tokens if params.max_tokens is not None else room),
-            stop_token_ids=tuple(dict.fromkeys(eos + params.stop_token_ids)),
-            bad_word_ids=bad_word_ids(self.tokenizer, params.bad_words) if params.bad_words else (),
+            stop_token_ids=stop_token_ids,
+            bad_word_ids=banned,
             seed=params.seed % 2**64 if params.seed is not None else self._fresh_seed(handle),
             grammar=grammar,
             reasoning=self._reasoning_marks(tokens, params.thinking_token_budget),
@@ -178,3 +181,18 @@ class Intake:
     def _fresh_seed(self, handle: int) -> int:
         digest = hashlib.blake2b(handle.to_bytes(8, "little"), key=self._seed.to_bytes(8, "little"), digest_size=8)
         return int.from_bytes(digest.digest(), "little")
+
+
+def _check_choice(params: SamplingParams, stop_token_ids: Sequence[int], bad_word_ids: Sequence[Sequence[int]]) -> None:
+    """Raise InvalidRequest where rules that hold from the start leave no token to choose."""
+    if params.allowed_token_ids is None:
+        return
+    left = set(params.allowed_token_ids) - {word[0] for word in bad_word_ids if len(word) == 1}
+    if params.min_tokens:
+        left.difference_update(stop_token_ids)
+    if not left:
+        raise InvalidRequest(
+            "allowed_token_ids holds no token that may be chosen: bad_words or, before min_tokens, stop_token_ids and "
+            "the model's own ends forbid all of them.",
+            param="$.allowed_token_ids",
+        )

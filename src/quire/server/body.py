@@ -84,19 +84,13 @@ def validate(data: dict[str, Any], model: type[M], root: str = "$") -> M:
     """
     refusals: Refusals = getattr(model, "refused", {})
     refuse(data, refusals, root)
-    present = {name: _without_nulls(value) for name, value in data.items() if value is not None}
-    unknown = present.keys() - model.model_fields.keys()
+    unknown = data.keys() - model.model_fields.keys()
     if unknown and log.isEnabledFor(logging.DEBUG):
         log.debug("ignored fields: %s", ", ".join(sorted(ascii(name[:40]) for name in unknown)))
     try:
-        return model.model_validate(present)
+        return model.model_validate(data)
     except ValidationError as error:
-        raise _invalid(error.errors(include_url=False), present, root) from None
-
-
-def _without_nulls(value: Any) -> Any:
-    """Drop nulls one level down, as in ``stream_options``; lists, such as messages, keep theirs."""
-    return {name: inner for name, inner in value.items() if inner is not None} if isinstance(value, dict) else value
+        raise _invalid(error.errors(include_url=False), data, root) from None
 
 
 def _invalid(faults: list[ErrorDetails], data: dict[str, Any], root: str) -> InvalidRequest:

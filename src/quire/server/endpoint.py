@@ -28,5 +28,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """Beyond those that every route can answer with."""
     is_order: bool = False
     """Changes what the server does: refused to web pages of other origins."""
+    is_switch: bool = False
+    """Stops the service for everyone, or lets it go on. Not in the published document unless all of it is asked for:
+    who tries what is listed there, as test tools and agents do, must not stop the server by that."""
     is_open: bool = False
     """Answered without a key."""

@@ -143,5 +143,10 @@ def face_of(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> Face:
     return ANTHROPIC if is_anthropic else OPENAI
 
 
+def faces_of(path: str) -> tuple[Face, ...]:
+    """All families in whose shape a path may answer."""
+    return (OPENAI, ANTHROPIC) if _is_under(path, _SHARED_PREFIX) else (face_of(path),)
+
+
 def _is_under(path: str, prefix: str) -> bool:
     return path == prefix or path.startswith(prefix + "/")

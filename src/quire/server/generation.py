@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
-from quire.core.errors import GenerationFailed
+from quire.core.errors import of_failure
 from quire.core.outputs import RequestOutput
 from quire.core.step import FinishReason
 
@@ -88,8 +88,8 @@ async def _last(stream: "Stream") -> RequestOutput:
 
 
 def _sound(output: RequestOutput) -> RequestOutput:
-    """The same output; raises GenerationFailed if one of its continuations failed."""
+    """The same output; raises GenerationFailed, or InvalidRequest, if one of its continuations failed."""
     for choice in output.outputs:
         if choice.finish_reason == FinishReason.ERROR:
-            raise GenerationFailed(f"The request failed: {choice.stop_reason}.")
+            raise of_failure(choice.stop_reason)
     return output

@@ -8,7 +8,7 @@ import msgspec
 from pydantic.json_schema import models_json_schema
 
 from quire.server.endpoint import Endpoint
-from quire.server.faces import face_of
+from quire.server.faces import Face, face_of, faces_of
 from quire.version import __version__
 
 _REF = "#/components/schemas/"
@@ -18,12 +18,12 @@ _PHRASES = {529: "Overloaded"}
 """Of statuses that no standard knows."""
 
 
-def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
+def openapi(endpoints: Sequence[Endpoint], *, needs_key: bool) -> dict[str, Any]:
     """An OpenAPI 3.1 document as plain data."""
     bodies = [endpoint.body for endpoint in endpoints if endpoint.body is not None]
     _, defined = models_json_schema([(body, "validation") for body in bodies], ref_template=_REF + "{model}")
     answers = [kind for e in endpoints for answer in (e.answer, e.chunk) for kind in _kinds(answer)]
-    answers += list(dict.fromkeys(face_of(e.path).error_type for e in endpoints))
+    answers += list(dict.fromkeys(face.error_type for e in endpoints for face in faces_of(e.path)))
     shapes, components = msgspec.json.schema_components(answers, ref_template=_REF + "{name}")
     by_answer = {str(kind): shape for kind, shape in zip(answers, shapes, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
@@ -31,27 +31,29 @@ def openapi(endpoints: Sequence[Endpoint]) -> dict[str, Any]:
         path = endpoint.path.replace(":path}", "}")
         operations = {method.lower(): _operation(endpoint, method, by_answer) for method in endpoint.methods}
         paths.setdefault(path, {}).update(operations)
-    return {
+    document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "Quire", "version": __version__},
         "paths": paths,
-        "components": {
-            "schemas": defined.get("$defs", {}) | components,
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-        },
-        "security": [{"key": []}],
+        "components": {"schemas": defined.get("$defs", {}) | components},
     }
+    if needs_key:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document
 
 
 def _operation(endpoint: Endpoint, method: str, by_answer: dict[str, Any]) -> dict[str, Any]:
+    errors = [by_answer[str(face.error_type)] for face in faces_of(endpoint.path)]
     content: dict[str, Any] = {}
     if endpoint.answer is not None:
         content["application/json"] = {"schema": _any_of([by_answer[str(kind)] for kind in _kinds(endpoint.answer)])}
     if endpoint.chunk is not None:
-        content[face_of(endpoint.path).stream_type] = {"schema": by_answer[str(endpoint.chunk)]}
+        face = face_of(endpoint.path)
+        content[face.stream_type] = {"schema": _event(face, _any_of([by_answer[str(endpoint.chunk)], *errors]))}
     if not content:
         content["text/html" if endpoint.path == "/docs" else "text/plain"] = {"schema": {"type": "string"}}
-    failure = {"application/json": {"schema": by_answer[str(face_of(endpoint.path).error_type)]}}
+    failure = {"application/json": {"schema": _any_of(errors)}}
     statuses = {*_ANY_ROUTE, *endpoint.errors, *(_WITH_BODY if endpoint.body else ())}
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
@@ -77,6 +79,16 @@ def _operation(endpoint: Endpoint, method: str, by_answer: dict[str, Any]) -> di
             for name, field in fields.items()
         ]
     return operation
+
+
+def _event(face: Face, said: Any) -> Any:
+    """One event of a stream. What fails once it has begun is told as an event too."""
+    if face.stream_type != "text/event-stream":
+        return said
+    data: Any = {"type": "string", "contentMediaType": "application/json", "contentSchema": said}
+    if face.end:
+        data = {"anyOf": [{"const": face.end.decode().removeprefix("data: ").strip()}, data]}
+    return {"type": "object", "properties": {"data": data}, "required": ["data"]}
 
 
 def _kinds(answer: Any) -> tuple[Any, ...]:

@@ -8,7 +8,10 @@ from starlette.responses import HTMLResponse, Response
 
 from quire.server.endpoint import Endpoint
 from quire.server.openapi import openapi
+from quire.server.query import read_query
 from quire.server.responses import json_response
+from quire.server.schema.ops import SchemaQuery
+from quire.server.service import service_of
 
 _HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'",
@@ -24,11 +27,17 @@ td, th { text-align: left; padding: .1rem 1rem .1rem 0; vertical-align: top; }
 
 
 async def schema(request: Request) -> Response:
-    return json_response(openapi(request.app.state.endpoints))
+    return json_response(_described(request, is_whole=read_query(request, SchemaQuery).all))
 
 
 async def docs(request: Request) -> Response:
-    return HTMLResponse(_page(openapi(request.app.state.endpoints)), headers=_HEADERS)
+    return HTMLResponse(_page(_described(request, is_whole=True)), headers=_HEADERS)
+
+
+def _described(request: Request, *, is_whole: bool) -> dict[str, Any]:
+    endpoints: tuple[Endpoint, ...] = request.app.state.endpoints
+    shown = [endpoint for endpoint in endpoints if is_whole or not endpoint.is_switch]
+    return openapi(shown, needs_key=bool(service_of(request).config.api_key))
 
 
 def _page(description: dict[str, Any]) -> str:
@@ -70,6 +79,12 @@ def _type(about: dict[str, Any]) -> str:
 
 
 ENDPOINTS = (
-    Endpoint(path="/openapi.json", handler=schema, summary="This API as an OpenAPI document", answer=dict[str, Any]),
+    Endpoint(
+        path="/openapi.json",
+        handler=schema,
+        summary="This API as an OpenAPI document",
+        query=SchemaQuery,
+        answer=dict[str, Any],
+    ),
     Endpoint(path="/docs", handler=docs, summary="This API as a page"),
 )

@@ -169,6 +169,7 @@ ENDPOINTS = (
         answer=Status,
         errors=(409,),
         is_order=True,
+        is_switch=True,
     ),
     Endpoint(
         path="/resume",
@@ -178,6 +179,7 @@ ENDPOINTS = (
         answer=Status,
         errors=(409,),
         is_order=True,
+        is_switch=True,
     ),
     Endpoint(path="/is_paused", handler=is_paused, summary="Whether nothing is computed", answer=IsPaused),
     Endpoint(
@@ -189,6 +191,7 @@ ENDPOINTS = (
         answer=Status,
         errors=(409,),
         is_order=True,
+        is_switch=True,
     ),
     Endpoint(
         path="/wake_up",
@@ -199,6 +202,7 @@ ENDPOINTS = (
         answer=Status,
         errors=(409,),
         is_order=True,
+        is_switch=True,
     ),
     Endpoint(path="/is_sleeping", handler=is_sleeping, summary="Whether memory was given back", answer=IsSleeping),
 )

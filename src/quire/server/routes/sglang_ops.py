@@ -139,6 +139,7 @@ ENDPOINTS = (
         answer=Said,
         errors=(409,),
         is_order=True,
+        is_switch=True,
     ),
     Endpoint(
         path="/continue_generation",
@@ -148,5 +149,6 @@ ENDPOINTS = (
         answer=Said,
         errors=(409,),
         is_order=True,
+        is_switch=True,
     ),
 )

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from quire.core.outputs import RequestOutput
 
@@ -62,6 +64,21 @@ class RequestModel(BaseModel):
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, data: Any) -> Any:
+        return {name: value for name, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler(core)
+        described = handler.resolve_ref_schema(schema)
+        required = described.get("required", ())
+        for name, field in described.get("properties", {}).items():
+            if name not in required:
+                described["properties"][name] = _or_null(field)
+        return schema
+
 
 class QueryModel(BaseModel):
     """Query parameters: values come as text, so ``1`` and ``true`` mean what they say."""
@@ -72,6 +89,18 @@ class QueryModel(BaseModel):
 class StreamOptions(RequestModel):
     include_usage: bool = Field(default=False, description="end with a chunk that holds the usage")
     continuous_usage_stats: bool = Field(default=False, description="usage so far on every chunk")
+
+
+def _or_null(schema: JsonSchemaValue) -> JsonSchemaValue:
+    """The same, of values that may also be null."""
+    about = ("default", "description", "title")
+    inside = {name: value for name, value in schema.items() if name not in about}
+    if not inside:
+        return schema
+    null = {"type": "null"}
+    kinds = inside["anyOf"] if set(inside) == {"anyOf"} else [inside]
+    outside = {name: value for name, value in schema.items() if name in about}
+    return {"anyOf": [*kinds, *([] if null in kinds else [null])], **outside}
 
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]

@@ -13,6 +13,7 @@ from quire.core.sampling_params import (
     MAX_LOGIT_BIAS,
     MAX_N,
     MAX_PATTERN_SIZE,
+    MAX_REPETITION_PENALTY,
     MAX_STOP_STRING_CHARS,
     MAX_STOP_STRINGS,
 )
@@ -46,7 +47,7 @@ class SamplingRequest(RequestModel):
     min_p: float | None = Field(default=None, ge=0, le=1)
     presence_penalty: _Penalty = None
     frequency_penalty: _Penalty = None
-    repetition_penalty: float | None = Field(default=None, gt=0)
+    repetition_penalty: float | None = Field(default=None, ge=1 / MAX_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stop: _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     stop_token_ids: list[TokenId] | None = None

@@ -15,12 +15,27 @@ Message = dict[str, Any]
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
+_PART_TYPES = ("text", "input_text", "output_text")
 _PART_SCHEMA = {
     "type": "object",
-    "properties": {"type": {"const": "text"}, "text": {"type": "string"}},
+    "properties": {"type": {"enum": list(_PART_TYPES)}, "text": {"type": "string"}},
     "required": ["type", "text"],
 }
-_CONTENT_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART_SCHEMA}]}
+_CONTENTS = [
+    {"type": "string"},
+    {"type": "array", "items": {"anyOf": [_PART_SCHEMA, {"type": "string"}]}},
+]
+_CALL_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "function": {
+            "type": "object",
+            "properties": {"name": {"type": "string"}, "arguments": {"type": ["string", "object", "null"]}},
+            "required": ["name"],
+        }
+    },
+    "required": ["function"],
+}
 MESSAGES_SCHEMA = {
     "type": "array",
     "minItems": 1,
@@ -28,12 +43,17 @@ MESSAGES_SCHEMA = {
         "type": "object",
         "properties": {
             "role": {"enum": list(ROLES)},
-            "content": _CONTENT_SCHEMA,
-            "name": {"type": "string"},
-            "tool_call_id": {"type": "string"},
-            "tool_calls": {"type": "array", "items": {"type": "object"}},
+            "content": {"anyOf": [*_CONTENTS, {"type": "null"}]},
+            "name": {"type": ["string", "null"]},
+            "tool_call_id": {"type": ["string", "null"]},
+            "tool_calls": {"type": ["array", "null"], "items": _CALL_SCHEMA},
+            "reasoning_content": {"type": ["string", "null"]},
         },
-        "required": ["role", "content"],
+        "required": ["role"],
+        "anyOf": [
+            {"properties": {"content": {"type": ["string", "array"]}}, "required": ["content"]},
+            {"properties": {"tool_calls": {"type": "array", "minItems": 1}}, "required": ["tool_calls"]},
+        ],
     },
 }
 
@@ -56,14 +76,13 @@ def _message(value: Any, path: str) -> Message:
     if message.get("audio") or message.get("function_call"):
         name = "audio" if message.get("audio") else "function_call"
         raise Unsupported(f"{path}.{name} is not supported: leave it out.", param=f"{path}.{name}")
-    calls = message.pop("tool_calls", None)
+    calls = _tool_calls(message.pop("tool_calls", []), f"{path}.tool_calls")
     if calls:
-        message["tool_calls"] = _tool_calls(calls, f"{path}.tool_calls")
+        message["tool_calls"] = calls
     elif value.get("content") is None:
         raise bad(f"{path}.content", None, "must be a string or a list of text parts")
     message["content"] = _content(value.get("content"), f"{path}.content")
-    if role == "assistant":
-        _name_reasoning(message, path)
+    _name_reasoning(message, path)
     for name in ("name", "tool_call_id"):
         if name in message and not isinstance(message[name], str):
             raise bad(f"{path}.{name}", message[name], "must be a string")
@@ -95,7 +114,7 @@ def _part(value: Any, path: str) -> str:
     if not isinstance(value, dict):
         raise bad(path, value, 'must be a text part, {"type": "text", "text": ...}')
     kind = value.get("type")
-    if kind not in ("text", "input_text", "output_text"):
+    if kind not in _PART_TYPES:
         raise Unsupported(
             f"{path}.type is {kind!r:.80}: the model reads text only, in parts of type text.", param=f"{path}.type"
         )

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from pydantic import Field
 
-from quire.core.messages import WAKE_TAGS
+from quire.core.messages import WakeTag
 from quire.engine.control import PauseMode
 from quire.server.schema.common import QueryModel, RequestModel
 from quire.server.schema.refused import Refusals
@@ -23,12 +23,16 @@ class SleepQuery(QueryModel):
 
 
 class WakeUpQuery(QueryModel):
-    tags: tuple[str, ...] = Field(default=(), max_length=8, description=f"of {', '.join(WAKE_TAGS)}; none means all")
+    tags: tuple[WakeTag, ...] = Field(default=(), max_length=8, description="what to wake up; none means all")
 
 
 class ResetQuery(QueryModel):
     reset_running_requests: bool = Field(default=False, description="running requests let go of their prefixes too")
     reset_external: bool = Field(default=False, description="caches outside of the engine too, of which there are none")
+
+
+class SchemaQuery(QueryModel):
+    all: bool = Field(default=False, description="also what stops the service for everyone, such as /sleep")
 
 
 class AbortRequest(RequestModel):
@@ -37,7 +41,7 @@ class AbortRequest(RequestModel):
     refused: ClassVar[Refusals] = {}
 
     rid: str = Field(default="", max_length=1024, description="the request's id, or that of one of its prompts")
-    abort_all: bool = False
+    abort_all: bool = Field(default=False, description="or name the request")
 
 
 class AbortRequests(RequestModel):

@@ -37,7 +37,8 @@ _CALL_ID = {"type": "string", "minLength": 1, "maxLength": MAX_ID_CHARS}
 
 
 def _item_schema(kind: str, required: tuple[str, ...], **properties: Any) -> dict[str, Any]:
-    return {"type": "object", "properties": {"type": {"const": kind}, **properties}, "required": [*required]}
+    kinds = [kind] if "type" in required else [kind, None]
+    return {"type": "object", "properties": {"type": {"enum": kinds}, **properties}, "required": [*required]}
 
 
 _ITEM_SCHEMA = {
@@ -45,11 +46,11 @@ _ITEM_SCHEMA = {
         _item_schema("message", ("role", "content"), id=_ID, role={"enum": [*_ROLES]}, content=_TEXT),
         _item_schema(
             "function_call",
-            ("type", "call_id", "name", "arguments"),
+            ("type", "call_id", "name"),
             id=_ID,
             call_id=_CALL_ID,
-            name={"type": "string", "minLength": 1},
-            arguments={"type": "string", "description": "a JSON object as text"},
+            name={"type": "string"},
+            arguments={"type": ["string", "object", "null"], "description": "a JSON object, as text or as it is"},
         ),
         _item_schema("function_call_output", ("type", "call_id", "output"), id=_ID, call_id=_CALL_ID, output=_TEXT),
         _item_schema("reasoning", ("type", "summary"), id=_ID, summary={"type": "array"}, content={"type": "array"}),
@@ -97,7 +98,7 @@ def _item(value: Any, stored: Mapping[str, Item], path: str) -> Item:
     expect(value, dict, path, "must be an item, such as a message with role and content")
     if _is_reference(value):
         return _stored(value, stored, path)
-    kind = value.get("type") or "message"
+    kind = "message" if value.get("type") is None else value["type"]
     read = _READERS.get(kind) if isinstance(kind, str) else None
     if read is None:
         raise Unsupported(

@@ -6,7 +6,13 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from pydantic import Field, WithJsonSchema
 
-from quire.core.sampling_params import MAX_LOGIT_BIAS, MAX_N, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
+from quire.core.sampling_params import (
+    MAX_LOGIT_BIAS,
+    MAX_N,
+    MAX_REPETITION_PENALTY,
+    MAX_STOP_STRING_CHARS,
+    MAX_STOP_STRINGS,
+)
 from quire.server.schema.common import JsonObject, RequestModel, TokenId
 from quire.server.schema.refused import REFUSED_IN_GENERATE, REFUSED_IN_SGLANG_SAMPLING, Refusals
 from quire.server.schema.tools import TOOLS_SCHEMA
@@ -38,7 +44,7 @@ class SglangSampling(RequestModel):
     min_p: float | None = Field(default=None, ge=0, le=1)
     frequency_penalty: _Penalty = None
     presence_penalty: _Penalty = None
-    repetition_penalty: float | None = Field(default=None, gt=0)
+    repetition_penalty: float | None = Field(default=None, ge=1 / MAX_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)
     n: int = Field(default=1, ge=1, le=MAX_N)
     json_schema: str | JsonObject | None = Field(default=None, description="$$ANY$$: any JSON object")
     regex: str | None = None

@@ -28,7 +28,7 @@ FUNCTION_SCHEMA: dict[str, Any] = {
 _TOOL_SCHEMA = {
     "type": "object",
     "properties": {"type": {"const": "function"}, "function": FUNCTION_SCHEMA},
-    "required": ["type", "function"],
+    "required": ["function"],
 }
 TOOLS_SCHEMA = {"anyOf": [{"type": "array", "items": _TOOL_SCHEMA, "maxItems": MAX_TOOLS}, {"type": "null"}]}
 TOOL_CHOICE_SCHEMA = {
