@@ -12,6 +12,7 @@ from quire.core.sampling_params import SamplingParams
 from quire.core.step import Finished, FinishReason, ModelOutput, SchedulerOutput, StepOutput
 from quire.engine.bell import Bell
 from quire.engine.engine import Engine
+from quire.engine.executor.executor import Computed
 from quire.scheduling.scheduler import Scheduler
 
 
@@ -42,9 +43,9 @@ class Executor:
     def __init__(self) -> None:
         self.admitted: list[tuple[int, str | None]] = []
 
-    def execute(self, decision: SchedulerOutput) -> ModelOutput:
+    def launch(self, decision: SchedulerOutput) -> Computed:
         self.admitted += [(admission.handle, admission.grammar) for admission in decision.admitted]
-        return ModelOutput(token_ids=np.full(int(decision.samples.sum()), 7, np.int32))
+        return Computed(ModelOutput(token_ids=np.full(int(decision.samples.sum()), 7, np.int32)))
 
 
 class House:

@@ -8,7 +8,7 @@ from quire.core.request import Request
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import FinishReason, ModelOutput, SchedulerOutput, StepOutput
 from quire.engine.engine import Engine
-from quire.engine.executor.executor import Part
+from quire.engine.executor.executor import Computed, Part, Ticket
 from quire.scheduling.scheduler import Scheduler
 
 
@@ -20,11 +20,11 @@ class CountingExecutor:
         self.asleep: list[Part] = []
         self._failing = failing_steps
 
-    def execute(self, decision: SchedulerOutput) -> ModelOutput:
+    def launch(self, decision: SchedulerOutput) -> Ticket:
         self.steps += 1
         if self.steps in self._failing:
             raise RuntimeError("the model fell over at 0xdeadbeef")
-        return ModelOutput(token_ids=np.full(int(decision.samples.sum()), self.steps, np.int32))
+        return Computed(ModelOutput(token_ids=np.full(int(decision.samples.sum()), self.steps, np.int32)))
 
     def release(self, part: Part) -> None:
         self.asleep.append(part)

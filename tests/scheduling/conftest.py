@@ -80,6 +80,7 @@ class _Copy:
 
     def __init__(self, salt: str, tokens: list[int], seed: int) -> None:
         self.salt, self.tokens, self.seed = salt, tokens, seed
+        self.is_broken = False  # its logits were not finite, so that nothing sensible can come any more
         self.marks = fingerprints(salt, tokens)
         self.table: dict[int, int] = {}
 
@@ -111,10 +112,11 @@ class FakeWorker:
 
     def execute(self, decision: SchedulerOutput) -> ModelOutput:
         self._apply(decision)
-        rows = list(zip(decision.slots.tolist(), decision.starts.tolist(), decision.counts.tolist(), strict=True))
-        assert len({slot for slot, _, _ in rows}) == len(rows), "a slot has two rows"
+        assert np.unique(decision.slots).size == decision.slots.size, "a slot has two rows"
         written: set[tuple[int, int]] = set()
-        for slot, start, count in rows:
+        for slot, start, count, _ in self._rows(decision):
+            if self.slots[slot].is_broken:
+                continue
             assert count >= 1 and start + count <= len(self.slots[slot].tokens)
             for position in range(start, start + count):
                 place = self._place(slot, position)
@@ -125,8 +127,11 @@ class FakeWorker:
         broken: list[tuple[int, int]] = []
         forced: dict[int, np.ndarray] = {}
         concluded: set[int] = set()
-        for (slot, start, count), samples in zip(rows, decision.samples.tolist(), strict=True):
+        for slot, start, count, samples in self._rows(decision):
             sequence = self.slots[slot]
+            if sequence.is_broken:  # a step that was decided before that was known
+                tokens += [-1] if samples else []
+                continue
             for position in range(start + count):
                 assert self.kv[self._place(slot, position)] == sequence.marks[position], "wrong KV is read"
             assert samples == (start + count == len(sequence.tokens))
@@ -138,10 +143,16 @@ class FakeWorker:
                     if self.has_runs:
                         self._force(sequence, len(tokens) - 1, forced, concluded)
                 else:
+                    sequence.is_broken = True
                     broken += [self._place(slot, position) for position in range(start, start + count)]
         for place in broken:
             self.kv[place] = -2  # not finite: nobody may ever read it
         return ModelOutput(token_ids=np.array(tokens, np.int32), forced=forced, concluded=frozenset(concluded))
+
+    @staticmethod
+    def _rows(decision: SchedulerOutput) -> list[tuple[int, int, int, bool]]:
+        columns = (decision.slots, decision.starts, decision.counts, decision.samples)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def _force(self, sequence: _Copy, row: int, forced: dict[int, np.ndarray], concluded: set[int]) -> None:
         mark = fingerprints("", sequence.tokens)[-1]
@@ -156,8 +167,7 @@ class FakeWorker:
     def spoil(self, decision: SchedulerOutput, has_computed: bool) -> None:
         """Fail in the middle of a step: tables are changed, and perhaps rubbish was computed."""
         self._apply(decision)
-        rows = zip(decision.slots.tolist(), decision.starts.tolist(), decision.counts.tolist(), strict=True)
-        for slot, start, count in rows if has_computed else ():
+        for slot, start, count, _ in self._rows(decision) if has_computed else ():
             for position in range(start, start + count):
                 self.kv[self._place(slot, position)] = -2
 

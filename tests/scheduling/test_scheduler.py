@@ -109,8 +109,8 @@ def test_nothing_is_kept_of_a_failed_step(lab: SimpleNamespace) -> None:
     scheduler = make_scheduler(max_num_batched_tokens=32)
     scheduler.add(lab.make_request(1, [1] * 50))
     step(scheduler)
-    decision = decide(scheduler)
-    finished = scheduler.fail(scheduler.handles_of(decision), "the device is gone")
+    decide(scheduler)
+    finished = scheduler.fail("the device is gone")
     assert [(item.handle, item.reason, item.error) for item in finished] == [
         (1, FinishReason.ERROR, "the device is gone"),
     ]
@@ -120,12 +120,34 @@ def test_nothing_is_kept_of_a_failed_step(lab: SimpleNamespace) -> None:
     assert not scheduler.has_work
 
 
-def test_a_decision_must_be_answered_or_failed(lab: SimpleNamespace) -> None:
+def test_decisions_are_answered_in_order(lab: SimpleNamespace) -> None:
     scheduler = make_scheduler()
     scheduler.add(lab.make_request(1, [1] * 9))
-    decide(scheduler)
-    with pytest.raises(AssertionError, match="neither answered nor failed"):
-        scheduler.schedule()
+    first, second = decide(scheduler), decide(scheduler)
+    with pytest.raises(AssertionError, match="not the oldest"):
+        scheduler.update(second, answer(second), 0.0)
+    assert (first.starts.tolist(), second.starts.tolist()) == ([0], [9])
+
+
+def test_a_step_ahead_counts_on_one_token_each_and_no_more_than_a_sequence_may_have(lab: SimpleNamespace) -> None:
+    scheduler = make_scheduler()
+    scheduler.add(lab.make_request(1, [1] * 4, max_tokens=3, stop=(7,)))
+    scheduler.add(lab.make_request(2, [2] * 4, max_tokens=1))
+    first = decide(scheduler)
+    ahead = decide(scheduler)
+    assert (ahead.slots.tolist(), ahead.starts.tolist(), ahead.counts.tolist()) == ([first.slots[0]], [4], [1])
+    output = scheduler.update(first, answer(first, 7), 0.0)  # the first one ends by its stop id
+    assert [(item.handle, item.reason) for item in output.finished] == [
+        (1, FinishReason.STOP),
+        (2, FinishReason.LENGTH),
+    ]
+    scheduler.add(lab.make_request(3, [3] * 4))
+    third = decide(scheduler)
+    assert set(third.slots.tolist()) <= set(first.slots.tolist()), "slots are taken while a step of others is in flight"
+    output = scheduler.update(ahead, answer(ahead, 5), 0.0)
+    assert output.token_ids.tolist() == [] and output.finished == [] and output.started == []
+    output = scheduler.update(third, answer(third, 6), 0.0)
+    assert (output.handles.tolist(), output.token_ids.tolist()) == ([3], [6])
 
 
 def test_prompt_logprobs_see_every_position_even_if_cached(lab: SimpleNamespace) -> None:

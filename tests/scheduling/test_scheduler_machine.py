@@ -1,6 +1,6 @@
 """Whatever comes in whatever order, each sequence ends once, with the tokens it would have had alone."""
 
-from collections import Counter
+from collections import Counter, deque
 from types import SimpleNamespace
 
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from quire.core.step import FinishReason
+from quire.core.step import FinishReason, ModelOutput, SchedulerOutput
 from quire.scheduling.scheduler import Scheduler
 
 MAX_MODEL_LEN = 40
@@ -33,7 +33,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.reasons: dict[int, FinishReason] = {}
         self.started: set[int] = set()
         self.next_handle = 1
-        self.decision = None
+        self.in_flight: deque[tuple[SchedulerOutput, ModelOutput]] = deque()
 
     @initialize(
         block_size=st.sampled_from([1, 3, 4, 8]),
@@ -45,9 +45,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         chunked=st.sampled_from([True, True, False]),
         threshold=st.sampled_from([0, 0, 3]),
         runs=st.booleans(),
+        ahead=st.sampled_from([0, 1, 1, 2]),
     )
-    def build(self, block_size, spare, max_num_seqs, budget, policy, caching, chunked, threshold, runs):
+    def build(self, block_size, spare, max_num_seqs, budget, policy, caching, chunked, threshold, runs, ahead):
         self.has_runs = runs and chunked
+        self.ahead = 0 if self.has_runs else ahead
         self.num_blocks = -(-MAX_MODEL_LEN // block_size) + spare
         self.budget, self.chunked, self.policy, self.max_num_seqs = budget, chunked, policy, max_num_seqs
         self.scheduler = Scheduler(
@@ -89,25 +91,37 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.tokens[request.handle + index] = []
         self.scheduler.add(request)
 
-    @precondition(lambda self: self.decision is None)
-    @rule()
-    def schedule(self):
-        self.decision = self.scheduler.schedule()
-        if self.decision is None:
-            assert not self.scheduler.has_work
+    @precondition(lambda self: len(self.in_flight) <= self.ahead)
+    @rule(spoils=st.sampled_from([False] * 15 + [True]), has_computed=st.booleans())
+    def schedule(self, spoils=False, has_computed=False):
+        decision = self.scheduler.schedule()
+        if decision is None:
+            assert self.in_flight or not self.scheduler.has_work
             return
-        slots = set(self.decision.slots.tolist())
-        assert slots >= {admission.slot for admission in self.decision.admitted} and slots, "let in for nothing"
-        self.seen["copies"] += len(self.decision.block_copies)
-        self.seen["chunks"] += int((~self.decision.samples).sum())
-        if self.chunked or self.decision.slots.size > 1:
-            assert self.decision.num_tokens <= self.budget
+        slots = set(decision.slots.tolist())
+        assert slots >= {admission.slot for admission in decision.admitted} and slots, "let in for nothing"
+        self.seen["ahead"] += bool(self.in_flight)
+        self.seen["copies"] += len(decision.block_copies)
+        self.seen["chunks"] += int((~decision.samples).sum())
+        if self.chunked or decision.slots.size > 1:
+            assert decision.num_tokens <= self.budget
+        if spoils:
+            self.fail_steps(decision, has_computed)
+        else:
+            self.in_flight.append((decision, self.worker.execute(decision)))
 
-    @precondition(lambda self: self.decision is not None)
+    def fail_steps(self, decision, has_computed):
+        """The executor raised, after the tables were changed, and before or after it computed rubbish."""
+        self.worker.spoil(decision, has_computed)
+        self.in_flight.clear()
+        for item in self.scheduler.fail("no luck"):
+            assert item.reason == FinishReason.ERROR and item.error == "no luck"
+            self.reasons[item.handle] = FinishReason.ABORT  # no promise about its tokens
+
+    @precondition(lambda self: self.in_flight)
     @rule()
     def finish_step(self):
-        decision, self.decision = self.decision, None
-        result = self.worker.execute(decision)
+        decision, result = self.in_flight.popleft()
         self.seen["runs"] += len(result.forced)
         self.seen["conclusions"] += len(result.concluded)
         output = self.scheduler.update(decision, result, 1.0)
@@ -123,9 +137,9 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule()
     def step(self):
-        if self.decision is None:
+        if len(self.in_flight) <= self.ahead:
             self.schedule()
-        if self.decision is not None:
+        if self.in_flight:
             self.finish_step()
 
     @rule(choices=st.lists(st.integers(0, 10**6), min_size=1, max_size=3))
@@ -138,22 +152,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert item.reason == FinishReason.ABORT
             self.end(item)
 
-    @precondition(lambda self: self.decision is not None)
-    @rule(has_computed=st.booleans())
-    def fail_step(self, has_computed):
-        """The executor raised, after the tables were changed, and before or after it computed rubbish."""
-        decision, self.decision = self.decision, None
-        self.worker.spoil(decision, has_computed)
-        for item in self.scheduler.fail(self.scheduler.handles_of(decision), "no luck"):
-            assert item.reason == FinishReason.ERROR and item.error == "no luck"
-            self.reasons[item.handle] = FinishReason.ABORT  # no promise about its tokens
-
     @rule()
     def reset(self):
         self.scheduler.reset_prefix_cache()
         assert self.scheduler.num_cached_blocks == 0
 
-    @precondition(lambda self: self.decision is None)
+    @precondition(lambda self: not self.in_flight)
     @rule()
     def sleep(self):
         """All that run are sent back, and the KV is gone."""
@@ -191,7 +195,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not hasattr(self, "scheduler"):
             return
         num_steps = 0
-        while self.scheduler.has_work or self.decision is not None:
+        while self.scheduler.has_work or self.in_flight:
             self.step()
             num_steps += 1
             assert num_steps < 40 * 40 * (len(self.requests) + 1), "it does not end"
@@ -207,4 +211,6 @@ def test_every_sequence_ends_as_if_alone(lab: SimpleNamespace) -> None:
     seen: Counter[str] = Counter()
     run_state_machine_as_test(lambda: SchedulerMachine(lab, seen), settings=lab.STEPS)
     assert seen["sequences"] > 1000
-    assert all(seen[what] for what in ("copies", "chunks", "preemptions", "errors", "runs", "conclusions")), seen
+    assert all(seen[what] for what in ("ahead", "copies", "chunks", "preemptions", "errors", "runs", "conclusions")), (
+        seen
+    )

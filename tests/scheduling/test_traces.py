@@ -89,7 +89,7 @@ class Player:
         decision = self.scheduler.schedule()
         if decision is None:
             return "nothing"
-        handles = self.scheduler.handles_of(decision)
+        handles = self.scheduler._slots.handle[decision.slots].tolist()
         rows = zip(handles, decision.counts.tolist(), strict=True)
         text = " ".join(f"{self.names[handle]}:{count}" for handle, count in rows)
         gone = before - {sequence.handle for sequence in self.scheduler._running.order}

@@ -70,6 +70,11 @@ class Dormancy:
         except QuireError as error:
             return [Outcome(order.call, error)]
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether no order is pending."""
+        return not self._pending
+
     def settle(self) -> list[Outcome]:
         """Carry out the orders that are pending, if nothing has to be waited for any more."""
         if not self._pending:

@@ -1,12 +1,17 @@
 """The loop: what arrived, one step, what came of it.
 
-Owns the scheduler, the way to it and the executor; knows neither sockets nor tensors. One step is schedule, execute,
+Owns the scheduler, the way to it and the executor; knows neither sockets nor tensors. One step is schedule, launch,
 update; a request that fails in the model is ended with an error and the others go on.
+
+Where the executor computes beside this loop, a step is launched while the one before is computed, and then that one is
+answered: the device never waits for us. Law: orders that stop or empty the engine find nothing in flight.
 """
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,6 +23,7 @@ from quire.core.messages import (
     Check,
     Done,
     FromEngine,
+    Order,
     Pause,
     Reset,
     Resume,
@@ -31,11 +37,18 @@ from quire.core.step import EngineStats, Finished, SchedulerOutput, StepOutput
 from quire.engine.arrivals import Arrivals
 from quire.engine.bell import Bell
 from quire.engine.dormancy import Dormancy, Outcome
-from quire.engine.executor.executor import Executor
+from quire.engine.executor.executor import Executor, Ticket
 from quire.engine.grammars import CompiledGrammars
 from quire.scheduling.scheduler import Scheduler
 
 log = logging.getLogger("quire.engine")
+
+
+class _Flight(NamedTuple):
+    """A step that was launched and not answered."""
+
+    decision: SchedulerOutput
+    ticket: Ticket
 
 
 class Engine:
@@ -56,11 +69,13 @@ class Engine:
         self._arrivals = Arrivals(scheduler, grammars)
         self.dormancy = Dormancy(scheduler, self._arrivals, executor)
         self._clock = clock
+        self._flights: deque[_Flight] = deque()
 
     @property
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return (self.scheduler.has_work or self._arrivals.has_ready) and not self.dormancy.is_paused
+        has_sequences = self.scheduler.has_work or self._arrivals.has_ready
+        return bool(self._flights) or (has_sequences and not self.dormancy.is_paused)
 
     @property
     def is_compiling(self) -> bool:
@@ -77,11 +92,19 @@ class Engine:
         match message:
             case Add(request):
                 self.dormancy.add(request)
+                return []
+            case Shutdown():
+                return []  # the process that runs the loop ends it
             case Abort(handles):
                 ended = (part.abort(handles) for part in (self._arrivals, self.scheduler, self.dormancy))
                 finished = [end for ends in ended for end in ends]
                 aborted: list[FromEngine] = [Step(self._only_finished(finished))] if finished else []
                 return [*aborted, *self.settle()]
+        landed: list[FromEngine] = [Step(output) for output in self._land_all()]
+        return landed + self._order(message)
+
+    def _order(self, message: Order | Reset | Check) -> list[FromEngine]:
+        match message:
             case Reset(call, preempt):
                 self.scheduler.reset_prefix_cache(preempt)
                 return [self._done(call)]
@@ -93,29 +116,47 @@ class Engine:
                 return [self._done(call)]
             case Pause() | Resume() | Sleep() | WakeUp():
                 return self._tell(self.dormancy.carry_out(message))
-            case Shutdown():
-                pass  # the process that runs the loop ends it
-        return []
 
     def settle(self) -> list[FromEngine]:
         """Called after every step: come to rest if that was ordered and nothing has to end any more."""
-        return self._tell(self.dormancy.settle())
+        if self.dormancy.is_settled:
+            return []
+        landed: list[FromEngine] = [Step(output) for output in self._land_all()]
+        return landed + self._tell(self.dormancy.settle())
 
     def step(self) -> StepOutput | None:
-        """Run one step; None when there was nothing to run, and nothing to tell."""
+        """Launch a step if there is one, and answer the oldest; None when there is nothing to tell."""
         failed = self._arrivals.let_in() if self._arrivals.has_ready else []
-        decision = self.scheduler.schedule()
-        if decision is None:
+        decision = None
+        if not (self._flights and self._flights[-1].ticket.is_done):
+            decision = self.scheduler.schedule()
+        if decision is not None:
+            try:
+                flight = _Flight(decision, self.executor.launch(decision))
+            except Exception as error:
+                return self._fail(decision, error, failed)
+            self._flights.append(flight)
+            if len(self._flights) == 1 and not flight.ticket.is_done:
+                return self._only_finished(failed) if failed else None
+        if not self._flights:
             return self._only_finished(failed) if failed else None
-        try:
-            result = self.executor.execute(decision)
-        except Exception as error:
-            return self._fail(decision, error, failed)
-        output = self.scheduler.update(decision, result, self._clock())
+        output = self._land(failed)
         if failed or len(self._arrivals):
-            stats = self.stats(decision.num_tokens)
-            return msgspec.structs.replace(output, finished=failed + output.finished, stats=stats)
+            return msgspec.structs.replace(output, stats=self.stats(output.stats.step_tokens if output.stats else 0))
         return output
+
+    def _land(self, failed: list[Finished]) -> StepOutput:
+        """Answer the oldest step in flight. ``failed``: who ended before it."""
+        flight = self._flights.popleft()
+        try:
+            result = flight.ticket.result()
+        except Exception as error:
+            return self._fail(flight.decision, error, failed)
+        output = self.scheduler.update(flight.decision, result, self._clock())
+        return msgspec.structs.replace(output, finished=failed + output.finished) if failed else output
+
+    def _land_all(self) -> list[StepOutput]:
+        return [self._land([]) for _ in range(len(self._flights)) if self._flights]
 
     def stats(self, step_tokens: int = 0) -> EngineStats:
         """The numbers of this moment. Who waits for a grammar waits."""
@@ -129,10 +170,14 @@ class Engine:
         assert held == 0 or self.dormancy.is_paused, f"{held} KV blocks leaked"
 
     def _fail(self, decision: SchedulerOutput, error: Exception, finished: list[Finished]) -> StepOutput:
-        """The step's own requests fail; those that wait, and the engine, go on. ``finished``: who ended before it."""
-        log.exception("a step of %d sequences failed", len(decision.slots))
+        """All in flight fail, since later steps build on earlier ones; those that wait, and the engine, go on.
+
+        ``finished``: who ended before it.
+        """
+        log.error("a step of %d sequences failed", len(decision.slots), exc_info=error)
         reason = error.message if isinstance(error, QuireError) else f"{type(error).__name__} in the model"
-        return self._only_finished(finished + self.scheduler.fail(self.scheduler.handles_of(decision), reason))
+        self._flights.clear()
+        return self._only_finished(finished + self.scheduler.fail(reason))
 
     def _only_finished(self, finished: list[Finished]) -> StepOutput:
         return StepOutput(

@@ -198,7 +198,7 @@ class Admitter:
         return self._budget.tokens(num_decoding) - num_decoding - wanted
 
     def _pending(self, sequence: Sequence) -> int:
-        return int(self._slots.num_tokens[sequence.slot] - self._slots.num_computed[sequence.slot])
+        return int(self._slots.planned_tokens[sequence.slot] - self._slots.planned_computed[sequence.slot])
 
     def _wanted(self, sequence: Sequence) -> int:
         return min(self._pending(sequence), self._max_chunk or UNLIMITED)

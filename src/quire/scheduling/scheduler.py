@@ -4,12 +4,16 @@ One law: a sequence has ``num_tokens`` it should have computed and ``num_compute
 budget of tokens so that the second catches up with the first. Prompts, chunks of prompts, decoding, forced tokens,
 cached prefixes and resumption after a preemption are arithmetic on these two.
 
-Those that run come first, and the most senior of them always goes on, so all end. ``schedule`` and ``update``
-alternate; ``add``, ``abort`` and ``fail`` may come at any moment. Nothing counts as computed before ``update`` says so.
+Those that run come first, and the most senior of them always goes on, so all end. A decision is answered by
+``update``, the oldest first; the next may be made before that, on the plan that every sequence goes on as far as it
+may, and a row of one that did not is dropped. ``add``, ``abort`` and ``fail`` may come at any moment. Nothing counts as
+computed, or can be found by others, before ``update`` says so.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,6 +39,16 @@ from quire.scheduling.slots import SequenceSlots
 from quire.scheduling.step_rows import StepRows
 
 _NOT_FINITE = "the model's logits were not finite; the weights may be damaged or their dtype too narrow"
+
+
+class InFlight(NamedTuple):
+    """A decision that is not answered yet."""
+
+    decision: SchedulerOutput
+    lives: np.ndarray
+    """[S], of its slots: who was in them."""
+    num_releases: int
+    """When it was made: if slots were released since, some of its rows may be nobody's."""
 
 
 class Scheduler:
@@ -81,8 +95,7 @@ class Scheduler:
         )
         self._sequences: dict[int, Sequence] = {}  # by handle: all that wait or run
         self._num_added = 0
-        self._in_flight: SchedulerOutput | None = None  # decided, and not yet answered
-        self._is_thinned = False  # some of its sequences have ended since
+        self._in_flight: deque[InFlight] = deque()
         self._has_runs = False  # some that decode may have more than one token to compute
         self._scheduled_s = 0.0
         self._num_prompt_tokens = 0
@@ -144,18 +157,14 @@ class Scheduler:
         """End these sequences now; handles that are unknown or have ended are passed over."""
         return self._end_all(handles, FinishReason.ABORT, None)
 
-    def fail(self, handles: Iterable[int], error: str) -> list[Finished]:
-        """End these sequences because their step failed: what it left of their KV is not kept."""
+    def fail(self, error: str) -> list[Finished]:
+        """End all sequences of the decisions in flight, which failed: what they left of their KV is not kept."""
+        handles = [handle for flight in self._in_flight for handle in self._handles(flight)]
+        self._in_flight.clear()
         return self._end_all(handles, FinishReason.ERROR, error)
 
     def schedule(self) -> SchedulerOutput | None:
-        """Decide the next step; None when there is nothing to compute.
-
-        A decision that was never answered by ``update`` must have had all its sequences failed.
-        """
-        if self._in_flight is not None:
-            assert not self.handles_of(self._in_flight), "the last step was neither answered nor failed"
-            self._in_flight = None
+        """Decide the next step; None when there is nothing to compute, or nothing before an answer comes."""
         short = self._admitter.make_room()
         running, slots = self._running, self._slots
         before = running.rows
@@ -168,18 +177,21 @@ class Scheduler:
             short = slots.short_of_blocks(rows)
         if self._admitter.alone is not None:
             rows = np.array([self._admitter.alone.slot], np.int32)
-        starts = slots.num_computed[rows]
+        elif self._in_flight:
+            rows = slots.lasting(rows)
+            if not rows.size:
+                return None
+        starts = slots.planned_computed[rows]
         counts, samples = self._ones[: rows.size], self._trues[: rows.size]
         if running.prefilling or self._has_runs:
-            pending = slots.num_tokens[rows] - starts
-            num_decoding = rows.size - len(running.prefilling)
+            pending = slots.planned_tokens[rows] - starts
+            num_decoding = max(0, rows.size - len(running.prefilling))  # some prompts may be on their way to their end
             counts = share_budget(pending, self._budget.tokens(num_decoding), self._max_chunk)
             samples = counts == pending
             if self._admitter.alone is None:
                 self._has_runs = self._has_runs and not samples.all()
         copies = self._admitter.copies
-        self._is_thinned = False
-        self._in_flight = SchedulerOutput(
+        decision = SchedulerOutput(
             released=running.take_released(),
             admitted=admitted,
             block_updates=running.take_updates(short),
@@ -189,13 +201,18 @@ class Scheduler:
             counts=counts,
             samples=samples,
         )
-        return self._in_flight
+        slots.plan(rows, starts, counts, samples)
+        self._in_flight.append(InFlight(decision, slots.lives[rows], slots.num_releases))
+        return decision
 
     def update(self, decision: SchedulerOutput, result: ModelOutput, now_s: float) -> StepOutput:
-        """Take in what the last decision's step produced, and say what clients must know of it."""
-        assert decision is self._in_flight, "not the last decision"
-        self._in_flight = None
+        """Take in what the step of the oldest decision in flight produced, and say what clients must know of it."""
+        flight = self._in_flight.popleft()
+        assert flight.decision is decision, "not the oldest decision"
         slots, rows, tokens = self._slots, decision.slots, result.token_ids
+        is_thinned = flight.num_releases != slots.num_releases
+        if is_thinned:
+            rows = slots.still(rows, flight.lives)
         started = self._settle(decision) if decision.admitted else []
         slots.num_computed[rows] = decision.starts + decision.counts
         if self._running.prefilling:
@@ -209,9 +226,9 @@ class Scheduler:
             stops = self._append_runs(given, rows, result, ends, stops)
         if self._running.prefilling:
             self._share_prompts()
-        if self._is_thinned or ends.any():
+        if is_thinned or ends.any():
             finished = self._finish(given, ends, stops, result.failures)
-        if finished or given.runs or self._is_thinned:
+        if finished or given.runs or is_thinned:
             given.unfold()
         self._num_generation_tokens += given.tokens.size
         return StepOutput(
@@ -224,12 +241,6 @@ class Scheduler:
             prompt_logprobs=prompt_logprobs,
             stats=self.stats(decision.num_tokens),
         )
-
-    def handles_of(self, decision: SchedulerOutput) -> list[int]:
-        """The sequences of the last decision that have not ended since."""
-        assert decision is self._in_flight, "not the last decision"
-        handles: list[int] = self._slots.handle[decision.slots].tolist()
-        return [handle for handle in handles if handle >= 0]
 
     def stats(self, step_tokens: int = 0) -> EngineStats:
         """The numbers of this moment."""
@@ -249,10 +260,10 @@ class Scheduler:
     def reset_prefix_cache(self, preempt: bool = False) -> None:
         """Forget every prefix that no running sequence holds.
 
-        ``preempt``: between two steps, send all that run back to the queue first: no block is held, no token is lost.
+        ``preempt``: with nothing in flight, send all that run back to the queue first: no block is held, no token lost.
         """
         if preempt:
-            assert self._in_flight is None or not self.handles_of(self._in_flight), "a step is being computed"
+            assert not any(map(self._handles, self._in_flight)), "a step is being computed"
             self._admitter.send_all_back()
         self._kv.reset()
 
@@ -261,6 +272,11 @@ class Scheduler:
         self._kv.check(self._running.count_holders())
         self._queue.check([sequence for sequence in self._sequences.values() if sequence.slot < 0])
         assert len(self._running) + len(self._queue) == len(self._sequences), "a sequence neither waits nor runs"
+
+    def _handles(self, flight: InFlight) -> list[int]:
+        """The sequences of a decision that have not left their slots since."""
+        handles: list[int] = self._slots.handle[self._slots.still(flight.decision.slots, flight.lives)].tolist()
+        return [handle for handle in handles if handle >= 0]
 
     def _num_cached(self, sequence: Sequence) -> int:
         known = sequence.tokens[: sequence.max_cached_tokens]
@@ -346,7 +362,6 @@ class Scheduler:
         del self._sequences[sequence.handle]
         if sequence.slot >= 0:
             self._running.stop(sequence, is_kv_good)
-            self._is_thinned = True
         else:
             self._queue.remove(sequence)
         if sequence.followers:

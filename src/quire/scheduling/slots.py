@@ -2,8 +2,14 @@
 
 A sequence takes a slot when it is let in and keeps it until it ends or is preempted. Every method that a steady
 decode step calls is a fixed number of array operations, whatever the number of sequences.
+
+What is known, ``num_tokens`` and ``num_computed``, is what answered steps brought. What is planned is what will be once
+the steps in flight are answered, if no sequence ends by what it samples there; with none in flight the two are equal.
+Decisions are made by what is planned.
+
 Laws: ``num_computed[slot] <= num_tokens[slot] <= max_total[slot]``; a free slot has handle -1; ``block_table[slot,
-:num_blocks[slot]]`` are the slot's blocks. Rows of freed slots keep stale numbers until they are taken again.
+:num_blocks[slot]]`` are the slot's blocks. Rows of freed slots keep stale numbers until they are taken again. The last
+slot, ``nowhere``, is nobody's: what a step brings for a sequence that has left its slot goes there.
 """
 
 from collections.abc import Sequence as Items
@@ -16,9 +22,17 @@ class SequenceSlots:
 
     def __init__(self, num_slots: int, max_model_len: int, block_size: int) -> None:
         self.block_size = block_size
+        self.nowhere = num_slots
+        self._free = list(range(num_slots - 1, -1, -1))
+        num_slots += 1
         self.handle = np.full(num_slots, -1, np.int64)
         self.num_tokens = np.zeros(num_slots, np.int32)
         self.num_computed = np.zeros(num_slots, np.int32)
+        self.planned_tokens = np.zeros(num_slots, np.int32)
+        self.planned_computed = np.zeros(num_slots, np.int32)
+        self.lives = np.zeros(num_slots, np.int64)
+        """How often the slot was released."""
+        self.num_releases = 0
         self.prompt_len = np.zeros(num_slots, np.int32)
         self.max_total = np.zeros(num_slots, np.int32)
         self.min_total = np.zeros(num_slots, np.int32)
@@ -26,7 +40,6 @@ class SequenceSlots:
         self.stop_ids = np.full((0, num_slots), -1, np.int32)  # a row for each of the ids a slot may have
         self.tokens = np.zeros((num_slots, max_model_len), np.int32)
         self.block_table = np.zeros((num_slots, -(-max_model_len // block_size)), np.int32)
-        self._free = list(range(num_slots - 1, -1, -1))
         self._has_runs = False  # some slot may lack more than one block
 
     def take(
@@ -44,8 +57,8 @@ class SequenceSlots:
         """Fill a free slot and return it."""
         slot = self._free.pop()
         self.handle[slot] = handle
-        self.num_tokens[slot] = tokens.size
-        self.num_computed[slot] = num_computed
+        self.num_tokens[slot] = self.planned_tokens[slot] = tokens.size
+        self.num_computed[slot] = self.planned_computed[slot] = num_computed
         self.prompt_len[slot] = prompt_len
         self.max_total[slot] = max_total
         self.min_total[slot] = prompt_len + min_tokens
@@ -62,7 +75,25 @@ class SequenceSlots:
     def release(self, slot: int) -> None:
         """Make a slot free."""
         self.handle[slot] = -1
+        self.lives[slot] += 1
+        self.num_releases += 1
         self._free.append(slot)
+
+    def plan(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray, samples: np.ndarray) -> None:
+        """A step is on its way: of ``slots`` [S] tokens ``starts : starts + counts``, and one more where it samples."""
+        self.planned_computed[slots] = starts + counts
+        self.planned_tokens[slots] += samples
+
+    def lasting(self, slots: np.ndarray) -> np.ndarray:
+        """Those of ``slots`` [S] that will not be at their full length once all in flight is answered."""
+        lasting: np.ndarray = slots[self.planned_tokens[slots] < self.max_total[slots]]
+        return lasting
+
+    def still(self, slots: np.ndarray, lives: np.ndarray) -> np.ndarray:
+        """``slots`` [S], but ``nowhere`` for those that were released since their ``lives`` [S] were taken."""
+        self.num_tokens[self.nowhere] = 0
+        still: np.ndarray = np.where(self.lives[slots] == lives, slots, self.nowhere).astype(np.int32)
+        return still
 
     def tokens_of(self, slot: int) -> np.ndarray:
         """[num_tokens] int32, a view."""
@@ -73,10 +104,10 @@ class SequenceSlots:
         return self.block_table[slot, : self.num_blocks[slot]]
 
     def short_of_blocks(self, slots: np.ndarray) -> np.ndarray:
-        """Those of ``slots`` [S] whose tokens no longer fit their blocks, once for each block they lack."""
-        short: np.ndarray = slots[self.num_tokens[slots] > self.num_blocks[slots] * self.block_size]
+        """Those of ``slots`` [S] whose planned tokens no longer fit their blocks, once for each block they lack."""
+        short: np.ndarray = slots[self.planned_tokens[slots] > self.num_blocks[slots] * self.block_size]
         if self._has_runs and short.size:
-            lacking = -(-self.num_tokens[short] // self.block_size) - self.num_blocks[short]
+            lacking = -(-self.planned_tokens[short] // self.block_size) - self.num_blocks[short]
             return np.repeat(short, lacking)
         return short
 
@@ -129,4 +160,5 @@ class SequenceSlots:
         self._has_runs = True
         self.tokens[slot, total : total + run.size] = run
         self.num_tokens[slot] = total + run.size
+        self.planned_tokens[slot] += run.size
         return run, is_stopped or total + run.size >= most, is_stopped

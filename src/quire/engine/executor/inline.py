@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 
 from quire.core.errors import Conflict
-from quire.core.step import ModelOutput, SchedulerOutput
-from quire.engine.executor.executor import Part
+from quire.core.step import SchedulerOutput
+from quire.engine.executor.executor import Part, Ticket
 from quire.engine.worker.model_runner import ModelRunner
 from quire.kernels import platform
 
@@ -23,10 +23,10 @@ class InlineExecutor:
         self._again = again
         self._has_kv = True
 
-    def execute(self, decision: SchedulerOutput) -> ModelOutput:
-        """See Executor.execute."""
+    def launch(self, decision: SchedulerOutput) -> Ticket:
+        """See Executor.launch."""
         assert self._runner is not None and self._has_kv, "asleep"
-        return self._runner.execute(decision)
+        return self._runner.launch(decision)
 
     def release(self, part: Part) -> None:
         """See Executor.release."""

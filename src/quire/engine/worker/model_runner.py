@@ -9,6 +9,7 @@ import torch
 
 from quire.core.step import Admission, ModelOutput, PromptLogprobs, SchedulerOutput, TopLogprobs
 from quire.decoding.sampler import Sampled, Sampler
+from quire.engine.executor.executor import Computed
 from quire.engine.worker.forward import Batch, Forward
 from quire.model.kv import KVStorage
 
@@ -38,7 +39,11 @@ class ModelRunner:
         self._scored: dict[int, tuple[int, int]] = {}  # slot -> (prompt length, k) of prompts to be scored
 
     @torch.inference_mode()
-    def execute(self, decision: SchedulerOutput) -> ModelOutput:
+    def launch(self, decision: SchedulerOutput) -> Computed:
+        """See Executor.launch."""
+        return Computed(self._execute(decision))
+
+    def _execute(self, decision: SchedulerOutput) -> ModelOutput:
         """Apply the decision's changes, compute its tokens, sample where it says so."""
         self._apply(decision)
         slots, starts, counts = decision.slots, decision.starts, decision.counts
