@@ -66,8 +66,9 @@ test: lint native
 test-slow: native
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
+# Without the tests that have Triton interpret its kernels: in their process it compiles none.
 test-gpu: native
-	@$(BIN)/python -m pytest -m gpu $(ARGS)
+	@$(BIN)/python -m pytest -m gpu --ignore=tests/triton $(ARGS)
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet .

@@ -1,0 +1,114 @@
+"""Kernels in Triton's interpreter, on tensors of the CPU.
+
+Whether a kernel is interpreted is decided while it is decorated, and Triton's own functions while it is imported. So
+all of that is imported here, under TRITON_INTERPRET, which is taken back at once: other tests, and the processes they
+start, know nothing of it. The interpreter is repaired where it computes what no device does.
+"""
+
+import importlib
+import importlib.util
+import os
+import pkgutil
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+if not HAS_TRITON:
+    assert sys.platform != "linux" or os.uname().machine != "x86_64", "triton is missing: make setup"
+    collect_ignore_glob = ["test_*.py"]
+
+
+def _import_interpreted() -> None:
+    """Import Triton and every file of kernels, to be interpreted."""
+    assert "triton" not in sys.modules, "something imported triton before its tests: run tests/triton by themselves"
+    from quire.kernels import triton as room
+
+    os.environ["TRITON_INTERPRET"] = "1"
+    try:
+        _repair()
+        importlib.import_module("triton.experimental.gluon")  # else the first launch imports it
+        for entry in pkgutil.iter_modules(room.__path__):
+            importlib.import_module(f"{room.__name__}.{entry.name}")
+    finally:
+        del os.environ["TRITON_INTERPRET"]
+
+
+def _repair() -> None:
+    """Four faults, seen in 3.6 and 3.9 where nothing else is said.
+
+    bfloat16 is kept as uint16: products and sums are those of bit patterns; rounding to it cuts off. Rounding to 8-bit
+    floats loses carries. In 3.6, with numpy >= 2.4, a one-element array is no bound of a range.
+    """
+    import triton.language as tl
+    from triton._C.libtriton import ir
+    from triton.runtime import interpreter as it
+
+    floats = {
+        tl.float16: torch.float16,
+        tl.bfloat16: torch.bfloat16,
+        tl.float32: torch.float32,
+        tl.float8e4nv: torch.float8_e4m3fn,
+        tl.float8e5: torch.float8_e5m2,
+    }
+    builder, theirs = it.InterpreterBuilder, it._convert_float
+
+    def convert(data: Any, source: Any, target: Any, rounding: Any) -> Any:
+        """To the nearest, ties to even; to 8 bits saturating, as NVIDIA's conversions do."""
+        if source not in floats or target not in floats or rounding == ir.ROUNDING_MODE.RTZ:
+            return theirs(data, source, target, rounding)
+        bits = np.ascontiguousarray(data).view(f"uint{source.primitive_bitwidth}").copy()
+        values = torch.from_numpy(bits).view(floats[source])
+        if target.primitive_bitwidth == 8:
+            limit = torch.finfo(floats[target]).max
+            values = values.float().clamp(-limit, limit)
+        return values.to(floats[target]).view(getattr(torch, f"uint{target.primitive_bitwidth}")).numpy()
+
+    def widened(handle: Any) -> Any:
+        if handle.dtype.scalar != tl.bfloat16 or handle.data.dtype != np.uint16:
+            return handle
+        return it.TensorHandle(convert(handle.data, tl.bfloat16, tl.float32, None).view(np.float32), tl.float32)
+
+    def on_floats(method: Callable[..., Any]) -> Callable[..., Any]:
+        """Elementwise: operands of bfloat16 are widened, and the result is rounded, if it is a number."""
+
+        def computed(self: Any, first: Any, *rest: Any) -> Any:
+            wide = widened(first)
+            if wide is first:
+                return method(self, first, *rest)
+            result = method(self, wide, *(widened(one) if hasattr(one, "data") else one for one in rest))
+            if result.data.dtype == np.float32:
+                return it.TensorHandle(convert(result.data, tl.float32, tl.bfloat16, None), tl.bfloat16)
+            return it.TensorHandle(result.data, tl.bfloat16)
+
+        return computed
+
+    dot = builder.create_dot
+
+    def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+        return dot(self, widened(a), widened(b), *rest)
+
+    patch_tensor = it._patch_lang_tensor
+
+    def patch_lang_tensor(tensor: Any, *rest: Any) -> None:
+        patch_tensor(tensor, *rest)
+        if rest:  # a scope that takes back what it set; before 3.6 there was none
+            rest[0].set_attr(tensor, "__index__", lambda self: int(np.asarray(self.handle.data).reshape(-1)[0]))
+
+    it._convert_float = convert
+    it._patch_lang_tensor = patch_lang_tensor
+    builder.create_dot = create_dot
+    builder.binary_op, builder.unary_op = on_floats(builder.binary_op), on_floats(builder.unary_op)
+
+
+if HAS_TRITON:
+    _import_interpreted()
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
