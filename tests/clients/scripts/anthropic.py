@@ -1,4 +1,4 @@
-"""Anthropic's client: models, messages, events, tools and their results, structured output, thinking, counts, errors."""
+"""Anthropic's client: models, messages, events, tools, their results, structured output, thinking, counts, errors."""
 
 import asyncio
 import sys
@@ -93,9 +93,10 @@ def tools() -> None:
     failed = [*turns[:2], {"role": "user", "content": [{**result, "is_error": True}]}]
     assert client.messages.create(**ask | {"messages": failed}).content
     count = client.messages.count_tokens
-    assert count(model=MODEL, messages=QUESTION, tools=[WEATHER]).input_tokens > count(
-        model=MODEL, messages=QUESTION
-    ).input_tokens
+    assert (
+        count(model=MODEL, messages=QUESTION, tools=[WEATHER]).input_tokens
+        > count(model=MODEL, messages=QUESTION).input_tokens
+    )
 
     asked = []
 
@@ -157,7 +158,8 @@ def errors() -> None:
         client.messages.create(**ASK, thinking={"type": "enabled", "budget_tokens": 1024})
     # The model cannot think: who asks it to gets an answer without.
     thinking = {"type": "enabled", "budget_tokens": 1024}
-    assert [one.type for one in client.messages.create(**ASK | {"max_tokens": 1100}, thinking=thinking).content] == ["text"]
+    thoughtless = client.messages.create(**ASK | {"max_tokens": 1100}, thinking=thinking)
+    assert [block.type for block in thoughtless.content] == ["text"], thoughtless
     assert client.messages.create(**ASK, thinking={"type": "disabled"}).content[0].text
     with refused(anthropic.NotFoundError, "not_found_error"):
         client.messages.batches.list()

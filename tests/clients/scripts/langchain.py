@@ -115,7 +115,9 @@ def of_openai() -> None:
         else:
             raise AssertionError("not refused")
     try:
-        OpenAIEmbeddings(model=MODEL, base_url=f"{URL}/v1", api_key="none", check_embedding_ctx_length=False).embed_query("x")
+        OpenAIEmbeddings(
+            model=MODEL, base_url=f"{URL}/v1", api_key="none", check_embedding_ctx_length=False
+        ).embed_query("x")
     except openai.NotFoundError as error:
         assert error.body["message"], error
     else:

@@ -100,7 +100,9 @@ def of_openai() -> None:
     assert "Paris" in plain.choices[0].text, plain
     scored = litellm.completion(model="openai/quire", messages=HI, logprobs=True, top_logprobs=2, **ask)
     assert len(scored.choices[0].logprobs.content) == 4, scored
-    response = litellm.responses(model="openai/quire", input=HI[0]["content"], max_output_tokens=20, **ROUTES["openai/"])
+    response = litellm.responses(
+        model="openai/quire", input=HI[0]["content"], max_output_tokens=20, **ROUTES["openai/"]
+    )
     assert "Paris" in response.output[0].content[0].text, response
 
 

@@ -75,21 +75,26 @@ def tools() -> None:
         """
         return f"Sunny in {city}"
 
-    asked = [{"role": "user", "content": "Use the tool weather for Paris."}]
-    options = {"temperature": 0, "num_predict": 80}
-    answer = client.chat(model=MODEL, messages=asked, tools=[weather], options=options)
-    assert answer.message.content or answer.message.tool_calls, answer
-    assert answer.prompt_eval_count > client.chat(**ASK, messages=asked).prompt_eval_count, "the model sees the tool"
-    parts = list(client.chat(model=MODEL, messages=asked, tools=[weather], options=options, stream=True))
-    assert [call for part in parts for call in part.message.tool_calls or ()] == list(answer.message.tool_calls or ())
+    def call(city: str) -> dict:
+        return {"role": "assistant", "tool_calls": [{"function": {"name": "weather", "arguments": {"city": city}}}]}
 
-    call = {"function": {"name": "weather", "arguments": {"city": "Paris"}}}
-    turns = [
-        *asked,
-        {"role": "assistant", "tool_calls": [call]},
-        {"role": "tool", "content": weather("Paris"), "tool_name": "weather"},
-    ]
-    assert client.chat(model=MODEL, messages=turns, tools=[weather], options=options).message.content
+    def ask(city: str) -> dict:
+        return {"role": "user", "content": f"What is the weather in {city}?"}
+
+    # Nothing can require a call here: a small model calls where it has seen itself call.
+    asked = {"messages": [ask("Rome"), call("Rome"), ask("Paris")], "tools": [weather]}
+    answer = client.chat(**ASK | {"options": {"temperature": 0, "num_predict": 80}}, **asked)
+    (made,) = answer.message.tool_calls
+    assert made.function.name == "weather" and made.function.arguments == {"city": "Paris"}, answer
+    assert answer.done_reason == "stop" and not answer.message.content, answer
+    parts = list(client.chat(**ASK | {"options": {"temperature": 0, "num_predict": 80}}, **asked, stream=True))
+    assert [one for part in parts for one in part.message.tool_calls or ()] == [made], parts
+    assert parts[-1].done and not "".join(part.message.content for part in parts), parts
+
+    result = {"role": "tool", "content": weather(**made.function.arguments), "tool_name": "weather"}
+    turns = [ask("Paris"), answer.message, result]
+    told = client.chat(**ASK, messages=turns, tools=[weather])
+    assert "Sunny" in told.message.content, told
 
 
 def shapes() -> None:
@@ -123,7 +128,12 @@ def errors() -> None:
     refused(400, "image", client.chat, model=MODEL, messages=[{**HI[0], "images": [b"\x89PNG"]}])
     refused(400, "embed", client.embed, model=MODEL, input="x")
     refused(400, "embed", client.embeddings, model=MODEL, prompt="x")
-    for call, fields in ((client.pull, {}), (client.delete, {}), (client.push, {}), (client.copy, {"destination": "b"})):
+    for call, fields in (
+        (client.pull, {}),
+        (client.delete, {}),
+        (client.push, {}),
+        (client.copy, {"destination": "b"}),
+    ):
         try:
             call("other", **fields)
         except ollama.ResponseError as error:

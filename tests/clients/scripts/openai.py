@@ -78,7 +78,9 @@ def scores() -> None:
         assert len(one.top_logprobs) == 3 and one.logprob == one.top_logprobs[0].logprob <= 0, one
 
     chunks = list(client.chat.completions.create(**ASK, logprobs=True, top_logprobs=1, stream=True))
-    streamed = [one for chunk in chunks for choice in chunk.choices if choice.logprobs for one in choice.logprobs.content]
+    streamed = [
+        one for chunk in chunks for choice in chunk.choices if choice.logprobs for one in choice.logprobs.content
+    ]
     assert [one.token for one in streamed] == [one.token for one in shown], streamed
 
 
@@ -88,9 +90,9 @@ def tools() -> None:
     answer = client.chat.completions.create(**ask, tool_choice="required")
     (choice,) = answer.choices
     assert choice.finish_reason == "tool_calls" and choice.message.content is None, answer
-    call = choice.message.tool_calls[0]
-    assert call.type == "function" and call.function.name == "weather" and call.id, call
-    Weather.model_validate_json(call.function.arguments)
+    made = choice.message.tool_calls[0]
+    assert made.type == "function" and made.function.name == "weather" and made.id, made
+    Weather.model_validate_json(made.function.arguments)
 
     forced = {"type": "function", "function": {"name": "weather"}}
     with client.chat.completions.stream(**ask, tool_choice=forced) as stream:
@@ -103,7 +105,18 @@ def tools() -> None:
     (one,) = parsed.choices[0].message.tool_calls
     assert isinstance(one.function.parsed_arguments, Weather), parsed
 
-    turns = [*ask["messages"], choice.message, {"role": "tool", "tool_call_id": call.id, "content": "Sunny, 20 degrees"}]
+    # Of itself, a small model calls nothing: here it may answer only as one does that calls twice.
+    call = '<tool_call>\\n[{]"name": "weather", "arguments": [{]"city": "(Paris|Rome)", "days": 3}}\\n</tool_call>\\n?'
+    led = ask | {"extra_body": {"structured_outputs": {"regex": f"({call}){{2}}"}}}
+    twice = client.chat.completions.create(**led, tool_choice="auto").choices[0]
+    assert twice.finish_reason == "tool_calls" and len({one.id for one in twice.message.tool_calls}) == 2, twice
+    with client.chat.completions.stream(**led) as stream:
+        streamed = [event for event in stream if event.type == "tool_calls.function.arguments.done"]
+    assert [event.index for event in streamed] == [0, 1], streamed
+    assert all(isinstance(event.parsed_arguments, Weather) for event in streamed), streamed
+
+    results = [{"role": "tool", "tool_call_id": one.id, "content": "Sunny"} for one in choice.message.tool_calls]
+    turns = [*ask["messages"], choice.message, *results]
     told = client.chat.completions.create(**ask | {"messages": turns}, tool_choice="none")
     assert told.choices[0].message.content and not told.choices[0].message.tool_calls, told
 
@@ -128,12 +141,15 @@ def completions() -> None:
     assert len(lists.tokens) == scored.usage.total_tokens and lists.token_logprobs[0] is None
     assert "".join(lists.tokens) == scored.choices[0].text and scored.choices[0].text.startswith(ask["prompt"])
     assert all(len(top) in (2, 3) for top in lists.top_logprobs[1:]), lists.top_logprobs
-    assert [scored.choices[0].text[at:][: len(one)] for at, one in zip(lists.text_offset, lists.tokens)] == lists.tokens
+    for start, token in zip(lists.text_offset, lists.tokens, strict=True):
+        assert scored.choices[0].text[start:].startswith(token), lists
 
     several = client.completions.create(**ask | {"prompt": [ask["prompt"], "One, two, three,"]}, n=2)
     assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
     assert "Paris" in several.choices[1].text and "four" in several.choices[2].text, several
-    streamed = "".join(chunk.choices[0].text for chunk in client.completions.create(**ask, stream=True) if chunk.choices)
+    streamed = "".join(
+        chunk.choices[0].text for chunk in client.completions.create(**ask, stream=True) if chunk.choices
+    )
     assert streamed == several.choices[0].text
     assert client.completions.create(**ask | {"prompt": tokens(ask["prompt"])}).choices[0].text == streamed
 
@@ -181,7 +197,10 @@ def responses() -> None:
     while (state := client.responses.retrieve(started.id)).status in ("queued", "in_progress"):
         pass
     assert state.output_text == first.output_text
-    assert client.responses.cancel(client.responses.create(**ask, background=True).id).status in ("cancelled", "completed")
+    assert client.responses.cancel(client.responses.create(**ask, background=True).id).status in (
+        "cancelled",
+        "completed",
+    )
 
 
 class refused:
