@@ -30,6 +30,7 @@ def capped(y: Tensor, softcap: float | None) -> Tensor:
     return y if softcap is None else y.div_(softcap).tanh_().mul_(softcap)
 
 
+@op
 def likeliest_of(y: Tensor) -> Tensor:
     """[R, V] float32 -> [R] int32: the greatest, the lowest id among equals; -1 for NaN, +inf, or nothing finite."""
     return torch.from_numpy(greedy(y)).to(y.device)

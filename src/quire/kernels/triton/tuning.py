@@ -18,3 +18,19 @@ def row_tile(size: int) -> RowTile:
     """A whole row at once: 16 elements a thread where there are enough, so that loads are 128 bits wide."""
     block = 1 << (size - 1).bit_length()
     return RowTile(block, min(16, max(1, block // 512)))
+
+
+ELEMENTS = RowTile(1024, 4)
+"""A stretch of a row whose elements have nothing to do with each other: 8 a thread, which is 128 bits of bfloat16."""
+
+HEADS = 8
+"""Heads of one token in one program."""
+
+
+def head_warps(size: int) -> int:
+    """Warps for ``HEADS`` heads of which ``size`` features are loaded at a time: 8 a thread."""
+    return max(1, HEADS * size // 256)
+
+
+LIKELIEST_STRETCH = 8192
+"""Logits of one row in one program: a batch of one keeps 16 to 32 of them busy, which a vocabulary's read needs."""
