@@ -12,13 +12,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from quire.kernels.ops.activation import gelu_tanh_and_mul, silu_and_mul
 from quire.kernels.ops.fp8 import BLOCK, dequantize_fp8, dequantize_fp8_weight, quantize_fp8
-from quire.kernels.ops.linear import linear
+from quire.kernels.ops.linear import Activation, gate, linear
 from quire.kernels.ops.registry import op
 
 Scoring = Literal["softmax", "sigmoid"]
-Activation = Literal["silu", "gelu_tanh"]
 
 
 class Routing(NamedTuple):
@@ -158,8 +156,7 @@ def experts_mlp(
     invariant.
     """
     num_experts = gate_up.shape[0]
-    activate = {"silu": silu_and_mul, "gelu_tanh": gelu_tanh_and_mul}[activation]
-    hidden = activate.reference(grouped_linear.reference(x, gate_up, experts, gate_up_scale))
+    hidden = gate(grouped_linear.reference(x, gate_up, experts, gate_up_scale), activation)
     y = grouped_linear.reference(hidden, down, experts.reshape(-1, 1), down_scale)
     return combine.reference(y, weights, experts, num_experts, residual)
 

@@ -1,0 +1,68 @@
+"""Tiles of products on an H200, by what is multiplied: plain data, chosen beforehand, never searched for at run time.
+
+``slices`` and ``depth`` are part of a sum's order, so they follow from K and the kind of numbers alone. The rest only
+says who computes what: small tiles of weights, so that few output features spread over 132 multiprocessors, and as
+many stages as keep some 64 KB in flight on each of them, which is what its share of the memory's speed asks for.
+Values are computed, not measured.
+"""
+
+from typing import NamedTuple
+
+THIN_ROWS = 32
+"""Up to so many rows a product is taken by few rows and many slices. Up to some 200 it is bound by memory."""
+THIN_PLAIN_ROWS = 16
+"""The same for unquantized weights, beyond which the vendor's library is as good."""
+_SHARED_BYTES = 100 * 1024
+"""Of one program, so that two fit on a multiprocessor."""
+_MOST_SHARED_BYTES = 200 * 1024
+
+
+class ThinTile(NamedTuple):
+    """Of ``thin_sums``."""
+
+    rows: int
+    outputs: int
+    slices: int
+    depth: int
+    num_warps: int
+    num_stages: int
+
+
+class WideTile(NamedTuple):
+    """Of ``wide_sums``."""
+
+    rows: int
+    outputs: int
+    depth: int
+    group: int
+    """Tiles of rows that are computed beside each other, for the cache's sake."""
+    num_warps: int
+    num_stages: int
+
+
+def thin_tile(num_rows: int, num_out: int, num_in: int, itemsize: int, *, is_gated: bool = False) -> ThinTile:
+    """For up to THIN_ROWS rows; ``itemsize`` is that of the operands."""
+    rows = next(size for size in (8, 16, 32) if num_rows <= size)
+    slices, depth = (4 if num_in > 1024 else 2), (64 if itemsize == 2 else 128)
+    outputs = 16 if num_rows <= 2 or num_out < 4096 else 32
+    if is_gated:
+        outputs = 16 if rows <= 16 else 32
+    stage = (rows + outputs * (2 if is_gated else 1)) * slices * depth * itemsize
+    return ThinTile(rows, outputs, slices, depth, slices, _stages(stage, most=6))
+
+
+def wide_tile(num_rows: int, num_out: int, itemsize: int, *, is_gated: bool = False) -> WideTile:
+    """For more rows than that."""
+    depth = 64 if itemsize == 2 else 128
+    rows = 64 if num_rows <= 256 else 128
+    outputs = 128 if num_rows > 256 else 32 if num_rows <= 64 and num_out <= 8192 else 64
+    if is_gated:
+        outputs = 64
+    stage = (rows + outputs * (2 if is_gated else 1)) * depth * itemsize
+    return WideTile(rows, outputs, depth, 8, 4 if rows == 64 else 8, _stages(stage, most=6))
+
+
+def _stages(stage_bytes: int, most: int) -> int:
+    """One more than there are buffers."""
+    budget = _SHARED_BYTES if 2 * stage_bytes <= _SHARED_BYTES else _MOST_SHARED_BYTES
+    return 1 + min(most, max(2, budget // stage_bytes))
