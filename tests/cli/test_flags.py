@@ -111,14 +111,14 @@ def test_other_dialects(line: str, expected: dict[str, object]) -> None:
 
 
 def test_flags_without_effect_say_why_once() -> None:
-    found = reading("m", "--enforce-eager", "--trust-remote-code", "--swap-space", "4", "--enforce-eager")
+    found = reading("m", "--enable-torch-compile", "--trust-remote-code", "--swap-space", "4", "--enable-torch-compile")
     assert found.settings == {"model": "m"}
     assert len(found.notes) == 3
     assert found.notes[1] == "--trust-remote-code has no effect: code that comes with a model is never run."
 
 
 def test_a_switch_without_effect_does_not_swallow_the_model() -> None:
-    assert given("--enforce-eager", "m") == {"model": "m"}
+    assert given("--enable-torch-compile", "m") == {"model": "m"}
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,9 @@ def test_a_file_speaks_every_dialect(tmp_path: Path) -> None:
         "seed": -4,
         "gpu_memory_utilization": 0.5,
         "block_size": 32,
+        "enforce_eager": True,
     }
-    assert len(found.notes) == 3
+    assert len(found.notes) == 2
 
 
 def test_the_command_line_wins_over_the_file_and_the_file_over_the_environment(tmp_path: Path) -> None:

@@ -47,14 +47,14 @@ def house(monkeypatch: pytest.MonkeyPatch) -> House:
 
 
 def test_the_engine_starts_before_the_server(house: House, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "m", "--port", "0", "--enforce-eager"]) == 0
+    assert main(["serve", "m", "--port", "0", "--enable-torch-compile"]) == 0
     assert house.events == ["engine of /models/m as ['m']", "server of /models/m", "engine stopped"]
     assert house.config is not None and house.config.engine.model.model == "m" and house.config.server.port == 0
-    assert "--enforce-eager has no effect" in capsys.readouterr().err
+    assert "--enable-torch-compile has no effect" in capsys.readouterr().err
 
 
 def test_the_log_level_reaches_child_processes(house: House, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", "--log-level", "error", "--enforce-eager"]) == 0
+    assert main(["serve", "--log-level", "error", "--enable-torch-compile"]) == 0
     assert os.environ["QUIRE_LOG_LEVEL"] == "error"
     assert capsys.readouterr().err == ""
 

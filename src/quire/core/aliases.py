@@ -33,6 +33,7 @@ SAME: dict[str, str] = {
     "pipeline_parallel_size": "-pp --pp --pp-size",
     "data_parallel_size": "-dp --dp --dp-size",
     "enable_expert_parallel": "--enable-ep",
+    "enforce_eager": "--disable-cuda-graph",
     "root_path": "--fastapi-root-path",
     "ssl_keyfile": "--ssl-key-file",
     "ssl_certfile": "--ssl-cert-file",
@@ -99,8 +100,8 @@ NO_EFFECT: dict[str, str] = {
     "the HTTP server logs at --log-level": "--uvicorn-log-level= --log-level-http=",
     "usage always counts cached tokens": "--enable-prompt-tokens-details --enable-cache-report",
     "every answer carries its request id": "--enable-request-id-headers",
-    "steps are recorded and compiled as the device allows": "--enforce-eager --disable-cuda-graph "
-    "--enable-torch-compile --torch-compile-max-bs= --compilation-config= -cc= --optimization-level= -O= "
+    "steps are recorded and compiled as the device allows": "--enable-torch-compile "
+    "--torch-compile-max-bs= --compilation-config= -cc= --optimization-level= -O= "
     "--cudagraph-capture-sizes=* --max-cudagraph-capture-size= --cuda-graph-max-bs= --cuda-graph-bs=* "
     "--cuda-graph-max-bs-decode= --cuda-graph-config= --torch-compile-config= --performance-mode= "
     "--enable-autotuner --enable-flashinfer-autotune",

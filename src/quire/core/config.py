@@ -126,6 +126,9 @@ class MachineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         Literal["auto", "native", "torch"],
         Meta(description="what computes on a CPU: the native kernels, or torch; auto: native where they can run"),
     ] = "auto"
+    enforce_eager: Annotated[
+        bool, Meta(description="on a GPU, compute every step operator by operator instead of replaying recorded ones")
+    ] = False
     num_threads: Annotated[
         Annotated[int, Meta(ge=1, le=1024)] | None,
         Meta(description="compute threads; auto: the cores this process may use"),

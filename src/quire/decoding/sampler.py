@@ -96,6 +96,16 @@ class Sampler:
         """Whether all of these slots take the likeliest token of the logits as they are, and want nothing else."""
         return bool(self._slots.is_bare[slots].all())
 
+    def is_plain(self, slots: np.ndarray) -> bool:
+        """Whether none of these slots has anything to do with a token but its draw, so that it may stay on a device."""
+        table = self._slots
+        return not (table.is_edited[slots].any() or (table.num_logprobs[slots] != NO_LOGPROBS).any())
+
+    @torch.inference_mode()
+    def draw(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> Tensor:
+        """As ``sample``, for slots that are plain: [R] int32, where the logits are."""
+        return torch.from_numpy(self._choose(logits, slots, positions)).to(logits.device)
+
     @torch.inference_mode()
     def sample(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> Sampled:
         """Choose the next token of each row, and count it as the sequence's own.

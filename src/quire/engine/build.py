@@ -10,12 +10,11 @@ import torch
 from quire.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from quire.core.config import EngineConfig
 from quire.core.messages import EngineInfo
-from quire.decoding.sampler import Sampler
 from quire.engine.engine import Engine
 from quire.engine.executor.inline import InlineExecutor
 from quire.engine.grammars import CompiledGrammars
 from quire.engine.resolve import ModelShape, Resolved, resolve, resolve_dtype
-from quire.engine.worker.backend import make_forward, make_sampling, open_native
+from quire.engine.worker.backend import make_runner, open_native
 from quire.engine.worker.model_runner import ModelRunner
 from quire.kernels import platform
 from quire.kernels.cpu.packing import Packer
@@ -69,12 +68,12 @@ def _build(config: EngineConfig, checkpoint: Checkpoint, native: Packer | None) 
     machine = platform.inspect(config.machine.device)
     resolved = resolve(config, ModelShape.of(checkpoint.config), machine, block_bytes)
     grammars = _grammars(config, checkpoint, model.vocab_size)
-    runner = _runner(resolved, model, machine.device, native, grammars)
+    runner = make_runner(resolved, model, machine, native, grammars)
 
     def again() -> ModelRunner:
         files = open_checkpoint(checkpoint.path)
         model = _load(resolved.config, files, machine.device, native)
-        return _runner(resolved, model, machine.device, native, grammars)
+        return make_runner(resolved, model, machine, native, grammars)
 
     return Engine(_scheduler(resolved), InlineExecutor(runner, again), grammars=grammars), _info(resolved, model)
 
@@ -126,29 +125,6 @@ def _grammars(config: EngineConfig, checkpoint: Checkpoint, vocab_size: int) -> 
         return build_vocabulary(Tokenizer.from_checkpoint(words), eos_token_ids, vocab_size)
 
     return CompiledGrammars(vocabulary, parser_limits)
-
-
-def _runner(
-    resolved: Resolved, model: CausalLM, device: torch.device, native: Packer | None, grammars: CompiledGrammars
-) -> ModelRunner:
-    config = resolved.config
-    assert config.model.max_model_len and config.cache.block_size and config.scheduler.max_num_seqs
-    forward, kv = make_forward(resolved, model, device, native)
-    return ModelRunner(
-        forward,
-        kv,
-        Sampler(
-            config.scheduler.max_num_seqs,
-            model.vocab_size,
-            device,
-            make_sampling(native, model.vocab_size),
-            grammars,
-            has_jumps=config.scheduler.enable_chunked_prefill,
-        ),
-        max_num_seqs=config.scheduler.max_num_seqs,
-        max_model_len=config.model.max_model_len,
-        block_size=config.cache.block_size,
-    )
 
 
 def _info(resolved: Resolved, model: CausalLM) -> EngineInfo:

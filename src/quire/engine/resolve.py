@@ -120,6 +120,8 @@ def resolve(config: EngineConfig, shape: ModelShape, machine: Machine, block_byt
     batched = config.scheduler.max_num_batched_tokens or max(_CPU_BATCHED_TOKENS, max_num_seqs)
     if not config.scheduler.enable_chunked_prefill:
         batched = max(batched, context)
+    if config.machine.enforce_eager and not machine.computes_beside_host:
+        notes.append("enforce_eager has no effect on a CPU: what is recorded there is never shaped by a batch")
     interleaved = config.scheduler.max_num_interleaved_tokens or min(batched, _interleaved_tokens(shape, machine))
     return Resolved(
         config=msgspec.structs.replace(

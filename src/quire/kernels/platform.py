@@ -28,6 +28,8 @@ class Machine:
     """What the device can still give: on a CPU, memory that is free or can be freed without swapping."""
     has_bfloat16: bool
     """Whether bfloat16 products run in hardware, so that it is faster than float32 and not only smaller."""
+    computes_beside_host: bool = False
+    """Whether the device has a queue of its own, so that the host may prepare a step while one is computed."""
 
 
 def inspect(device: str = "auto") -> Machine:
@@ -39,7 +41,8 @@ def inspect(device: str = "auto") -> Machine:
         if not torch.cuda.is_available():
             raise ConfigError(f"device is {device!r}, but torch sees no CUDA device here: use --device cpu.")
         memory = int(torch.cuda.mem_get_info(chosen)[0])
-        return Machine(chosen, allowed_cores(), memory, torch.cuda.is_bf16_supported(including_emulation=False))
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Machine(chosen, allowed_cores(), memory, has_bfloat16, computes_beside_host=True)
     if chosen.type != "cpu":
         raise ConfigError(f"device is {device!r}: the engine runs on cpu and cuda.")
     return Machine(chosen, allowed_cores(), available_host_memory(), _cpu_has_bfloat16())

@@ -1,13 +1,24 @@
-"""Chooses what computes here: the native kernels, replaying a recorded model, or torch, operator by operator."""
+"""Chooses what computes here, and puts a model runner together.
+
+On a CPU that is the native kernels, replaying a recorded model, or torch, operator by operator. A device that computes
+beside this process keeps tokens and block tables itself, and replays decode steps.
+"""
+
+from typing import NamedTuple
 
 import torch
 
 from quire.core.config import EngineConfig
 from quire.core.errors import ConfigError
+from quire.decoding.grammar import Grammars
+from quire.decoding.sampler import Sampler
 from quire.engine.resolve import Resolved
 from quire.engine.worker.forward import EagerForward, Forward
-from quire.engine.worker.model_runner import PROMPT_ROWS
+from quire.engine.worker.graphed import GraphedForward, recorder_for
+from quire.engine.worker.model_runner import ModelRunner
+from quire.engine.worker.prompt_scores import PROMPT_ROWS
 from quire.engine.worker.recorded import RecordedForward
+from quire.engine.worker.slot_tokens import DeviceTokens, HostTokens, SlotTokens
 from quire.kernels.cpu.library import Pool, available, folder
 from quire.kernels.cpu.packing import Packer
 from quire.kernels.cpu.program import DTYPES, CannotRecord
@@ -40,33 +51,107 @@ def open_native(config: EngineConfig, machine: Machine, num_threads: int) -> tup
     return None, f"computing with torch, several times slower than the native kernels, which cannot run: {reason}"
 
 
-def make_forward(
-    resolved: Resolved, model: CausalLM, device: torch.device, native: Packer | None
-) -> tuple[Forward, KVStorage]:
-    """The model ready to step, and its KV storage. Raises CannotRecord if the native kernels cannot run this model."""
-    config = resolved.config
-    block_size, max_num_seqs = config.cache.block_size, config.scheduler.max_num_seqs
-    max_num_tokens, context = config.scheduler.max_num_batched_tokens, config.model.max_model_len
-    assert block_size and max_num_seqs and max_num_tokens and context
-    kv_dtype: torch.dtype = getattr(torch, config.cache.kv_cache_dtype)
-    if native is None:
-        attention = PagedAttention(block_size, device)
-        kv = kv_storage(attention, model.kv_specs, resolved.num_blocks, kv_dtype, device)
-        return EagerForward(model, kv, attention, device), kv
-    recorded = NativeAttention(
-        block_size,
-        max_tokens=max_num_tokens,
-        max_seqs=max_num_seqs,
-        max_blocks=-(-context // block_size),
+def make_runner(
+    resolved: Resolved, model: CausalLM, machine: Machine, native: Packer | None, grammars: Grammars
+) -> ModelRunner:
+    """All that runs the model on its device. Raises CannotRecord if the native kernels cannot run this model."""
+    sizes = Sizes.of(resolved)
+    forward: Forward
+    tokens: SlotTokens
+    if native is not None:
+        forward, kv = _native_forward(resolved, sizes, model, native)
+        tokens = HostTokens(sizes.max_num_seqs, sizes.max_model_len)
+    elif machine.computes_beside_host:
+        forward, kv, tokens = _device_forward(resolved, sizes, model, machine.device)
+    else:
+        attention = PagedAttention(sizes.block_size, machine.device)
+        kv = kv_storage(attention, model.kv_specs, resolved.num_blocks, sizes.kv_dtype, machine.device)
+        forward = EagerForward(model, kv, attention, machine.device)
+        tokens = HostTokens(sizes.max_num_seqs, sizes.max_model_len)
+    sampler = Sampler(
+        sizes.max_num_seqs,
+        model.vocab_size,
+        machine.device,
+        _sampling(native, model.vocab_size),
+        grammars,
+        has_jumps=resolved.config.scheduler.enable_chunked_prefill,
     )
-    for reason in filter(None, map(recorded.supports, model.kv_specs)):
+    return ModelRunner(
+        forward,
+        kv,
+        sampler,
+        tokens,
+        max_num_seqs=sizes.max_num_seqs,
+        max_model_len=sizes.max_model_len,
+        block_size=sizes.block_size,
+    )
+
+
+class Sizes(NamedTuple):
+    """What a resolved configuration says of a worker's buffers."""
+
+    block_size: int
+    max_num_seqs: int
+    max_num_tokens: int
+    max_model_len: int
+    kv_dtype: torch.dtype
+
+    @classmethod
+    def of(cls, resolved: Resolved) -> "Sizes":
+        config = resolved.config
+        block_size, max_num_seqs = config.cache.block_size, config.scheduler.max_num_seqs
+        max_num_tokens, context = config.scheduler.max_num_batched_tokens, config.model.max_model_len
+        assert block_size and max_num_seqs and max_num_tokens and context
+        return cls(block_size, max_num_seqs, max_num_tokens, context, getattr(torch, config.cache.kv_cache_dtype))
+
+    @property
+    def max_blocks(self) -> int:
+        """Of one sequence."""
+        return -(-self.max_model_len // self.block_size)
+
+
+def _native_forward(
+    resolved: Resolved, sizes: Sizes, model: CausalLM, native: Packer
+) -> tuple[RecordedForward, KVStorage]:
+    attention = NativeAttention(
+        sizes.block_size,
+        max_tokens=sizes.max_num_tokens,
+        max_seqs=sizes.max_num_seqs,
+        max_blocks=sizes.max_blocks,
+    )
+    for reason in filter(None, map(attention.supports, model.kv_specs)):
         raise CannotRecord(f"the native kernels do not attend with {reason}")
-    kv = kv_storage(recorded, model.kv_specs, resolved.num_blocks, kv_dtype, device)
-    max_rows = max(max_num_seqs, PROMPT_ROWS)
-    return RecordedForward(model, kv, recorded, native.library, native.pool, max_rows=max_rows), kv
+    # Everything is at its final place before it is recorded.
+    kv = kv_storage(attention, model.kv_specs, resolved.num_blocks, sizes.kv_dtype, torch.device("cpu"))
+    max_rows = max(sizes.max_num_seqs, PROMPT_ROWS)
+    return RecordedForward(model, kv, attention, native.library, native.pool, max_rows=max_rows), kv
 
 
-def make_sampling(native: Packer | None, vocab_size: int) -> Sampling:
+def _device_forward(
+    resolved: Resolved, sizes: Sizes, model: CausalLM, device: torch.device
+) -> tuple[Forward, KVStorage, DeviceTokens]:
+    attention = PagedAttention(sizes.block_size, device)
+    # One block more than sequences are given, for the rows that fill up a recorded step.
+    kv = kv_storage(attention, model.kv_specs, resolved.num_blocks + 1, sizes.kv_dtype, device)
+    tokens = DeviceTokens(sizes.max_num_seqs, sizes.max_model_len, sizes.max_blocks, resolved.num_blocks, device)
+    eager = EagerForward(model, kv, attention, device)
+    if resolved.config.machine.enforce_eager:
+        return eager, kv, tokens
+    forward = GraphedForward(
+        eager,
+        model,
+        kv,
+        attention,
+        tokens,
+        recorder_for(device),
+        max_num_seqs=sizes.max_num_seqs,
+        max_model_len=sizes.max_model_len,
+        block_size=sizes.block_size,
+    )
+    return forward, kv, tokens
+
+
+def _sampling(native: Packer | None, vocab_size: int) -> Sampling:
     """What chooses tokens and scores them, of what computes the model where it can."""
     if native is None or vocab_size > NativeSampling.MAX_VOCAB_SIZE:
         return TorchSampling()

@@ -19,10 +19,12 @@ from quire.model.kv import KVStorage
 class Batch(NamedTuple):
     """What a step computes. Of sequence i: its next counts[i] tokens, from position starts[i] on."""
 
-    tokens: np.ndarray
-    """[T] int32, sequence after sequence."""
+    tokens: np.ndarray | Tensor
+    """[T] int32, sequence after sequence; a tensor where they are known to the device alone."""
     positions: np.ndarray
     """[T] int64."""
+    slots: np.ndarray
+    """[S]."""
     starts: np.ndarray
     """[S]."""
     counts: np.ndarray
@@ -44,7 +46,7 @@ class Forward(Protocol):
         """Logits [n, V] float32 of rows [n] of those asked for. The caller may change them."""
         ...
 
-    def likeliest(self, rows: np.ndarray) -> np.ndarray:
+    def likeliest(self, rows: np.ndarray) -> Tensor:
         """The greatest logit of each row: [n] int32, the lowest id among equals, -1 where a row is not sound."""
         ...
 
@@ -64,15 +66,16 @@ class EagerForward:
         plan = self._attention.plan(batch.starts, batch.counts, batch.block_tables)
         last_plan = self._attention.narrow(plan, batch.asked)
         context = ForwardContext(torch.from_numpy(batch.positions).to(self._device), plan, last_plan, self._kv)
-        self._hidden = self._model(torch.from_numpy(batch.tokens.astype(np.int64)).to(self._device), context)
+        tokens = batch.tokens if isinstance(batch.tokens, Tensor) else torch.from_numpy(batch.tokens)
+        self._hidden = self._model(tokens.to(self._device, torch.int64), context)
 
     def logits(self, rows: np.ndarray) -> Tensor:
         """See Forward.logits."""
         return self._model.logits(self._rows(rows))
 
-    def likeliest(self, rows: np.ndarray) -> np.ndarray:
+    def likeliest(self, rows: np.ndarray) -> Tensor:
         """See Forward.likeliest."""
-        return self._model.likeliest(self._rows(rows)).cpu().numpy()
+        return self._model.likeliest(self._rows(rows))
 
     def _rows(self, rows: np.ndarray) -> Tensor:
         assert self._hidden is not None

@@ -2,19 +2,25 @@
 
 Owns, by slot, what a device must know of running sequences: their tokens and their block tables. Nothing here loops
 over sequences in a steady step; objects appear only when a sequence is admitted or asked for prompt log probabilities.
+
+On a device that computes beside this process, a step whose tokens can be chosen there is over only when its ticket is
+asked; the next may be launched before. A step in which someone wants what is decided here, such as a grammar or log
+probabilities, is over when its launch returns.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from quire.core.step import Admission, ModelOutput, PromptLogprobs, SchedulerOutput, TopLogprobs
-from quire.decoding.sampler import Sampled, Sampler
-from quire.engine.executor.executor import Computed
+from quire.core.step import Admission, ModelOutput, PromptLogprobs, SchedulerOutput
+from quire.decoding.sampler import Sampler
+from quire.engine.executor.executor import Computed, Ticket
 from quire.engine.worker.forward import Batch, Forward
+from quire.engine.worker.prompt_scores import PromptScores
+from quire.engine.worker.slot_tokens import DeviceTokens, SlotTokens
 from quire.model.kv import KVStorage
-
-PROMPT_ROWS = 64
-"""Prompt positions whose logits are held at once: [64, V] float32 is 50 MB at a vocabulary of 200 thousand."""
 
 
 class ModelRunner:
@@ -25,104 +31,122 @@ class ModelRunner:
         forward: Forward,
         kv: KVStorage,
         sampler: Sampler,
+        tokens: SlotTokens,
         *,
         max_num_seqs: int,
         max_model_len: int,
         block_size: int,
     ) -> None:
+        """``tokens`` on the device: what can be chosen there is, and read later."""
         self._forward = forward
         self.kv = kv
         self._sampler = sampler
         self._block_size = block_size
-        self._tokens = np.zeros((max_num_seqs, max_model_len), np.int32)
+        self._tokens = tokens
+        self._is_beside = isinstance(tokens, DeviceTokens)
         self._block_tables = np.zeros((max_num_seqs, -(-max_model_len // block_size)), np.int32)
-        self._scored: dict[int, tuple[int, int]] = {}  # slot -> (prompt length, k) of prompts to be scored
+        self._scores = PromptScores()
 
     @torch.inference_mode()
-    def launch(self, decision: SchedulerOutput) -> Computed:
-        """See Executor.launch."""
-        return Computed(self._execute(decision))
-
-    def _execute(self, decision: SchedulerOutput) -> ModelOutput:
-        """Apply the decision's changes, compute its tokens, sample where it says so."""
+    def launch(self, decision: SchedulerOutput) -> Ticket:
+        """Apply the decision's changes, compute its tokens, choose where it says so. See Executor.launch."""
         self._apply(decision)
         slots, starts, counts = decision.slots, decision.starts, decision.counts
         rows, positions = _spread(starts, counts)
         num_blocks = -(-int((starts + counts).max()) // self._block_size)
         tables = self._block_tables[slots, :num_blocks]
-        first_rows = np.cumsum(counts) - counts
-        sampled_rows = (first_rows + counts - 1)[decision.samples]
-        asked = np.arange(len(rows)) if self._scored else sampled_rows
+        sampled_rows = (np.cumsum(counts) - 1)[decision.samples]
+        asked = np.arange(len(rows)) if self._scores else sampled_rows
         sampled_slots = slots[decision.samples]
         self._sampler.prepare(sampled_slots)
-        self._forward.run(Batch(self._tokens[slots[rows], positions], positions, starts, counts, tables, asked))
-        scores = self._score_prompts(decision, first_rows) if self._scored else {}
+        tokens = self._tokens.at(slots[rows], positions)
+        self._forward.run(Batch(tokens, positions, slots, starts, counts, tables, asked))
+        scores = self._scores.of(decision, self._forward.logits, self._sampler) if self._scores else {}
         if not len(sampled_rows):
-            return ModelOutput(token_ids=np.empty(0, np.int32), prompt_logprobs=scores)
-        places = sampled_rows if self._scored else np.arange(len(sampled_rows))  # among those asked for
-        next_positions = (starts + counts)[decision.samples]
-        if self._sampler.takes_likeliest(sampled_slots):
-            sampled = Sampled(self._forward.likeliest(places))
+            return Computed(ModelOutput(token_ids=np.empty(0, np.int32), prompt_logprobs=scores))
+        places = sampled_rows if self._scores else np.arange(len(sampled_rows))  # among those asked for
+        return self._choose(places, sampled_slots, (starts + counts)[decision.samples], scores)
+
+    def _choose(
+        self, places: np.ndarray, slots: np.ndarray, positions: np.ndarray, scores: dict[int, PromptLogprobs]
+    ) -> Ticket:
+        """Choose the tokens of ``slots`` [R] at ``positions`` [R], by the hidden states at ``places`` [R]."""
+        sampler = self._sampler
+        if sampler.takes_likeliest(slots):
+            ids = self._forward.likeliest(places)
+        elif self._is_beside and sampler.is_plain(slots):
+            ids = sampler.draw(self._forward.logits(places), slots, positions)
         else:
-            sampled = self._sampler.sample(self._forward.logits(places), sampled_slots, next_positions)
-        # A sequence at its full length has no place for one more token, and will not need it.
-        fits = next_positions < self._tokens.shape[1]
-        self._tokens[sampled_slots[fits], next_positions[fits]] = sampled.token_ids[fits]
-        return ModelOutput(
-            token_ids=sampled.token_ids,
-            forced=self._write_runs(sampled.given.forced, sampled_slots, next_positions + 1),
-            concluded=sampled.given.concluded,
-            failures=sampled.failures,
-            logprobs=sampled.logprobs,
-            prompt_logprobs=scores,
-        )
+            sampled = sampler.sample(self._forward.logits(places), slots, positions)
+            self._tokens.put(slots, positions, sampled.token_ids)
+            return Computed(
+                ModelOutput(
+                    token_ids=sampled.token_ids,
+                    forced=self._write_runs(sampled.given.forced, slots, positions + 1),
+                    concluded=sampled.given.concluded,
+                    failures=sampled.failures,
+                    logprobs=sampled.logprobs,
+                    prompt_logprobs=scores,
+                )
+            )
+        self._tokens.put(slots, positions, ids)
+        if self._is_beside and not scores:
+            return _begin_to_read(ids)
+        return Computed(ModelOutput(token_ids=ids.cpu().numpy().copy(), prompt_logprobs=scores))
 
     def _write_runs(self, runs: dict[int, list[int]], slots: np.ndarray, firsts: np.ndarray) -> dict[int, np.ndarray]:
         """Note the tokens that follow at once, by row, from position ``firsts`` [R] on; returns them as arrays."""
         arrays = {row: np.array(run, np.int32) for row, run in runs.items()}
-        for row, run in arrays.items():
-            place = self._tokens[slots[row], firsts[row] :]
-            place[: len(run)] = run[: len(place)]  # what goes beyond the full length ends the sequence
+        for row, run in arrays.items():  # what goes beyond the full length ends the sequence
+            self._tokens.put(np.full(len(run), slots[row]), firsts[row] + np.arange(len(run)), run)
         return arrays
 
     def _apply(self, decision: SchedulerOutput) -> None:
         if len(decision.released):
             self._sampler.release(decision.released)
-            for slot in decision.released.tolist():
-                self._scored.pop(slot, None)
+            self._scores.release(decision.released)
         for admission in decision.admitted:
             self._admit(admission)
         updates = decision.block_updates
         if len(updates):
             self._block_tables[updates[:, 0], updates[:, 1]] = updates[:, 2]
+            self._tokens.set_blocks(updates)
         if len(decision.block_copies):
             self.kv.copy(decision.block_copies)
 
     def _admit(self, admission: Admission) -> None:
-        self._tokens[admission.slot, : len(admission.tokens)] = admission.tokens
+        self._tokens.admit(admission.slot, admission.tokens)
         self._sampler.admit(admission)
-        k = admission.params.prompt_logprobs
-        if k is not None and len(admission.tokens) == admission.prompt_len:
-            self._scored[admission.slot] = (admission.prompt_len, k)
+        self._scores.admit(admission)
 
-    def _score_prompts(self, decision: SchedulerOutput, first_rows: np.ndarray) -> dict[int, PromptLogprobs]:
-        """Log probabilities of prompt tokens start + 1 .. start + count, for the sequences that asked."""
-        scores: dict[int, PromptLogprobs] = {}
-        for row, slot in enumerate(decision.slots.tolist()):
-            if slot not in self._scored:
-                continue
-            prompt_len, k = self._scored[slot]
-            start = int(decision.starts[row])
-            end = min(start + int(decision.counts[row]), prompt_len - 1)
-            pieces: list[TopLogprobs] = []
-            for at in range(start, end, PROMPT_ROWS):
-                stop = min(at + PROMPT_ROWS, end)
-                first = int(first_rows[row]) - start
-                logits = self._forward.logits(np.arange(first + at, first + stop))
-                pieces += self._sampler.score(logits, self._tokens[slot, at + 1 : stop + 1], k)
-            if pieces:
-                scores[slot] = PromptLogprobs(start + 1, pieces)
-        return scores
+
+class _Reading(NamedTuple):
+    """A step on a device whose tokens are on their way here."""
+
+    ids: Tensor
+    """[R] int32, in memory of this process."""
+    arrived: torch.cuda.Event | None
+    """None where the device is this process's own."""
+
+    @property
+    def is_done(self) -> bool:
+        return False
+
+    def result(self) -> ModelOutput:
+        """See Ticket.result."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return ModelOutput(token_ids=self.ids.numpy())
+
+
+def _begin_to_read(ids: Tensor) -> _Reading:
+    if ids.device.type == "cpu":
+        return _Reading(ids.clone(), None)
+    here = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
+    here.copy_(ids, non_blocking=True)
+    arrived: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    arrived.record()
+    return _Reading(here, arrived)
 
 
 def _spread(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -66,6 +66,7 @@ class RecordedForward:
     def run(self, batch: Batch) -> None:
         """See Forward.run."""
         num_tokens = len(batch.tokens)
+        assert isinstance(batch.tokens, np.ndarray)
         self._tokens.numpy()[:num_tokens] = batch.tokens
         self._positions.numpy()[:num_tokens] = batch.positions
         plan = self._attention.plan(batch.starts, batch.counts, batch.block_tables)
@@ -78,8 +79,8 @@ class RecordedForward:
         self.to_logits.run(self._pool, sampled=len(rows))
         return self._logits[: len(rows)]
 
-    def likeliest(self, rows: np.ndarray) -> np.ndarray:
+    def likeliest(self, rows: np.ndarray) -> Tensor:
         """See Forward.likeliest."""
         self._rows.numpy()[: len(rows)] = rows
         self.to_likeliest.run(self._pool, sampled=len(rows))
-        return self._likeliest[: len(rows)].numpy().copy()
+        return self._likeliest[: len(rows)]

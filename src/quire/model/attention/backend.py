@@ -83,6 +83,26 @@ class AttentionBackend(Protocol):
         ...
 
 
+class DeviceAttention(AttentionBackend, Protocol):
+    """One whose plans can be made of tensors that are known to the device alone, as a recorded step needs them."""
+
+    def plan_on_device(
+        self,
+        *,
+        slot_mapping: Tensor,
+        block_tables: Tensor,
+        query_starts: Tensor,
+        context_lens: Tensor,
+        max_query: int,
+        max_context: int,
+    ) -> AttentionPlan:
+        """A plan of these, all on the device, as AttentionPlan has them; nothing is read here.
+
+        ``max_query``, ``max_context``: what no sequence's new tokens and no context will ever exceed.
+        """
+        ...
+
+
 def kv_storage(
     backend: AttentionBackend, specs: Sequence[KVSpec], num_blocks: int, dtype: torch.dtype, device: torch.device
 ) -> KVStorage:

@@ -41,6 +41,19 @@ class PagedAttention:
             context_lens=torch.from_numpy((starts + counts).astype(np.int32)),
         )
 
+    def plan_on_device(
+        self,
+        *,
+        slot_mapping: Tensor,
+        block_tables: Tensor,
+        query_starts: Tensor,
+        context_lens: Tensor,
+        max_query: int,
+        max_context: int,
+    ) -> AttentionPlan:
+        """See DeviceAttention.plan_on_device."""
+        return AttentionPlan(self, slot_mapping, block_tables, query_starts, context_lens)
+
     def narrow(self, plan: AttentionPlan, rows: np.ndarray) -> AttentionPlan:
         """See AttentionBackend.narrow."""
         return replace(

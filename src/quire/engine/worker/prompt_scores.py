@@ -1,0 +1,54 @@
+"""Log probabilities of prompt tokens, for the sequences that asked: chunk after chunk, as prompts are computed."""
+
+from collections.abc import Callable
+
+import numpy as np
+from torch import Tensor
+
+from quire.core.step import Admission, PromptLogprobs, SchedulerOutput, TopLogprobs
+from quire.decoding.sampler import Sampler
+
+PROMPT_ROWS = 64
+"""Prompt positions whose logits are held at once: [64, V] float32 is 50 MB at a vocabulary of 200 thousand."""
+
+
+class PromptScores:
+    """Who asked, by slot. Empty costs nothing."""
+
+    def __init__(self) -> None:
+        self._asked: dict[int, tuple[np.ndarray, int]] = {}  # prompt, k
+
+    def __bool__(self) -> bool:
+        return bool(self._asked)
+
+    def admit(self, admission: Admission) -> None:
+        """Note a sequence, unless it has scored its prompt before a preemption."""
+        k = admission.params.prompt_logprobs
+        if k is not None and len(admission.tokens) == admission.prompt_len:
+            self._asked[admission.slot] = admission.tokens, k
+
+    def release(self, slots: np.ndarray) -> None:
+        for slot in slots.tolist() if self._asked else ():
+            self._asked.pop(slot, None)
+
+    def of(
+        self, decision: SchedulerOutput, logits: Callable[[np.ndarray], Tensor], sampler: Sampler
+    ) -> dict[int, PromptLogprobs]:
+        """By slot: scores of prompt tokens start + 1 .. start + count. ``logits`` gives those of rows of the step."""
+        scores: dict[int, PromptLogprobs] = {}
+        first_rows = np.cumsum(decision.counts) - decision.counts
+        for row, slot in enumerate(decision.slots.tolist()):
+            if slot not in self._asked:
+                continue
+            prompt, k = self._asked[slot]
+            start = int(decision.starts[row])
+            end = min(start + int(decision.counts[row]), len(prompt) - 1)
+            pieces: list[TopLogprobs] = []
+            for at in range(start, end, PROMPT_ROWS):
+                stop = min(at + PROMPT_ROWS, end)
+                first = int(first_rows[row]) - start
+                targets = prompt[at + 1 : stop + 1]
+                pieces += sampler.score(logits(np.arange(first + at, first + stop)), targets, k)
+            if pieces:
+                scores[slot] = PromptLogprobs(start + 1, pieces)
+        return scores

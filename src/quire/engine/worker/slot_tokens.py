@@ -1,0 +1,106 @@
+"""Running sequences' tokens and block tables, by slot: here, or on a device that computes beside this process.
+
+On such a device a token that was just chosen is written where the next step reads it, and this process learns of it
+later. The last slot there, ``nowhere``, is nobody's: rows that fill up a recorded step are its, and its block table
+names the storage's spare block.
+"""
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Ids = np.ndarray | Tensor
+
+
+class SlotTokens(Protocol):
+    """Tokens of all slots."""
+
+    def admit(self, slot: int, tokens: np.ndarray) -> None:
+        """Fill a slot with ``tokens`` [L] int32."""
+        ...
+
+    def at(self, slots: np.ndarray, positions: np.ndarray) -> Ids:
+        """[T] int32: the tokens at ``positions`` [T] of ``slots`` [T]."""
+        ...
+
+    def put(self, slots: np.ndarray, positions: np.ndarray, ids: Ids) -> None:
+        """Write ``ids`` [R] int32; a position past the end of a slot is passed over."""
+        ...
+
+    def set_blocks(self, updates: np.ndarray) -> None:
+        """Change block tables: [n, 3] int32 (slot, index, block)."""
+        ...
+
+
+class HostTokens:
+    """As arrays. Block tables are the runner's own."""
+
+    def __init__(self, num_slots: int, max_model_len: int) -> None:
+        self._tokens = np.zeros((num_slots, max_model_len), np.int32)
+
+    def admit(self, slot: int, tokens: np.ndarray) -> None:
+        """See SlotTokens.admit."""
+        self._tokens[slot, : len(tokens)] = tokens
+
+    def at(self, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """See SlotTokens.at."""
+        found: np.ndarray = self._tokens[slots, positions]
+        return found
+
+    def put(self, slots: np.ndarray, positions: np.ndarray, ids: Ids) -> None:
+        """See SlotTokens.put."""
+        ids = ids if isinstance(ids, np.ndarray) else ids.cpu().numpy()
+        fits = positions < self._tokens.shape[1]
+        self._tokens[slots[fits], positions[fits]] = ids[fits]
+
+    def set_blocks(self, updates: np.ndarray) -> None:
+        """Nothing: nobody reads them here."""
+
+
+class DeviceTokens:
+    """As tensors on a device; no method waits for it."""
+
+    def __init__(
+        self, num_slots: int, max_model_len: int, max_blocks: int, spare_block: int, device: torch.device
+    ) -> None:
+        """``spare_block``: one that no sequence will be given."""
+        self.nowhere = num_slots
+        self.device = device
+        # One more place than a sequence can have: what is chosen for a full one goes there.
+        self.tokens = torch.zeros((num_slots + 1, max_model_len + 1), dtype=torch.int32, device=device)
+        self.block_tables = torch.zeros((num_slots + 1, max_blocks), dtype=torch.int32, device=device)
+        self.block_tables[self.nowhere] = spare_block
+
+    def admit(self, slot: int, tokens: np.ndarray) -> None:
+        """See SlotTokens.admit."""
+        self.tokens[slot, : len(tokens)] = to_device(tokens, self.device)
+
+    def at(self, slots: np.ndarray, positions: np.ndarray) -> Tensor:
+        """See SlotTokens.at. A token of -1, of a sequence that has failed meanwhile, reads as 0."""
+        return self.read(*to_device(np.stack((slots, positions)).astype(np.int64), self.device))
+
+    def read(self, slots: Tensor, positions: Tensor) -> Tensor:
+        """The same, from tensors [T] int64."""
+        return self.tokens[slots, positions].clamp_min_(0)
+
+    def put(self, slots: np.ndarray, positions: np.ndarray, ids: Ids) -> None:
+        """See SlotTokens.put."""
+        end = self.tokens.shape[1] - 1
+        places = to_device(np.stack((slots, np.minimum(positions, end))).astype(np.int64), self.device)
+        ids = to_device(ids, self.device) if isinstance(ids, np.ndarray) else ids
+        self.tokens.index_put_((places[0], places[1]), ids)
+
+    def set_blocks(self, updates: np.ndarray) -> None:
+        """See SlotTokens.set_blocks."""
+        slots, indexes, blocks = to_device(updates.T.astype(np.int64), self.device)
+        self.block_tables.index_put_((slots, indexes), blocks.int())
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """A copy on the device; on its way when this returns, where the device computes beside this process."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cpu":
+        return tensor.clone()
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,117 @@
+"""A device that computes beside the host gives the tokens of one that does not: replayed, ahead, cut off, preempted.
+
+A CPU stands for the device: tokens stay in its tensors, decode steps are repeated from fixed places and filled up, and
+the host learns of a step's tokens when it has launched the next.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quire import LLM, SamplingParams
+from quire.engine.executor.inline import InlineExecutor
+from quire.engine.worker.graphed import bucket_sizes
+from quire.kernels import platform
+
+LENGTHS = (1, 2, 5, 15, 16, 17, 31, 33, 40, 63, 64, 65, 90)
+PROMPTS = [[(7 * i + 3 * j * j + length) % 250 + 2 for j in range(length)] for i, length in enumerate(LENGTHS * 2)]
+STEPS: dict[str, int] = {}
+
+
+def params(i: int) -> SamplingParams:
+    """Mostly what can be chosen on a device, some draws; few that need the host for every token."""
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 0},
+        {"temperature": 0.9, "seed": i},
+        {"temperature": 0},
+        {"temperature": 0.8, "seed": i, "top_p": 0.9, "top_k": 20},
+        {"temperature": 0, "max_tokens": 4},
+        {"temperature": 0, "repetition_penalty": 1.2, "logprobs": 2, "max_tokens": 3} if i < 8 else {"temperature": 0},
+        {"temperature": 0, "max_tokens": 1},
+        {"temperature": 1.2, "seed": i, "stop_token_ids": list(range(0, 250, 9))},
+    ]
+    return SamplingParams(**{"max_tokens": 11, "ignore_eos": True} | kinds[i % len(kinds)])
+
+
+PARAMS = [params(i) for i in range(len(PROMPTS))]
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let this machine's CPU be such a device."""
+    inspect, launch = platform.inspect, InlineExecutor.launch
+    STEPS.update(ahead=0, done=0)
+
+    def counted(self: InlineExecutor, decision: Any) -> Any:
+        ticket = launch(self, decision)
+        STEPS["done" if ticket.is_done else "ahead"] += 1
+        return ticket
+
+    monkeypatch.setattr(platform, "inspect", lambda device: replace(inspect(device), computes_beside_host=True))
+    monkeypatch.setattr(InlineExecutor, "launch", counted)
+    yield
+
+
+def engine(path: Path, **settings: Any) -> LLM:
+    sizes = {"max_num_batched_tokens": 256, "max_num_seqs": 12, "max_model_len": 128, "block_size": 16}
+    rest = {"cpu_kernels": "torch", "dtype": "float32", "num_gpu_blocks_override": 200}
+    return LLM(str(path), **(sizes | rest | settings))
+
+
+@pytest.fixture(scope="module", params=["llama", "gemma3"])
+def path(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path]) -> Path:
+    return tiny_checkpoint(request.param)
+
+
+@pytest.fixture(scope="module")
+def expected(path: Path) -> list[list[int]]:
+    return answers(engine(path))
+
+
+def answers(llm: LLM, some: slice = slice(None)) -> list[list[int]]:
+    outputs = llm.generate(PROMPTS[some], PARAMS[some], use_tqdm=False)
+    return [output.outputs[0].token_ids for output in outputs]
+
+
+@pytest.mark.usefixtures("beside")
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"max_num_batched_tokens": 13},
+        {"max_num_seqs": 3},
+        {"num_gpu_blocks_override": 8, "max_num_batched_tokens": 64},
+        {"enable_prefix_caching": False},
+        {"enforce_eager": True},
+        {"enable_chunked_prefill": False},
+    ],
+    ids=str,
+)
+def test_the_same_tokens(path: Path, expected: list[list[int]], settings: dict[str, Any]) -> None:
+    llm = engine(path, **settings)
+    assert answers(llm) == expected
+    assert STEPS["done"] > 0 and STEPS["ahead"] > 5
+    assert answers(llm, slice(0, 8)) == expected[:8], "with a warm cache"
+    if "num_gpu_blocks_override" in settings:
+        assert llm.stats.num_preemptions > 0
+
+
+@pytest.mark.usefixtures("beside")
+def test_up_to_the_full_length(path: Path) -> None:
+    """The last token of a sequence of max_model_len has no place of its own."""
+    prompt, one = [5] * 100, SamplingParams(temperature=0, ignore_eos=True, max_tokens=28)
+    (output,) = engine(path).generate([prompt], one, use_tqdm=False)
+    assert len(output.outputs[0].token_ids) == 28 and output.outputs[0].finish_reason == "length"
+
+
+def test_buckets() -> None:
+    assert bucket_sizes(1) == [1]
+    assert bucket_sizes(6) == [1, 2, 4, 6]
+    for most in (16, 100, 256, 257, 1000):
+        sizes = bucket_sizes(most)
+        assert sizes == sorted(set(sizes)) and sizes[-1] == most
+        assert all(larger <= 2 * smaller for smaller, larger in pairwise(sizes))
