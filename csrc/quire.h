@@ -217,6 +217,12 @@ QUIRE_API int quire_score_tokens(quire_pool *pool, const float *logits, int64_t 
                                  int64_t rows, int64_t size, const int32_t *tokens, int64_t k, int32_t *ids,
                                  float *values, int64_t *ranks);
 
+/* Set to -infinity, in rows rows[i] of logits, each named once, the tokens whose bit is 0 in masks [count, mask_stride]
+ * int32: bit t % 32 of word t / 32 is token t's. is_sound [count]: 1 where the row held no NaN, no +inf, and not only
+ * -inf before. */
+QUIRE_API int quire_keep_allowed(quire_pool *pool, float *logits, int64_t stride, const int64_t *rows, int64_t count,
+                                 int64_t size, const int32_t *masks, int64_t mask_stride, uint8_t *is_sound);
+
 #ifdef __cplusplus
 }
 #endif

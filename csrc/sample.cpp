@@ -16,8 +16,7 @@
 namespace quire {
 namespace {
 
-constexpr int64_t kPiece = 64;             // blocks that a thread takes at once
-constexpr int64_t kFewLogits = 64 * 1024;  // about 30 us of work
+constexpr int64_t kPiece = 64;  // blocks that a thread takes at once
 
 struct Table {
   const float* logits;

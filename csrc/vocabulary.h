@@ -15,10 +15,11 @@
 namespace quire {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr int64_t kBlock = 64;        // tokens
+constexpr int64_t kBlock = 64;             // tokens
+constexpr int64_t kFewLogits = 64 * 1024;  // about 30 us of work
 constexpr int64_t kMaxVocabulary = int64_t(1) << 20;
-constexpr float kWhole = 0x1p42f;     // mass of the likeliest token
-constexpr float kLowestScore = -32;  // and below: no mass
+constexpr float kWhole = 0x1p42f;          // mass of the likeliest token
+constexpr float kLowestScore = -32;        // and below: no mass
 
 // Logits less the greatest, over the temperature: 0 and below.
 struct Tempered {

@@ -252,3 +252,13 @@ def test_a_rule_does_not_hide_a_broken_row(admit: Admit, make_sampler: MakeSampl
     sampled = sampler.sample(logits, np.arange(4), np.full(4, 3))
     assert sampled.token_ids.tolist() == [-1, 1, -1, -1]
     assert list(sampled.failures) == [3] and "bad_words" in sampled.failures[3]
+
+
+def test_a_penalty_is_not_blamed_for_a_broken_row(admit: Admit, make_sampler: MakeSampler) -> None:
+    sampler = make_sampler(3, V)
+    for slot in range(3):
+        sampler.admit(admit(slot, presence_penalty=0.5))
+    logits = torch.zeros((3, V))
+    logits[0, 5], logits[2] = torch.nan, -torch.inf
+    sampled = sampler.sample(logits, np.arange(3), np.full(3, 3))
+    assert (sampled.token_ids < 0).tolist() == [True, False, True] and not sampled.failures

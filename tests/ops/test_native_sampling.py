@@ -236,3 +236,37 @@ def test_strided_rows_are_taken_as_they_are(sampling: NativeSampling) -> None:
     assert sampling.draw_tokens(wide[:, :150], wishes).tolist() == sampling.draw_tokens(
         wide[:, :150].contiguous(), wishes
     ).tolist()  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [*SIZES, 31, 32, 33, 49157])
+def test_what_is_allowed_is_the_references(level: Library, size: int) -> None:
+    """Whatever the width of masks and rows, how many there are, and on how many threads."""
+    rng = np.random.default_rng(size)
+    num_words = -(-size // 32) + 3
+    masks = rng.integers(-(2**31), 2**31, (6, num_words), np.int64).astype(np.int32)[:, :-1]
+    masks[1], masks[2] = 0, -1
+    wide = normal(9, size + 7, seed=size)
+    wide[3, size // 2], wide[4, size - 1], wide[6, 0], wide[8, :size] = NAN, INF, -INF, -INF
+    for rows in (np.array([0, 2, 3, 4, 6, 8]), np.array([5]), np.arange(0)):
+        expected = wide.clone()
+        sound = TorchSampling().keep_allowed(expected[:, :size], rows, masks[: len(rows)])
+        for num_threads in (1, 2, 3):
+            logits = wide.clone()
+            sampling = NativeSampling(level, Pool(level, num_threads))
+            found = sampling.keep_allowed(logits[:, :size], rows, masks[: len(rows)])
+            assert found.tolist() == sound.tolist() and found.dtype == bool
+            assert logits.numpy().tobytes() == expected.numpy().tobytes()
+
+
+def test_rows_that_were_not_sound_are_told_apart(sampling: NativeSampling) -> None:
+    """By what they held before: a mask may cover the NaN, or leave nothing."""
+    for size in SIZES:
+        for place in {0, size // 2, size - 1}:
+            logits = normal(6, size)
+            logits[0, place], logits[1, place], logits[2], logits[3], logits[3, place] = NAN, INF, -INF, -INF, -1e30
+            masks = np.zeros((6, -(-size // 32)), np.int32)
+            masks[5] = -1
+            before = logits[5].clone()
+            found = sampling.keep_allowed(logits, np.arange(6), masks)
+            assert found.tolist() == [False, False, False, True, True, True]
+            assert bool((logits[:5] == -INF).all()) and torch.equal(logits[5], before)

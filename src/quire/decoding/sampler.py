@@ -25,7 +25,7 @@ from quire.decoding.penalties import Penalties
 from quire.decoding.random import uniforms
 from quire.decoding.slots import NO_LOGPROBS, SlotParameters
 from quire.kernels.ops.choice import greedy
-from quire.kernels.ops.sampling import Draws, Sampling, TorchSampling
+from quire.kernels.ops.sampling import Draws, Sampling, TorchSampling, is_sound
 
 Entries = dict[int, TopLogprobs]
 """Log probabilities by row."""
@@ -141,13 +141,19 @@ class Sampler:
         Returns the rows that must not choose, and why: empty where the logits were not finite. That is looked at here,
         because what is forbidden may cover the NaN that shows it.
         """
-        failed = dict.fromkeys(np.flatnonzero(~logits.amax(dim=1).isfinite().cpu().numpy()).tolist(), "")
+        failed: dict[int, str] = {}
         ruled = self._constraints.ruled(slots, positions)
+        unseen = self._slots.is_edited[slots]
         masked = self._guides.masked(slots)
         if masked is not None:
-            failed = masked.errors | failed
-            ruled = np.setdiff1d(ruled, masked.rows[masked.is_forced])
-            self._sampling.keep_allowed(logits, masked.rows, masked.masks)
+            sound = self._sampling.keep_allowed(logits, masked.rows, masked.masks)
+            failed = masked.errors | dict.fromkeys(masked.rows[~sound].tolist(), "")
+            unseen[masked.rows] = False
+            if ruled.size:
+                ruled = np.setdiff1d(ruled, masked.rows[masked.is_forced])
+        rows = np.flatnonzero(unseen)
+        if rows.size:
+            failed |= dict.fromkeys(rows[~is_sound(logits, rows)].tolist(), "")
         self._constraints.apply(logits, slots, positions, ruled)
         self._penalties.apply(logits, slots)
         return failed

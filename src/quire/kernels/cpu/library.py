@@ -60,6 +60,7 @@ _SIGNATURES: Mapping[str, str] = MappingProxyType(
         "quire_store_heads": "i pipllllppfppppplipli",
         "quire_draw_tokens": "i pplllpp",
         "quire_score_tokens": "i pplpllplppp",
+        "quire_keep_allowed": "i pplpllplp",
         "quire_attention": "i pplppplppllllflfipli",
     }
 )

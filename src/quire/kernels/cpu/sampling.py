@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from quire.kernels.cpu.library import DrawArrays, Library, Pool
-from quire.kernels.ops.sampling import Draws, Scores, TorchSampling
+from quire.kernels.ops.sampling import Draws, Scores
 
 
 class NativeSampling:
@@ -18,7 +18,6 @@ class NativeSampling:
     def __init__(self, library: Library, pool: Pool) -> None:
         self._library = library
         self._pool = pool
-        self.keep_allowed = TorchSampling().keep_allowed
 
     def draw_tokens(self, logits: Tensor, draws: Draws) -> np.ndarray:
         """See Sampling.draw_tokens."""
@@ -70,6 +69,27 @@ class NativeSampling:
         )
         assert code == 0, f"quire_score_tokens: {code}"
         return scores
+
+    def keep_allowed(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        """See Sampling.keep_allowed."""
+        num_rows, vocab_size = _shape(logits)
+        rows = np.ascontiguousarray(rows, np.int64)
+        assert masks.dtype == np.int32 and masks.strides[1] == masks.itemsize and masks.shape[0] == len(rows)
+        assert not rows.size or (rows.min() >= 0 and rows.max() < num_rows)
+        sound = np.empty(len(rows), bool)
+        code = self._library.quire_keep_allowed(
+            self._pool.address,
+            logits.data_ptr(),
+            logits.stride(0),
+            rows.ctypes.data,
+            len(rows),
+            vocab_size,
+            masks.ctypes.data,
+            masks.strides[0] // masks.itemsize,
+            sound.ctypes.data,
+        )
+        assert code == 0, f"quire_keep_allowed: {code}"
+        return sound
 
 
 def _shape(logits: Tensor) -> tuple[int, int]:

@@ -66,10 +66,11 @@ class Sampling(Protocol):
         """
         ...
 
-    def keep_allowed(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray) -> None:
-        """Set to -inf, in place, what the masks do not allow: of ``rows`` [n], each once, of ``logits`` [R, V] float32.
+    def keep_allowed(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        """Set to -inf, in place, what the masks do not allow: of ``rows`` [n], rising, of ``logits`` [R, V] float32.
 
-        ``masks`` [n, W] int32, W * 32 >= V, each row contiguous: bit t % 32 of word t // 32 allows token t.
+        ``masks`` [n, W] int32, W * 32 >= V, each row contiguous: bit t % 32 of word t // 32 allows token t. Returns [n]
+        bool: whether the row held no NaN, no +inf, and not only -inf before.
         """
         ...
 
@@ -108,13 +109,21 @@ class TorchSampling:
             scores.ranks[piece] = ((logprobs > own).sum(dim=1) + 1).cpu().numpy()
         return scores
 
-    def keep_allowed(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray) -> None:
+    def keep_allowed(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """See Sampling.keep_allowed."""
         words = np.ascontiguousarray(masks).view(np.uint8)
         allowed = np.unpackbits(words, axis=1, bitorder="little", count=logits.shape[1])
         forbidden = torch.from_numpy(allowed).to(logits.device) == 0
+        sound = is_sound(logits, rows)
         for row, where in zip(rows.tolist(), forbidden, strict=True):
             logits[row].masked_fill_(where, -torch.inf)
+        return sound
+
+
+def is_sound(logits: Tensor, rows: np.ndarray) -> np.ndarray:
+    """Which of ``rows`` [n], rising, of ``logits`` [R, V] hold no NaN, no +inf, and not only -inf: [n] bool."""
+    sound: np.ndarray = _take(logits, rows).amax(dim=1).isfinite().cpu().numpy()
+    return sound
 
 
 def _draw(logits: Tensor, draws: Draws, rows: np.ndarray) -> np.ndarray:

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
 _BEFORE = "\n"
 """Stands before a text that is tokenized as a continuation: SentencePiece begins texts with a space of its own."""
+_WORD, _STRING = r"[ A-Za-z]", r'[^"\\\x00-\x1F\x7F]'
+_SLICES = (
+    r"[\x20\x0A\x0D\x09]+",
+    *(f"{_WORD}{{1,{length}}}" for length in (3, 6, 10, 16)),
+    *(f"{_STRING}{{1,{length}}}" for length in (3, 6, 10, 16, 30)),
+    f"{_STRING}+",
+)
+"""Tokens in groups, each token in the first that it matches. A group of which a grammar takes every text is allowed as
+a whole; of others, tokens are looked at one by one. So lengths are for strings that may have only so many characters
+more, and words for regexes. Measured beside the library's own groups, with 49,152 tokens: a mask of an answer with
+short strings takes 28 us instead of 42 in the mean, of a regex of words 20 instead of 420, of others the same."""
 _MAX_FORCED_CHARS = 256
 _NUM_UNSURE = 4
 
@@ -65,7 +76,7 @@ class Vocabulary:
         """The vocabulary as a trie, to be shared by all matchers. Takes 0.2 s for 49,152 tokens, 1.1 s for 262,144."""
         from llguidance import LLTokenizer
 
-        return LLTokenizer(self, eos_token=self.eos_token_ids)  # type: ignore[arg-type]
+        return LLTokenizer(self, eos_token=self.eos_token_ids, slices=list(_SLICES))  # type: ignore[arg-type]
 
     def __call__(self, text: str) -> list[int]:
         """Ids of a text that is forced, or of its beginning: a long one would be tokenized again at every step."""
