@@ -1,61 +1,155 @@
-"""What a steady decode step costs the host: thread CPU time of schedule and update, with a model that does nothing.
+"""What a steady decode step costs the host: thread CPU time of all that is done for it, with a model that does nothing.
 
     PYTHONPATH=src python benchmarks/host_step.py
 
-All sequences decode; none arrives or ends; every 16 steps each crosses into a new block, spread over the steps. The
-time of encoding the StepOutput for the socket is measured apart. Medians, so that a busy machine disturbs them little.
+All sequences decode; none arrives or ends; every 16 steps each crosses into a new block, spread over the steps. What is
+measured: the scheduler alone (schedule, update), the runner's launch of a step, and the engine's whole step, which has
+all three in it. The runner stands before a device: tokens and block tables are its tensors, decode steps are replayed,
+and of each step's tokens the host learns when the next is launched. The device is this CPU, whose part, copies
+of a few kilobytes, is counted too; the model itself is not. The time of encoding the StepOutput for the socket is
+measured apart. Medians, so that a busy machine disturbs them little.
 """
 
 import argparse
 import platform
 import statistics
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from quire.core import codec
 from quire.core.request import Request
 from quire.core.sampling_params import SamplingParams
-from quire.core.step import ModelOutput
+from quire.core.step import ModelOutput, SchedulerOutput
+from quire.decoding.sampler import Sampler
+from quire.engine.engine import Engine
+from quire.engine.executor.executor import Ticket
+from quire.engine.executor.inline import InlineExecutor
+from quire.engine.worker.graphed import GraphedForward
+from quire.engine.worker.model_runner import ModelRunner
+from quire.engine.worker.slot_tokens import DeviceTokens
+from quire.model.attention.paged import PagedAttention
+from quire.model.kv import KVStorage
 from quire.scheduling.scheduler import Scheduler
 
 BLOCK_SIZE = 16
-PROMPT_LEN = 100
+VOCAB_SIZE = 32_000
+TOKEN = 7
+DEVICE = torch.device("cpu")
 
 
-def build(num_seqs: int, num_steps: int) -> Scheduler:
-    """A scheduler in which ``num_seqs`` sequences decode, with enough room for ``num_steps`` steps."""
-    max_model_len = PROMPT_LEN + BLOCK_SIZE + num_steps + 8
+def room(num_steps: int, context: int) -> int:
+    """The greatest length of a sequence that decodes so many steps."""
+    return context + BLOCK_SIZE + num_steps + 8
+
+
+def build(num_seqs: int, num_steps: int, context: int) -> Scheduler:
+    """A scheduler in which ``num_seqs`` sequences will decode, with enough room for ``num_steps`` steps."""
+    max_model_len = room(num_steps, context)
     scheduler = Scheduler(
         num_blocks=(num_seqs + 1) * (max_model_len // BLOCK_SIZE + 3),
         block_size=BLOCK_SIZE,
         max_num_seqs=num_seqs,
-        max_num_batched_tokens=num_seqs * (PROMPT_LEN + BLOCK_SIZE),
+        max_num_batched_tokens=num_seqs * (context + BLOCK_SIZE),
         max_model_len=max_model_len,
     )
     rng = np.random.default_rng(0)
     for handle in range(num_seqs):
-        prompt = rng.integers(3, 30_000, PROMPT_LEN + handle % BLOCK_SIZE, dtype=np.int32)
-        params = SamplingParams(max_tokens=num_steps + 4)
-        total = prompt.size + num_steps + 4
+        prompt = rng.integers(8, 30_000, context + handle % BLOCK_SIZE, dtype=np.int32)
         request = Request(
             handle=handle,
             request_id=str(handle),
             prompt=prompt,
-            params=params,
-            max_total_tokens=total,
+            params=SamplingParams(temperature=0, max_tokens=num_steps + 4),
+            max_total_tokens=prompt.size + num_steps + 4,
             stop_token_ids=(0, 2),
         )
         scheduler.add(request)
     return scheduler
 
 
-def measure(num_seqs: int, num_steps: int) -> tuple[float, float, float]:
+class NoModel:
+    """Answers TOKEN to everyone; stands for the model, and for what computes prompts."""
+
+    def __init__(self, num_seqs: int) -> None:
+        self._ids = torch.full((num_seqs,), TOKEN, dtype=torch.int32)
+
+    def run(self, batch: Any) -> None:
+        """See Forward.run."""
+
+    def likeliest(self, rows: Any) -> Tensor:
+        """See Forward.likeliest."""
+        return self._ids[: len(rows)]
+
+
+class NoRecorder:
+    """Records nothing, and replays nothing."""
+
+    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """See Recorder.record."""
+        assert isinstance(work, partial)
+        return (lambda: None), torch.zeros((work.args[0], 1))
+
+
+def make_runner(num_seqs: int, max_model_len: int) -> ModelRunner:
+    """One that does for each step all that the host does, and computes nothing."""
+    model: Any = NoModel(num_seqs)
+    kv = KVStorage([], torch.float32, DEVICE)
+    tokens = DeviceTokens(num_seqs, max_model_len, -(-max_model_len // BLOCK_SIZE), 0, DEVICE)
+    sizes = {"max_num_seqs": num_seqs, "max_model_len": max_model_len, "block_size": BLOCK_SIZE}
+    attention = PagedAttention(BLOCK_SIZE, DEVICE)
+    forward = GraphedForward(model, model, kv, attention, tokens, NoRecorder(), **sizes)
+    return ModelRunner(forward, kv, Sampler(num_seqs, VOCAB_SIZE, DEVICE), tokens, **sizes)
+
+
+class Timed(InlineExecutor):
+    """Notes what each launch takes, in seconds of this thread."""
+
+    def __init__(self, runner: ModelRunner) -> None:
+        super().__init__(runner, lambda: runner)
+        self.seconds: list[float] = []
+
+    def launch(self, decision: SchedulerOutput) -> Ticket:
+        """See Executor.launch."""
+        begin = time.thread_time()
+        ticket = super().launch(decision)
+        self.seconds.append(time.thread_time() - begin)
+        return ticket
+
+
+def build_engine(num_seqs: int, num_steps: int, context: int = 100) -> tuple[Engine, Timed]:
+    """An engine whose sequences have computed their prompts, and decode for ``num_steps`` steps."""
+    executor = Timed(make_runner(num_seqs, room(num_steps, context)))
+    engine = Engine(build(num_seqs, num_steps, context), executor)
+    engine.step()
+    return engine, executor
+
+
+class Seconds(NamedTuple):
+    """Medians."""
+
+    schedule: float
+    update: float
+    encode: float
+    launch: float
+    step: float
+
+
+def measure(num_seqs: int, num_steps: int, context: int) -> Seconds:
+    return Seconds(*measure_scheduler(num_seqs, num_steps, context), *measure_engine(num_seqs, num_steps, context))
+
+
+def measure_scheduler(num_seqs: int, num_steps: int, context: int) -> tuple[float, float, float]:
     """Median seconds of schedule, update, and encoding a StepOutput."""
-    scheduler = build(num_seqs, num_steps)
+    scheduler = build(num_seqs, num_steps, context)
     first = scheduler.schedule()
     assert first is not None
-    answer = ModelOutput(token_ids=np.full(num_seqs, 7, np.int32))
+    answer = ModelOutput(token_ids=np.full(num_seqs, TOKEN, np.int32))
     scheduler.update(first, answer, time.monotonic())
     times: tuple[list[float], list[float], list[float]] = ([], [], [])
     for _ in range(num_steps):
@@ -73,16 +167,32 @@ def measure(num_seqs: int, num_steps: int) -> tuple[float, float, float]:
     return tuple(statistics.median(series) for series in times)  # type: ignore[return-value]
 
 
+def measure_engine(num_seqs: int, num_steps: int, context: int) -> tuple[float, float]:
+    """Median seconds of the runner's launch, and of the engine's step."""
+    engine, executor = build_engine(num_seqs, num_steps, context)
+    executor.seconds.clear()
+    steps = []
+    for _ in range(num_steps):
+        begin = time.thread_time()
+        output = engine.step()
+        steps.append(time.thread_time() - begin)
+        assert output is not None and len(output.handles) == num_seqs
+    return statistics.median(executor.seconds), statistics.median(steps)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-steps", type=int, default=1000, help="steps measured for each size")
-    parser.add_argument("--num-seqs", type=int, nargs="+", default=[1, 16, 64, 256], help="sequences that decode")
+    parser.add_argument("--num-seqs", type=int, nargs="+", default=[1, 16, 64, 256, 1024], help="sequences that decode")
+    parser.add_argument("--context", type=int, default=100, help="tokens that each has at the start")
     options = parser.parse_args()
-    print(f"{platform.machine()}, Python {platform.python_version()}, numpy {np.__version__}: median microseconds")
-    print(f"{'sequences':>10} {'schedule':>10} {'update':>10} {'both':>10} {'encode':>10}")
+    torch.set_num_threads(1)
+    versions = f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}"
+    print(f"{platform.machine()}, {versions}: median microseconds, context {options.context}")
+    print("".join(f"{name:>10}" for name in ("sequences", "schedule", "update", "encode", "launch", "step")))
     for num_seqs in options.num_seqs:
-        schedule, update, encode = (1e6 * seconds for seconds in measure(num_seqs, options.num_steps))
-        print(f"{num_seqs:>10} {schedule:>10.1f} {update:>10.1f} {schedule + update:>10.1f} {encode:>10.1f}")
+        medians = measure(num_seqs, options.num_steps, options.context)
+        print(f"{num_seqs:>10}" + "".join(f"{1e6 * seconds:>10.1f}" for seconds in medians))
 
 
 if __name__ == "__main__":
