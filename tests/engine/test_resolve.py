@@ -94,3 +94,26 @@ def test_context_is_fitted_to_memory_and_said() -> None:
 def test_what_cannot_work(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         resolved(**settings)
+
+
+def test_a_gpu_has_its_own_defaults_and_leaves_room_for_a_step() -> None:
+    gib = 2**30
+    gpu = Machine(
+        torch.device("cuda"),
+        num_cores=8,
+        available_memory_bytes=60 * gib,
+        has_bfloat16=True,
+        computes_beside_host=True,
+        total_memory_bytes=80 * gib,
+    )
+
+    def on_gpu(step_bytes: int, **settings: object) -> Resolved:
+        return resolve(resolve_dtype(EngineConfig.of(**settings), SHAPE, gpu), SHAPE, gpu, BLOCK_BYTES, step_bytes)
+
+    found = on_gpu(4 * gib)
+    scheduler = found.config.scheduler
+    assert (scheduler.max_num_seqs, scheduler.max_num_batched_tokens) == (512, 8192)
+    assert found.num_blocks * BLOCK_BYTES == 48 * gib, "of 80 GiB 72 may be used, 20 are, and a step takes 4"
+    assert on_gpu(4 * gib, gpu_memory_utilization=0.5).num_blocks * BLOCK_BYTES == 16 * gib
+    with pytest.raises(ConfigError, match="one block"):
+        on_gpu(40 * gib, gpu_memory_utilization=0.5)

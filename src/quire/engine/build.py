@@ -14,7 +14,7 @@ from quire.engine.engine import Engine
 from quire.engine.executor.inline import InlineExecutor
 from quire.engine.grammars import CompiledGrammars
 from quire.engine.resolve import ModelShape, Resolved, resolve, resolve_dtype
-from quire.engine.worker.backend import make_runner, open_native
+from quire.engine.worker.backend import make_runner, measure_step, open_native
 from quire.engine.worker.model_runner import ModelRunner
 from quire.kernels import platform
 from quire.kernels.cpu.packing import Packer
@@ -64,9 +64,11 @@ def _build(config: EngineConfig, checkpoint: Checkpoint, native: Packer | None) 
     assert config.cache.block_size is not None
     kv_dtype = _dtype(config.cache.kv_cache_dtype)
     block_bytes = KVStorage.bytes_per_block(model.kv_specs, config.cache.block_size, kv_dtype)
+    shape = ModelShape.of(checkpoint.config)
+    taken = measure_step(config, shape, model, machine) if machine.computes_beside_host else 0
     # What is free is asked again, now that the weights have taken theirs.
     machine = platform.inspect(config.machine.device)
-    resolved = resolve(config, ModelShape.of(checkpoint.config), machine, block_bytes)
+    resolved = resolve(config, shape, machine, block_bytes, taken)
     grammars = _grammars(config, checkpoint, model.vocab_size)
     runner = make_runner(resolved, model, machine, native, grammars)
 

@@ -4,7 +4,7 @@ A pure function of the configuration, the model's shape and the machine: no file
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -13,17 +13,31 @@ from quire.core.errors import ConfigError, CorruptCheckpoint
 from quire.kernels.platform import Machine
 
 _GIB = 2**30
-_CPU_SHARE = 0.25
-"""Of the memory that is free: other programs live on this machine too."""
-_CPU_BATCHED_TOKENS = 512
-"""Of prompts alone: enough for matrix products to run at their peak."""
-_CPU_INTERLEAVED_S = 0.05
+_INTERLEAVED_S = 0.05
 """What prompts may add to a step in which others decode: a reader should not notice."""
 _CPU_FLOPS = {True: 180e9, False: 50e9}
 """Of one core, roughly, with and without bfloat16 products."""
+_GPU_FLOPS = 400e12
 _INTERLEAVED_STEP, _LEAST_INTERLEAVED = 16, 32
-_CPU_SEQS = 128
-_CPU_BLOCK = 32
+
+
+class _Defaults(NamedTuple):
+    """What a kind of device does well."""
+
+    memory_share: float
+    """On a CPU, of the memory that is free: other programs live on this machine too. On a GPU of all there is."""
+    batched_tokens: int
+    """Of prompts alone: enough for matrix products to run at their peak."""
+    num_seqs: int
+    block_size: int
+
+
+_CPU = _Defaults(0.25, 512, 128, 32)
+_GPU = _Defaults(0.9, 8192, 512, 32)
+
+
+def _defaults(machine: Machine) -> _Defaults:
+    return _CPU if machine.device.type == "cpu" else _GPU
 
 
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,13 +104,23 @@ def resolve_dtype(config: EngineConfig, shape: ModelShape, machine: Machine) -> 
         config,
         model=msgspec.structs.replace(config.model, dtype=dtype),
         cache=msgspec.structs.replace(
-            config.cache, kv_cache_dtype=kv_dtype, block_size=config.cache.block_size or _CPU_BLOCK
+            config.cache, kv_cache_dtype=kv_dtype, block_size=config.cache.block_size or _defaults(machine).block_size
         ),
     )
 
 
-def resolve(config: EngineConfig, shape: ModelShape, machine: Machine, block_bytes: int) -> Resolved:
-    """Fill in every remaining auto. ``block_bytes``: KV of one block over all layers.
+def step_sizes(config: EngineConfig, machine: Machine) -> tuple[int, int]:
+    """Most sequences, and most tokens of a step in which prompts are computed in chunks."""
+    defaults = _defaults(machine)
+    max_num_seqs = config.scheduler.max_num_seqs or defaults.num_seqs
+    return max_num_seqs, config.scheduler.max_num_batched_tokens or max(defaults.batched_tokens, max_num_seqs)
+
+
+def resolve(
+    config: EngineConfig, shape: ModelShape, machine: Machine, block_bytes: int, step_bytes: int = 0
+) -> Resolved:
+    """Fill in every remaining auto. ``block_bytes``: KV of one block over all layers; ``step_bytes``: what the greatest
+    step takes of the device's memory beside it.
 
     Raises ConfigError when what was asked for cannot work here, naming the setting and the limit.
     """
@@ -104,9 +128,9 @@ def resolve(config: EngineConfig, shape: ModelShape, machine: Machine, block_byt
     assert config.cache.block_size is not None
     block_size = config.cache.block_size
     context = _context(config, shape)
-    max_num_seqs = config.scheduler.max_num_seqs or _CPU_SEQS
+    max_num_seqs, batched = step_sizes(config, machine)
     wanted = max_num_seqs * -(-context // block_size)
-    num_blocks = _num_blocks(config, machine, block_bytes, wanted, notes)
+    num_blocks = _num_blocks(config, machine, block_bytes, step_bytes, wanted, notes)
     if num_blocks * block_size < context:
         fits = num_blocks * block_size
         if config.model.max_model_len is not None or fits < 2:
@@ -117,7 +141,6 @@ def resolve(config: EngineConfig, shape: ModelShape, machine: Machine, block_byt
             )
         notes.append(f"max_model_len is {fits}, not the model's {context}: that is what the KV cache can hold")
         context = fits
-    batched = config.scheduler.max_num_batched_tokens or max(_CPU_BATCHED_TOKENS, max_num_seqs)
     if not config.scheduler.enable_chunked_prefill:
         batched = max(batched, context)
     if config.machine.enforce_eager and not machine.computes_beside_host:
@@ -145,10 +168,12 @@ def resolve(config: EngineConfig, shape: ModelShape, machine: Machine, block_byt
 
 
 def _interleaved_tokens(shape: ModelShape, machine: Machine) -> int:
-    """Prompt tokens that take about _CPU_INTERLEAVED_S."""
+    """Prompt tokens that take about _INTERLEAVED_S."""
     if not shape.flops_per_token:
-        return _CPU_BATCHED_TOKENS
-    tokens = _CPU_INTERLEAVED_S * machine.num_cores * _CPU_FLOPS[machine.has_bfloat16] / shape.flops_per_token
+        return _defaults(machine).batched_tokens
+    is_cpu = machine.device.type == "cpu"
+    flops = machine.num_cores * _CPU_FLOPS[machine.has_bfloat16] if is_cpu else _GPU_FLOPS
+    tokens = _INTERLEAVED_S * flops / shape.flops_per_token
     return max(_LEAST_INTERLEAVED, int(tokens) // _INTERLEAVED_STEP * _INTERLEAVED_STEP)
 
 
@@ -176,11 +201,13 @@ def _context(config: EngineConfig, shape: ModelShape) -> int:
     return asked
 
 
-def _num_blocks(config: EngineConfig, machine: Machine, block_bytes: int, wanted: int, notes: list[str]) -> int:
+def _num_blocks(
+    config: EngineConfig, machine: Machine, block_bytes: int, step_bytes: int, wanted: int, notes: list[str]
+) -> int:
     cache = config.cache
     if cache.num_gpu_blocks_override is not None:
         return cache.num_gpu_blocks_override
-    free = machine.available_memory_bytes
+    free = machine.available_memory_bytes - step_bytes
     if cache.kv_cache_memory_bytes is not None:
         if cache.kv_cache_memory_bytes > free:
             raise ConfigError(
@@ -188,9 +215,13 @@ def _num_blocks(config: EngineConfig, machine: Machine, block_bytes: int, wanted
                 "lower --kv-cache-memory-bytes."
             )
         budget, why = cache.kv_cache_memory_bytes, "as asked"
-    else:
-        share = cache.gpu_memory_utilization or _CPU_SHARE
+    elif machine.device.type == "cpu":
+        share = cache.gpu_memory_utilization or _CPU.memory_share
         budget, why = int(free * share), f"{share:.0%} of the {free / _GIB:.1f} GiB that are free"
+    else:
+        share, total = cache.gpu_memory_utilization or _GPU.memory_share, machine.total_memory_bytes
+        budget = max(0, int(total * share) - (total - free))
+        why = f"what weights and steps leave of {share:.0%} of {total / _GIB:.1f} GiB"
     num_blocks = min(budget // block_bytes, wanted)
     if num_blocks < 1:
         raise ConfigError(

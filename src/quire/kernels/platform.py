@@ -30,6 +30,8 @@ class Machine:
     """Whether bfloat16 products run in hardware, so that it is faster than float32 and not only smaller."""
     computes_beside_host: bool = False
     """Whether the device has a queue of its own, so that the host may prepare a step while one is computed."""
+    total_memory_bytes: int = 0
+    """Of a device that is not the host: all it has."""
 
 
 def inspect(device: str = "auto") -> Machine:
@@ -40,9 +42,11 @@ def inspect(device: str = "auto") -> Machine:
     if chosen.type == "cuda":
         if not torch.cuda.is_available():
             raise ConfigError(f"device is {device!r}, but torch sees no CUDA device here: use --device cpu.")
-        memory = int(torch.cuda.mem_get_info(chosen)[0])
+        free, total = torch.cuda.mem_get_info(chosen)
         has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return Machine(chosen, allowed_cores(), memory, has_bfloat16, computes_beside_host=True)
+        return Machine(
+            chosen, allowed_cores(), int(free), has_bfloat16, computes_beside_host=True, total_memory_bytes=int(total)
+        )
     if chosen.type != "cpu":
         raise ConfigError(f"device is {device!r}: the engine runs on cpu and cuda.")
     return Machine(chosen, allowed_cores(), available_host_memory(), _cpu_has_bfloat16())

@@ -12,10 +12,11 @@ from quire.core.config import EngineConfig
 from quire.core.errors import ConfigError
 from quire.decoding.grammar import Grammars
 from quire.decoding.sampler import Sampler
-from quire.engine.resolve import Resolved
+from quire.engine.resolve import ModelShape, Resolved, step_sizes
 from quire.engine.worker.forward import EagerForward, Forward
 from quire.engine.worker.graphed import GraphedForward, recorder_for
 from quire.engine.worker.model_runner import ModelRunner
+from quire.engine.worker.peak import step_bytes
 from quire.engine.worker.prompt_scores import PROMPT_ROWS
 from quire.engine.worker.recorded import RecordedForward
 from quire.engine.worker.slot_tokens import DeviceTokens, HostTokens, SlotTokens
@@ -25,7 +26,7 @@ from quire.kernels.cpu.program import DTYPES, CannotRecord
 from quire.kernels.cpu.sampling import NativeSampling
 from quire.kernels.ops.sampling import Sampling, TorchSampling
 from quire.kernels.platform import Machine
-from quire.model.attention.backend import kv_storage
+from quire.model.attention.backend import DeviceAttention, kv_storage
 from quire.model.attention.native import NativeAttention
 from quire.model.attention.paged import PagedAttention
 from quire.model.families.decoder import CausalLM
@@ -87,6 +88,23 @@ def make_runner(
     )
 
 
+def measure_step(config: EngineConfig, shape: ModelShape, model: CausalLM, machine: Machine) -> int:
+    """Bytes that the greatest step takes of the device, beside weights and KV."""
+    num_seqs, num_tokens = step_sizes(config, machine)
+    block_size, kv_dtype = config.cache.block_size, config.cache.kv_cache_dtype
+    assert block_size
+    return step_bytes(
+        model,
+        _device_attention(block_size, machine.device),
+        num_tokens=num_tokens,
+        num_seqs=num_seqs,
+        max_model_len=config.model.max_model_len or shape.max_position_embeddings,
+        block_size=block_size,
+        kv_dtype=getattr(torch, kv_dtype),
+        device=machine.device,
+    )
+
+
 class Sizes(NamedTuple):
     """What a resolved configuration says of a worker's buffers."""
 
@@ -130,7 +148,7 @@ def _native_forward(
 def _device_forward(
     resolved: Resolved, sizes: Sizes, model: CausalLM, device: torch.device
 ) -> tuple[Forward, KVStorage, DeviceTokens]:
-    attention = PagedAttention(sizes.block_size, device)
+    attention = _device_attention(sizes.block_size, device)
     # One block more than sequences are given, for the rows that fill up a recorded step.
     kv = kv_storage(attention, model.kv_specs, resolved.num_blocks + 1, sizes.kv_dtype, device)
     tokens = DeviceTokens(sizes.max_num_seqs, sizes.max_model_len, sizes.max_blocks, resolved.num_blocks, device)
@@ -149,6 +167,10 @@ def _device_forward(
         block_size=sizes.block_size,
     )
     return forward, kv, tokens
+
+
+def _device_attention(block_size: int, device: torch.device) -> DeviceAttention:
+    return PagedAttention(block_size, device)
 
 
 def _sampling(native: Packer | None, vocab_size: int) -> Sampling:
