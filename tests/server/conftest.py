@@ -1,4 +1,4 @@
-"""A fake engine over a byte tokenizer, and clients of the application in front of it.
+"""A fake engine over a byte tokenizer, behind the true one's door, and clients of the application in front of it.
 
 The fake writes the alphabet: continuation i's token t is the letter (i + t) mod 26. It answers at once, or, when
 ``gate`` is closed, one token for each ``release()``. Where ``says`` is set it writes that instead, a character a token,
@@ -12,12 +12,13 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import httpx
+import msgspec
 import numpy as np
 import pytest
 
 from quire.checkpoint.facts import ModelFacts
 from quire.core.config import EngineConfig, ServerConfig
-from quire.core.errors import InvalidRequest, PromptTooLong
+from quire.core.errors import InvalidRequest
 from quire.core.messages import AWAKE, Done, EngineInfo, Pause, Resume, Sleep, WakeUp
 from quire.core.outputs import CompletionOutput, Logprob, Logprobs, RequestMetrics, RequestOutput
 from quire.core.request import Request
@@ -25,6 +26,7 @@ from quire.core.sampling_params import SamplingParams
 from quire.core.step import EngineStats, Finished, FinishReason, Started, StepOutput
 from quire.engine.assembler import LiveSequence, OutputKind
 from quire.engine.control import EngineControl
+from quire.engine.intake import Intake
 from quire.server.app import create_app
 from quire.text.dialects.registry import choose
 from quire.text.grammar.door import GrammarDoor
@@ -274,29 +276,14 @@ class FakeLLM:
         if self.refuses is not None:
             raise self.refuses
         ids = self.tokenizer.encode(prompt, add_special_tokens) if isinstance(prompt, str) else list(prompt)
-        if not ids:
-            raise InvalidRequest("The prompt is empty.", param="$.prompt")
-        if max(ids) >= VOCAB:
-            raise InvalidRequest("Outside the vocabulary.", param="$.prompt")
-        if len(ids) >= MAX_MODEL_LEN:
-            raise PromptTooLong(f"The prompt has {len(ids)} tokens.", param="$.prompt")
-        for name in ("logprobs", "prompt_logprobs"):
-            if (getattr(params, name) or 0) > self.config.model.max_logprobs:
-                raise InvalidRequest("Too many.", param=f"$.{name}")
         if grammar is None and params.structured_outputs is not None:
             assert self.grammars is not None
             grammar = self.grammars.check(params.structured_outputs)
-        room = MAX_MODEL_LEN - len(ids)
-        request = Request(
-            handle=self._handle,
-            request_id=request_id,
-            prompt=np.asarray(ids, np.int32),
-            params=params,
-            max_total_tokens=len(ids) + min(room, params.max_tokens or room),
-            priority=priority,
-            cache_salt=cache_salt,
-            grammar=grammar,
+        intake = Intake(self.info, self.tokenizer, (), max_logprobs=self.config.model.max_logprobs, seed=0)
+        checked = intake.request(
+            ids, params, request_id=request_id, priority=priority, cache_salt=cache_salt, grammar=grammar
         )
+        request = msgspec.structs.replace(checked, handle=self._handle, params=params, seed=0)
         self._handle += params.n
         self.requests.append(request)
         stream = FakeStream(self, request, kind)

@@ -260,6 +260,7 @@ async def test_routes_and_methods(client):
     check(answer, 405, None, "method_not_allowed")
     assert answer.headers["allow"] == "POST"
     assert (await client.put("/v1/responses/resp_0")).headers["allow"] == "DELETE, GET, HEAD"
+    assert (await client.put("/v1/responses/input_tokens")).headers["allow"] == "POST"
     assert "content-type" in answer.headers
 
 

@@ -24,6 +24,7 @@ async def test_answer_has_every_field_of_the_api(client, llm):
                 "logprobs": None,
                 "finish_reason": "length",
                 "stop_reason": None,
+                "token_ids": None,
             }
         ],
         "usage": {
@@ -32,6 +33,8 @@ async def test_answer_has_every_field_of_the_api(client, llm):
             "total_tokens": 10,
             "prompt_tokens_details": {"cached_tokens": 2},
         },
+        "prompt_logprobs": None,
+        "prompt_token_ids": None,
     }
     assert not llm.streams, "the engine holds nothing"
 
@@ -79,8 +82,8 @@ async def test_defaults_are_the_models_then_ours(client, sampled):
         {"tools": None},
         {"stop": []},
         {"tool_choice": "none"},
-        {"tool_choice": "auto"},
-        {"stream_options": {"include_usage": True}},
+        {"tool_choice": "auto", "tools": []},
+        {"stream_options": None},
         {"response_format": {"type": "text"}},
         {"modalities": ["text"]},
         {"logit_bias": {}},

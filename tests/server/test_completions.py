@@ -24,6 +24,9 @@ async def test_answer_has_every_field_of_the_api(client, llm):
                 "logprobs": None,
                 "finish_reason": "length",
                 "stop_reason": None,
+                "token_ids": None,
+                "prompt_token_ids": None,
+                "prompt_logprobs": None,
             }
         ],
         "usage": {
@@ -76,7 +79,7 @@ async def test_echo_with_logprobs_covers_the_prompt_and_the_answer(client):
     ]:
         assert top[token] == value
         assert max(top.values()) == -0.75
-    assert "prompt_logprobs" not in choice
+    assert choice["prompt_logprobs"] is None
 
 
 async def test_echo_without_tokens_scores_the_prompt(client, sampled):

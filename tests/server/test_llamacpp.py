@@ -300,6 +300,14 @@ async def test_what_is_wrong_is_named(client, llm, wrong, param):
 async def test_a_prompt_too_long_has_a_type_of_its_own(client):
     error = (await client.post(PATH, json={"prompt": "x" * 70})).json()["error"]
     assert (error["code"], error["type"]) == (400, "exceed_context_size_error")
+    assert (error["n_prompt_tokens"], error["n_ctx"]) == (71, 64)
+    assert "exceeds the available context size" in error["message"]
+
+
+@pytest.mark.parametrize(("num_prompt", "n_predict", "is_truncated"), [(10, -1, True), (10, 4, False), (59, 4, False)])
+async def test_a_full_context_is_told(client, num_prompt, n_predict, is_truncated):
+    answer = (await client.post(PATH, json={"prompt": "x" * num_prompt, "n_predict": n_predict})).json()
+    assert (answer["truncated"], answer["stop_type"]) == (is_truncated, "limit")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ def body(path, **extra):
     ("extra", "shape", "value"),
     [
         ({"response_format": {"type": "json_object"}}, "json_object", True),
+        ({"response_format": {"type": "json_object", "schema": SCHEMA}}, "json", SCHEMA),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}}}, "json", SCHEMA),
         ({"response_format": TAG}, "structural_tag", TAG),
         ({"structured_outputs": {"regex": "a+", "json": None}}, "regex", "a+"),

@@ -112,6 +112,8 @@ async def test_usage_on_every_chunk(client):
     body = {"messages": HI, "max_tokens": 2, "stream": True, "stream_options": options}
     counts = [chunk["usage"]["completion_tokens"] for chunk in events(await client.post(CHAT, json=body))]
     assert counts == [1, 1, 2, 2, 2]
+    body["stream_options"] = {"continuous_usage_stats": True}
+    assert all("usage" not in chunk for chunk in events(await client.post(CHAT, json=body)))
 
 
 async def test_tokens_are_shown_when_asked_for(client):

@@ -88,6 +88,10 @@ async def test_reasoning_stands_apart(client, llm):
     message = answer["choices"][0]["message"]
     assert (message["content"], message["reasoning"], message["reasoning_content"]) == ("yes", "hmm", "hmm")
     assert 0 < answer["usage"]["completion_tokens_details"]["reasoning_tokens"] < len(llm.says)
+    for unread in ({"separate_reasoning": False}, {"reasoning_format": "none"}):
+        message = (await client.post(PATH, json={"messages": HI, **unread})).json()["choices"][0]["message"]
+        assert message["content"] == llm.says
+        assert "reasoning" not in message
     chunks = await stream(client, include_reasoning=False)
     assert not any("reasoning" in c["choices"][0]["delta"] for c in chunks)
     assert "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks) == "yes"

@@ -36,9 +36,19 @@ class InvalidRequest(QuireError, ValueError):
 
 
 class PromptTooLong(InvalidRequest):
-    """Prompt, or prompt plus the tokens asked for, does not fit the model's context."""
+    """Prompt, or prompt plus the tokens asked for, does not fit the model's context.
+
+    ``num_prompt_tokens`` is told where the prompt alone is too long, and so is ``max_model_len``, the context.
+    """
 
     code = "context_length_exceeded"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, num_prompt_tokens: int = 0, max_model_len: int = 0
+    ) -> None:
+        super().__init__(message, param=param)
+        self.num_prompt_tokens = num_prompt_tokens
+        self.max_model_len = max_model_len
 
 
 class Unsupported(InvalidRequest):

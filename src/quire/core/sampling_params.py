@@ -23,6 +23,7 @@ MAX_PATTERN_SIZE = 1024
 MAX_REPETITION_PENALTY = 1e6
 """Logits stay finite in float32 between this and its inverse."""
 MAX_LENGTH_PENALTY = 10.0
+_SHOWN_KEYS = 8
 GREEDY_EPS = 1e-5
 """Temperatures below this choose the likeliest token."""
 
@@ -222,15 +223,22 @@ def _ids(name: str, value: Sequence[int]) -> tuple[int, ...]:
     return tuple(value)
 
 
+def _is_id(key: object) -> bool:
+    if isinstance(key, int):
+        return not isinstance(key, bool)
+    return isinstance(key, str) and key.removeprefix("-").isdecimal() and len(key) < 12
+
+
 def _bias(value: dict[Any, Any]) -> dict[int, float]:
     if len(value) > MAX_LOGIT_BIAS:
         raise _bad("logit_bias", len(value), f"has too many entries; at most {MAX_LOGIT_BIAS} are allowed")
+    strangers = [key for key in value if not _is_id(key)]
+    if strangers:
+        shown = ", ".join(map(repr, strangers[:_SHOWN_KEYS])) + (", ..." if len(strangers) > _SHOWN_KEYS else "")
+        raise InvalidRequest(f"logit_bias has the keys {shown:.400}: keys must be token ids.", param="$.logit_bias")
     bias: dict[int, float] = {}
     for key, amount in value.items():
-        try:
-            token = int(key)
-        except (TypeError, ValueError):
-            raise _bad("logit_bias", key, "must have token ids as keys") from None
+        token = int(key)
         _ids("logit_bias", [token])
         _within("logit_bias", amount, -100.0, 100.0)
         bias[token] = float(amount)

@@ -70,8 +70,8 @@ class Intake:
         room = self.info.max_model_len - len(tokens)
         if params.max_tokens is not None and params.max_tokens > self.info.max_model_len:
             raise PromptTooLong(
-                f"max_tokens is {params.max_tokens}, more than the model's whole context of "
-                f"{self.info.max_model_len} tokens: ask for at most {room} after this prompt.",
+                f"max_tokens is {params.max_tokens}. Requested token count exceeds the model's maximum context length "
+                f"of {self.info.max_model_len} tokens: ask for at most {room} after this prompt.",
                 param="$.max_tokens",
             )
         if params.min_tokens > room:
@@ -121,8 +121,8 @@ class Intake:
         if outside.any():
             at = int(outside.argmax())
             raise InvalidRequest(
-                f"Token id {tokens[at]} at position {at} of the prompt is outside the vocabulary: ids go from 0 to "
-                f"{self._vocab_size - 1}.",
+                f"Token id {tokens[at]} at position {at} of the prompt is out of vocabulary: the {self._vocab_size} "
+                f"ids go from 0 to {self._vocab_size - 1}.",
                 param="$.prompt",
             )
         keep = params.truncate_prompt_tokens
@@ -132,9 +132,12 @@ class Intake:
             tokens = tokens[-keep:] if params.truncation_side == "left" else tokens[:keep]
         if len(tokens) >= self.info.max_model_len:
             raise PromptTooLong(
-                f"The prompt has {len(tokens)} tokens, but the model's context is {self.info.max_model_len} tokens, of "
-                f"which at least one is for the answer: shorten the prompt to {self.info.max_model_len - 1} tokens.",
+                f"The prompt of {len(tokens)} tokens is longer than the model's context length. This model's maximum "
+                f"context length is {self.info.max_model_len} tokens, of which at least one is for the answer: shorten "
+                f"the prompt to {self.info.max_model_len - 1} tokens.",
                 param="$.prompt",
+                num_prompt_tokens=len(tokens),
+                max_model_len=self.info.max_model_len,
             )
         return tokens.astype(np.int32)
 
@@ -148,8 +151,8 @@ class Intake:
             for token in ids:
                 if token >= self._vocab_size:
                     raise InvalidRequest(
-                        f"{name} holds token id {token}, outside the vocabulary: ids go from 0 to "
-                        f"{self._vocab_size - 1}.",
+                        f"{name} holds token id {token}, which is out of vocabulary: the {self._vocab_size} ids go "
+                        f"from 0 to {self._vocab_size - 1}.",
                         param=f"$.{name}",
                     )
 

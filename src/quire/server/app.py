@@ -141,9 +141,10 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 
 def _methods(request: Request) -> list[str]:
-    """What the request's path takes; the router itself names those of one route only."""
-    found: set[str] = set()
-    for route in request.app.routes:
-        if route.matches(request.scope)[0] is not Match.NONE:
-            found |= route.methods
-    return sorted(found)
+    """What the request's path takes; the router itself names those of one route only.
+
+    A path that is spelled out is no longer a value of another's parameter.
+    """
+    fitting = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    spelled = [route for route in fitting if route.path == request.scope["path"]]
+    return sorted({method for route in spelled or fitting for method in route.methods})

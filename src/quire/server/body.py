@@ -5,6 +5,7 @@ msgspec parses (it takes no NaN, no lone surrogates, no invalid UTF-8), pydantic
 
 import asyncio
 import logging
+import re
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import msgspec
@@ -20,6 +21,8 @@ log = logging.getLogger("quire.server")
 
 _SHOWN_CHARS = 80
 _SHOWN_FAULTS = 5
+_SUBJECT = re.compile(r"^[A-Z]\w* should ")
+"""How pydantic begins a rule: Input should, List should."""
 
 
 class Refusing(Protocol):
@@ -94,13 +97,15 @@ def validate(data: dict[str, Any], model: type[M], root: str = "$") -> M:
 
 
 def _invalid(faults: list[ErrorDetails], data: dict[str, Any], root: str) -> InvalidRequest:
-    # A union reports each alternative; the one that went deepest into the value is the one that was meant.
+    # A union reports each alternative. The one that was meant went deepest into the value; of those, the one that does
+    # not ask for another type.
     deepest: dict[Any, tuple[str, str]] = {}
-    depths: dict[Any, int] = {}
+    depths: dict[Any, tuple[int, bool]] = {}
     for fault in faults:
         field = fault["loc"][0] if fault["loc"] else root
-        path, depth = _path(fault, data, root)
-        if depth > depths.get(field, -1):
+        path, steps = _path(fault, data, root)
+        depth = (steps, not fault["type"].endswith("_type"))
+        if depth > depths.get(field, (-1, False)):
             depths[field] = depth
             deepest[field] = (path, _sentence(path, fault))
     shown = list(deepest.values())[:_SHOWN_FAULTS]
@@ -112,7 +117,7 @@ def _invalid(faults: list[ErrorDetails], data: dict[str, Any], root: str) -> Inv
 def _sentence(path: str, fault: ErrorDetails) -> str:
     if fault["type"] == "missing":
         return f"{path} is missing: it is required."
-    rule = fault["msg"].removeprefix("Input ").removeprefix("should ")
+    rule = _SUBJECT.sub("", fault["msg"]).replace(" after validation", "")
     return f"{path} is {_show(fault['input'])}: it should {rule}."
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from quire.core.errors import Overloaded, PromptTooLong, QuireError, ThreadUnsupported
 from quire.server.schema.anthropic import AnthropicError, AnthropicErrorBody
@@ -38,6 +39,11 @@ class Face(msgspec.Struct, frozen=True, kw_only=True):
 
 def _openai_error(error: QuireError) -> ErrorBody:
     return ErrorBody(error=Error(message=error.message, type=error.kind, param=error.param, code=error.code))
+
+
+def _located(error: QuireError) -> str:
+    """The message with the path of the value at fault, for shapes that have no other place for it."""
+    return error.message if error.param is None or error.param in error.message else f"{error.param}: {error.message}"
 
 
 def _error_event(body: bytes) -> bytes:
@@ -79,7 +85,11 @@ def _anthropic_error(error: QuireError) -> AnthropicErrorBody:
         details = {"error_code": error.code, "unsupported": ["thread"]}
         return AnthropicErrorBody(AnthropicError(kind, error.message, details))
     # Clients look for these words, and shorten their conversation.
-    message = f"prompt is too long: {error.message}" if isinstance(error, PromptTooLong) else error.message
+    message = _located(error)
+    if isinstance(error, PromptTooLong):
+        most = error.max_model_len - 1
+        counts = f"{error.num_prompt_tokens} tokens > {most} maximum. " if error.num_prompt_tokens else ""
+        message = f"prompt is too long: {counts}{message}"
     return AnthropicErrorBody(AnthropicError(kind, message))
 
 
@@ -95,7 +105,7 @@ ANTHROPIC = Face(
 
 OLLAMA = Face(
     name="ollama",
-    error_body=lambda error: OllamaError(error.message),
+    error_body=lambda error: OllamaError(_located(error)),
     error_type=OllamaError,
     stream_type="application/x-ndjson",
     keep_alive=b"",  # each line is a record
@@ -114,9 +124,18 @@ _LLAMACPP_TYPES = {
 
 def _llamacpp_error(error: QuireError) -> LlamaCppErrorBody:
     kind = _LLAMACPP_TYPES.get(error.status, "invalid_request_error" if error.status < 500 else "server_error")
-    if isinstance(error, PromptTooLong):
-        kind = "exceed_context_size_error"
-    return LlamaCppErrorBody(LlamaCppError(error.status, error.message, kind, error.param))
+    if not isinstance(error, PromptTooLong):
+        return LlamaCppErrorBody(LlamaCppError(error.status, error.message, kind, error.param))
+    return LlamaCppErrorBody(
+        LlamaCppError(
+            error.status,
+            f"The request exceeds the available context size: {error.message}",
+            "exceed_context_size_error",
+            error.param,
+            n_prompt_tokens=error.num_prompt_tokens or UNSET,
+            n_ctx=error.max_model_len or UNSET,
+        )
+    )
 
 
 LLAMACPP = Face(name="llamacpp", error_body=_llamacpp_error, error_type=LlamaCppErrorBody)

@@ -26,6 +26,33 @@ _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0
 _DURATION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{0,18})?)(ns|us|µs|ms|s|m|h)")
 
 
+MESSAGE_PATHS = {
+    "$.prompt": "$.messages",
+    "$.stop": "$.stop_sequences",
+    "$.thinking_token_budget": "$.thinking.budget_tokens",
+    "$.structured_outputs.json": "$.output_config.format.schema",
+    "$.structured_outputs": "$.output_config.format",
+}
+"""Of fields, where the engine's names for them are others: in Anthropic's requests."""
+
+OLLAMA_PATHS = {
+    "$.max_tokens": "$.options.num_predict",
+    "$.repetition_penalty": "$.options.repeat_penalty",
+    "$.penalty_window": "$.options.repeat_last_n",
+    **{
+        f"$.{name}": f"$.options.{name}"
+        for name in (
+            *("temperature", "top_k", "top_p", "min_p", "seed", "stop"),
+            *("presence_penalty", "frequency_penalty"),
+        )
+    },
+    "$.logprobs": "$.top_logprobs",
+    "$.structured_outputs.json": "$.format",
+    "$.structured_outputs": "$.format",
+}
+"""And in Ollama's; where the prompt is a conversation, it is ``$.messages``."""
+
+
 def message_params(body: MessagesRequest, defaults: Mapping[str, Any], max_model_len: int) -> SamplingParams:
     """Raises InvalidRequest. ``max_tokens``, which every request must name, may be more than the context holds.
 

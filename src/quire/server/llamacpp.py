@@ -21,7 +21,10 @@ Prompt = str | list[str | int]
 PATHS = {
     "$.logprobs": "$.n_probs",
     "$.repetition_penalty": "$.repeat_penalty",
+    "$.structured_outputs.grammar": "$.grammar",
+    "$.structured_outputs.json": "$.json_schema",
     "$.structured_outputs": "$.json_schema",
+    "$.max_tokens": "$.n_predict",
 }
 """Of fields, where the engine's names for them are others."""
 

@@ -84,7 +84,7 @@ class ResponseStore:
     def get(self, id: str) -> Kept:
         """Raises ResponseNotFound."""
         if id not in self._kept:
-            raise ResponseNotFound(f"There is no response {id!r:.80} here: {self._why_gone}", param="$.response_id")
+            raise ResponseNotFound(f"Response with id {id!r:.80} not found: {self._why_gone}", param="$.response_id")
         self._kept.move_to_end(id)
         return self._kept[id]
 

@@ -40,8 +40,8 @@ async def understand(service: Service, body: ResponsesRequest, request_id: str) 
     store = service.responses
     if body.background and not (body.store and store.is_on):
         raise InvalidRequest(
-            "background is true and the response is not stored: it could not be found again. Leave store true, on a "
-            "server that keeps responses (--max-stored-responses).",
+            "background can only be used when `store` is true, on a server that keeps responses "
+            "(--max-stored-responses): the response could not be found again.",
             param="$.background",
         )
     history = store.history(body.previous_response_id) if body.previous_response_id is not None else []

@@ -33,7 +33,7 @@ def chat_params(body: ChatCompletionRequest, defaults: Mapping[str, Any]) -> Sam
             "best_of out.",
             param="$.best_of",
         )
-    _check_prompt_logprobs(body)
+    _check_stream(body)
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     limit = limit if limit is not None else defaults.get("max_tokens")
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
@@ -46,7 +46,7 @@ def completion_params(body: CompletionRequest, defaults: Mapping[str, Any]) -> S
 
     ``n`` of the result is ``best_of``, where that is given: so many are made. A beam search gives ``n`` in any case.
     """
-    _check_prompt_logprobs(body)
+    _check_stream(body)
     num_made = body.n if body.use_beam_search else num_continuations(body)
     limit = body.max_tokens if body.max_tokens is not None else defaults.get("max_tokens", _COMPLETION_MAX_TOKENS)
     if limit == 0 and not body.echo:
@@ -135,7 +135,11 @@ def _rename(error: QuireError, names: Mapping[str, str]) -> None:
     for ours, theirs in names.items():
         if param is not None and (param == ours or param.startswith((f"{ours}.", f"{ours}["))):
             error.param = theirs + param[len(ours) :]
-            error.message = error.message.replace(param, error.param)
+            name = f"{param.removeprefix('$.')} "
+            if param in error.message:
+                error.message = error.message.replace(param, error.param)
+            elif error.message.startswith(name):
+                error.message = f"{error.param} {error.message.removeprefix(name)}"
             return
 
 
@@ -153,7 +157,12 @@ def _shaped(body: GenerationRequest) -> dict[str, Any]:
     return {} if shape is None else {"structured_outputs": shape.wanted}
 
 
-def _check_prompt_logprobs(body: GenerationRequest) -> None:
+def _check_stream(body: GenerationRequest) -> None:
+    if not body.stream and "stream_options" in body.model_fields_set:
+        raise InvalidRequest(
+            "stream_options is given and stream is false: set stream to true, or leave stream_options out.",
+            param="$.stream_options",
+        )
     if body.stream and body.prompt_logprobs is not None:
         raise InvalidRequest(
             "prompt_logprobs is set and stream is true: a stream does not return them, so turn one of them off.",

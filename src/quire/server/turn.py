@@ -50,6 +50,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     tool_choice: ToolChoice = "auto"
     forced_tool: str | None = None
     has_parallel_calls: bool = True
+    separates_reasoning: bool = True
+    """Otherwise it stays in the content, as it was written."""
     beams: Beams | None = None
     add_special_tokens: bool = False
     priority: int = 0
@@ -120,7 +122,8 @@ async def begin(service: Service, turn: Turn) -> "Exchange":
         grammar=grammar,
     )
     generation = await service.generate(plan)
-    return Exchange(turn, prompt, is_open, generation, dialects, service.llm.tokenizer)
+    read = dialects if turn.separates_reasoning else Dialects(tools=dialects.tools)
+    return Exchange(turn, prompt, is_open, generation, read, service.llm.tokenizer)
 
 
 async def _asked(service: Service, turn: Turn, prompt: str) -> str | list[int]:

@@ -65,7 +65,7 @@ class Tokenizer:
         for position, token_id in enumerate(ids):
             if not 0 <= token_id < self.vocab_size:
                 raise InvalidRequest(
-                    f"Token id {token_id} at position {position} is outside the vocabulary: ids go from 0 to "
+                    f"Token id {token_id} at position {position} is out of vocabulary: ids go from 0 to "
                     f"{self.vocab_size - 1}.",
                     param=f"$.tokens[{position}]",
                 )

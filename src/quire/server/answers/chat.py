@@ -59,8 +59,8 @@ class ChatAnswer:
             choices=[self._choice(one) for one in answered],
             usage=exchange.usage,
             service_tier=self._tier,
-            prompt_logprobs=UNSET if output.prompt_logprobs is None else finite(output.prompt_logprobs),
-            prompt_token_ids=output.prompt_token_ids if self._body.return_token_ids else UNSET,
+            prompt_logprobs=None if output.prompt_logprobs is None else finite(output.prompt_logprobs),
+            prompt_token_ids=output.prompt_token_ids if self._body.return_token_ids else None,
             prompt_text=exchange.prompt if self._body.return_prompt_text else UNSET,
         )
 
@@ -84,7 +84,7 @@ class ChatAnswer:
             logprobs=self._logprobs_of(choice),
             finish_reason=answered.finish_reason,
             stop_reason=choice.stop_reason,
-            token_ids=list(choice.token_ids) if self._body.return_token_ids else UNSET,
+            token_ids=list(choice.token_ids) if self._body.return_token_ids else None,
         )
 
     def chunks(self, exchange: Exchange) -> "ChatStream":
@@ -182,7 +182,7 @@ class ChatStream:
 
     def _event(self, pieces: list[Piece]) -> bytes:
         frames, begun = self._frames, self._begun
-        usage = self._exchange.usage if self._options.continuous_usage_stats else None
+        usage = self._exchange.usage if self._options.tells_usage_throughout else None
         events: list[bytes] = []
         for piece in pieces:
             index = piece.choice.index

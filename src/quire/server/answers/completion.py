@@ -89,7 +89,11 @@ class CompletionAnswer:
         echoed: str,
         offsets: dict[int, int] | None = None,
     ) -> CompletionChoice:
-        """``offsets`` is kept between a stream's chunks: a choice that is not in it begins here."""
+        """``offsets`` is kept between a stream's chunks: a choice that is not in it begins here.
+
+        What was not asked for is null in a whole answer, and left out of chunks.
+        """
+        absent = None if offsets is None else UNSET
         offsets = {} if offsets is None else offsets
         index = prompt_index * self._body.n + choice.index
         is_first = index not in offsets
@@ -102,12 +106,12 @@ class CompletionAnswer:
             logprobs=logprobs,
             finish_reason="length" if self._scores_only and choice.finish_reason else choice.finish_reason,
             stop_reason=None if self._scores_only else choice.stop_reason,
-            token_ids=([] if self._scores_only else list(choice.token_ids)) if wants_ids else UNSET,
-            prompt_token_ids=output.prompt_token_ids if wants_ids and is_first else UNSET,
+            token_ids=([] if self._scores_only else list(choice.token_ids)) if wants_ids else absent,
+            prompt_token_ids=output.prompt_token_ids if wants_ids and is_first else absent,
             prompt_text=self._prompt_text(prompt_index, output)
             if self._body.return_prompt_text and is_first
             else UNSET,
-            prompt_logprobs=finite(output.prompt_logprobs or []) if has_prompt_logprobs else UNSET,
+            prompt_logprobs=finite(output.prompt_logprobs or []) if has_prompt_logprobs else absent,
         )
 
     def _echoed(self, prompt_index: int, output: RequestOutput) -> str:
@@ -173,5 +177,5 @@ class CompletionStream:
         self._cached[p] = output.num_cached_tokens or 0
         if self._counts_tokens:
             self._num_tokens += sum(len(choice.token_ids) for choice in output.outputs)
-        usage = self._usage if self._options.continuous_usage_stats else None
+        usage = self._usage if self._options.tells_usage_throughout else None
         return b"".join([self._frames.chunk([one], usage) for one in self._shown(p, output, self._offsets)])

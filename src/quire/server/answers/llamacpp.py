@@ -58,10 +58,13 @@ class LlamaCppAnswer:
         *,
         model: str,
         settings: Mapping[str, Any],
+        max_model_len: int,
         shows_nothing: bool,
     ) -> None:
         self._body = body
         self._n = params.n
+        self._max_tokens = params.max_tokens
+        self._max_model_len = max_model_len
         self._tokenizer = tokenizer
         self._model = model
         self._settings = dict(settings)
@@ -155,6 +158,7 @@ class LlamaCppAnswer:
             generation_settings=self._settings,
             prompt=prompt,
             has_new_line=progress.has_new_line,
+            truncated=num_prompt + num_made >= self._max_model_len and num_made != self._max_tokens,
             stop_type=progress.stop_type or "limit",
             stopping_word=progress.stopping_word,
             tokens_cached=num_prompt + max(0, num_made - 1),

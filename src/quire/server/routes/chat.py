@@ -14,6 +14,7 @@ from quire.server.rendering import Conversation
 from quire.server.responses import json_response
 from quire.server.sampling import chat_params, chat_paths
 from quire.server.schema.chat import ChatChunk, ChatCompletion, ChatCompletionRequest
+from quire.server.schema.faults import bad
 from quire.server.schema.messages import messages_of
 from quire.server.schema.tools import choice_of, tools_of
 from quire.server.service import Service, request_id_of, service_of
@@ -57,6 +58,8 @@ async def chat_completions(request: Request) -> Response:
 
 def _turn(service: Service, body: ChatCompletionRequest, request_id: str) -> Turn:
     choice = choice_of(body.tool_choice)
+    if body.tools is None and body.tool_choice is not None and choice.mode == "auto":
+        raise bad("$.tool_choice", body.tool_choice, "is only allowed where tools are given")
     return Turn(
         conversation=Conversation(
             messages=messages_of(body.messages),
@@ -74,6 +77,7 @@ def _turn(service: Service, body: ChatCompletionRequest, request_id: str) -> Tur
         tool_choice=choice.mode,
         forced_tool=choice.forced,
         has_parallel_calls=body.parallel_tool_calls,
+        separates_reasoning=body.separate_reasoning and body.reasoning_format != "none",
         add_special_tokens=bool(body.add_special_tokens),
         beams=beams_of(body),
         priority=body.priority,

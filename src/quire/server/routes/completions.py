@@ -14,6 +14,7 @@ from quire.server.beams import beams_of
 from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
+from quire.server.generation import Generation
 from quire.server.responses import json_response
 from quire.server.sampling import beam_paths, completion_params, num_continuations, shape_paths
 from quire.server.schema.completion import Completion, CompletionChunk, CompletionRequest, Prompt, prompts_of
@@ -52,8 +53,13 @@ async def completions(request: Request) -> Response:
         cache_salt=body.cache_salt,
         beams=beams,
     )
+
+    async def begin() -> Generation:
+        with beam_paths(body), shape_paths(body):
+            return await service.generate(plan)
+
     if body.stream:
-        generation = await while_connected(request.receive, service.generate(plan))
+        generation = await while_connected(request.receive, begin())
         return EventStream(
             answer.chunks(generation),
             generation.close,
@@ -62,8 +68,7 @@ async def completions(request: Request) -> Response:
         )
 
     async def whole() -> Completion:
-        with beam_paths(body), shape_paths(body):
-            generation = await service.generate(plan)
+        generation = await begin()
         try:
             outputs = await generation.finals()
         finally:

@@ -29,6 +29,7 @@ from quire.server.schema.llamacpp import (
     LlamaCppCompletion,
     LlamaCppOptions,
     LlamaCppRequest,
+    LlamaCppSelection,
     Props,
     Slot,
     SlotsQuery,
@@ -47,7 +48,7 @@ async def completion(request: Request) -> Response:
     body = await read_json(request, LlamaCppRequest)
     llm = service.llm
     asked = prompts_of(body.prompt)
-    params = params_of(body, llm.default_params, llm.tokenizer, llm.info.max_model_len)
+    params = _params(service, body)
     limit = max(service.config.max_prompts, MAX_N)
     if len(asked) * params.n > limit:
         raise InvalidRequest(
@@ -63,7 +64,7 @@ async def infill(request: Request) -> Response:
     service = service_of(request)
     body = await read_json(request, InfillRequest)
     llm = service.llm
-    params = params_of(body, llm.default_params, llm.tokenizer, llm.info.max_model_len)
+    params = _params(service, body)
     fim = FillInMiddle.of(llm.tokenizer)
     others = [OtherFile(extra.filename, extra.text) for extra in body.input_extra]
 
@@ -73,6 +74,12 @@ async def infill(request: Request) -> Response:
     if not params.ignore_eos:
         params = params.replace(stop_token_ids=fim.end_ids)
     return await _answer(request, service, body, params, [await llm.run_blocking(build)])
+
+
+def _params(service: Service, body: LlamaCppOptions) -> SamplingParams:
+    llm = service.llm
+    with renamed(PATHS):
+        return params_of(body, llm.default_params, llm.tokenizer, llm.info.max_model_len)
 
 
 async def _answer(
@@ -86,6 +93,7 @@ async def _answer(
         llm.tokenizer,
         model=service.model(body.model),
         settings=settings_of(params, llm.info.max_model_len) | {"stream": body.stream},
+        max_model_len=llm.info.max_model_len,
         shows_nothing=body.n_predict == 0 or (body.n_predict is None and body.max_tokens == 0),
     )
     if answer.is_watched and params.n > 1:
@@ -217,7 +225,7 @@ ENDPOINTS = (
             handler=completion,
             summary="The continuation of one or many prompts, in llama.cpp's shape",
             body=LlamaCppRequest,
-            answer=(LlamaCppCompletion, list[LlamaCppCompletion]),
+            answer=(LlamaCppCompletion, list[LlamaCppCompletion], LlamaCppSelection, list[LlamaCppSelection]),
             chunk=LlamaCppChunk,
             errors=(404,),
         )
@@ -229,7 +237,7 @@ ENDPOINTS = (
         handler=infill,
         summary="What stands between a prefix and a suffix",
         body=InfillRequest,
-        answer=LlamaCppCompletion,
+        answer=(LlamaCppCompletion, LlamaCppSelection),
         chunk=LlamaCppChunk,
         errors=(404,),
     ),

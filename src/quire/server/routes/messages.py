@@ -9,9 +9,10 @@ from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
 from quire.server.faces import ANTHROPIC
-from quire.server.foreign_sampling import message_params
+from quire.server.foreign_sampling import MESSAGE_PATHS, message_params
 from quire.server.rendering import Conversation, render
 from quire.server.responses import json_response
+from quire.server.sampling import renamed
 from quire.server.schema.anthropic import (
     AnthropicMessage,
     CountTokensRequest,
@@ -25,7 +26,7 @@ from quire.server.schema.anthropic_conversation import conversation_of
 from quire.server.schema.anthropic_tools import choice_of, tools_of
 from quire.server.service import Service, request_id_of, service_of
 from quire.server.streaming import EventStream
-from quire.server.turn import Turn, begin
+from quire.server.turn import Exchange, Turn, begin
 
 _EFFORTS = {"xhigh": "high", "max": "high"}
 """Efforts that templates do not know."""
@@ -36,13 +37,14 @@ async def messages(request: Request) -> Response:
     body = await read_json(request, MessagesRequest)
     request_id = request_id_of(request)
     model = service.model(body.model)
-    turn = _turn(service, body, request_id)
+    with renamed(MESSAGE_PATHS):
+        turn = _turn(service, body, request_id)
     display = getattr(body.thinking, "display", None)
     answer = MessageAnswer(
         id=f"msg_{request_id}", model=model, max_tokens=body.max_tokens, shows_thinking=display != "omitted"
     )
     if body.stream:
-        exchange = await while_connected(request.receive, begin(service, turn))
+        exchange = await while_connected(request.receive, _begin(service, turn))
         return EventStream(
             answer.events(exchange),
             exchange.close,
@@ -52,13 +54,18 @@ async def messages(request: Request) -> Response:
         )
 
     async def whole() -> AnthropicMessage:
-        exchange = await begin(service, turn)
+        exchange = await _begin(service, turn)
         try:
             return await answer.whole(exchange)
         finally:
             exchange.close()
 
     return json_response(await while_connected(request.receive, whole()))
+
+
+async def _begin(service: Service, turn: Turn) -> Exchange:
+    with renamed(MESSAGE_PATHS):
+        return await begin(service, turn)
 
 
 async def count_tokens(request: Request) -> Response:

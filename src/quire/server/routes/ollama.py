@@ -13,9 +13,10 @@ from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
 from quire.server.faces import OLLAMA
-from quire.server.foreign_sampling import keep_alive_s, ollama_params
+from quire.server.foreign_sampling import OLLAMA_PATHS, keep_alive_s, ollama_params
 from quire.server.rendering import Conversation
 from quire.server.responses import json_response
+from quire.server.sampling import renamed
 from quire.server.schema.ollama import (
     OllamaAnswer,
     OllamaChatAnswer,
@@ -28,7 +29,7 @@ from quire.server.schema.ollama_messages import conversation_of
 from quire.server.schema.tools import choice_of, tools_of
 from quire.server.service import Service, request_id_of, service_of
 from quire.server.streaming import EventStream
-from quire.server.turn import Turn, begin
+from quire.server.turn import Exchange, Turn, begin
 from quire.text.fim import FillInMiddle
 
 
@@ -46,7 +47,7 @@ async def chat(request: Request) -> Response:
         **_thinking(service, body),
     )
     turn = _turn(request, service, body, conversation=conversation, tool_choice=choice.mode, forced_tool=choice.forced)
-    return await _answer(request, service, turn, shaper) if messages else _nothing(shaper, body)
+    return await _answer(request, service, turn, shaper, "$.messages") if messages else _nothing(shaper, body)
 
 
 async def generate(request: Request) -> Response:
@@ -70,7 +71,7 @@ async def generate(request: Request) -> Response:
         conversation = Conversation(messages=messages, **_thinking(service, body))
         turn = _turn(request, service, body, conversation=conversation, context=body.context or ())
     is_asked = body.prompt or body.suffix
-    return await _answer(request, service, turn, shaper) if is_asked else _nothing(shaper, body)
+    return await _answer(request, service, turn, shaper, "$.prompt") if is_asked else _nothing(shaper, body)
 
 
 def _shaper(service: Service, body: OllamaRequest, begun_s: float, **settings: Any) -> OllamaShaper:
@@ -116,7 +117,8 @@ def _turn(
     conversation: Conversation | None = None,
     **settings: Any,
 ) -> Turn:
-    params = ollama_params(body, service.llm.default_params, service.llm.info.max_model_len)
+    with renamed(OLLAMA_PATHS):
+        params = ollama_params(body, service.llm.default_params, service.llm.info.max_model_len)
     return Turn(
         conversation=conversation or Conversation(messages=[]),
         params=params.replace(stop_token_ids=stop_token_ids),
@@ -126,9 +128,10 @@ def _turn(
     )
 
 
-async def _answer(request: Request, service: Service, turn: Turn, shaper: OllamaShaper) -> Response:
+async def _answer(request: Request, service: Service, turn: Turn, shaper: OllamaShaper, asked: str) -> Response:
+    """``asked``: the path of what the prompt is made of."""
     if turn.is_streamed:
-        exchange = await while_connected(request.receive, begin(service, turn))
+        exchange = await while_connected(request.receive, _begin(service, turn, asked))
         return EventStream(
             shaper.lines(exchange),
             exchange.close,
@@ -138,13 +141,18 @@ async def _answer(request: Request, service: Service, turn: Turn, shaper: Ollama
         )
 
     async def whole() -> OllamaAnswer:
-        exchange = await begin(service, turn)
+        exchange = await _begin(service, turn, asked)
         try:
             return await shaper.whole(exchange)
         finally:
             exchange.close()
 
     return json_response(await while_connected(request.receive, whole()))
+
+
+async def _begin(service: Service, turn: Turn, asked: str) -> Exchange:
+    with renamed({**OLLAMA_PATHS, "$.prompt": asked, "$.messages": asked}):
+        return await begin(service, turn)
 
 
 ENDPOINTS = (

@@ -60,7 +60,7 @@ async def cancel_response(request: Request) -> Response:
     kept = store.get(id)
     if not kept.is_background:
         raise InvalidRequest(
-            f"The response {id!r:.80} was not made in the background: only those can be cancelled. To end another, "
+            f"Cannot cancel a synchronous response. {id!r:.80} was not made in the background: to end such a one, "
             "close its connection.",
             param="$.response_id",
         )

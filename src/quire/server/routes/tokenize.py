@@ -90,7 +90,7 @@ async def detokenize(request: Request) -> Response:
     for i, token in enumerate(body.tokens):
         if token >= llm.info.vocab_size:
             raise InvalidRequest(
-                f"$.tokens[{i}] is {token}, outside the vocabulary: ids go from 0 to {llm.info.vocab_size - 1}.",
+                f"$.tokens[{i}] is {token}, which is out of vocabulary: ids go from 0 to {llm.info.vocab_size - 1}.",
                 param=f"$.tokens[{i}]",
             )
     text = await llm.run_blocking(llm.tokenizer.decode, body.tokens, False)

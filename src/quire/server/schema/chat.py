@@ -31,6 +31,11 @@ class ChatCompletionRequest(GenerationRequest):
     parallel_tool_calls: bool = Field(default=True, description="false: the first call only")
     reasoning_effort: str | None = Field(default=None, description="given to the chat template; none: do not reason")
     include_reasoning: bool = Field(default=True, description="false: reasoning is left out of the answer")
+    separate_reasoning: bool = Field(default=True, description="false: reasoning stays in the content, with its marks")
+    stream_reasoning: bool = Field(default=True, description="a hint: a stream says reasoning as it comes")
+    reasoning_format: Literal["auto", "none", "deepseek", "deepseek-legacy"] = Field(
+        default="auto", description="none: as separate_reasoning false"
+    )
     thinking_token_budget: int | None = Field(default=None, ge=-1, lt=2**31)
 
 
@@ -80,7 +85,7 @@ class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: ChatLogprobs | None
     finish_reason: str
     stop_reason: int | str | None
-    token_ids: list[int] | UnsetType = UNSET
+    token_ids: list[int] | None = None
 
 
 class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,8 +97,8 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[ChatChoice]
     usage: Usage
     service_tier: str | UnsetType = UNSET
-    prompt_logprobs: list[Logprobs | None] | UnsetType = UNSET
-    prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_logprobs: list[Logprobs | None] | None = None
+    prompt_token_ids: list[int] | None = None
     prompt_text: str | UnsetType = UNSET
 
 

@@ -87,8 +87,14 @@ class QueryModel(BaseModel):
 
 
 class StreamOptions(RequestModel):
+    """What a stream says of usage."""
+
     include_usage: bool = Field(default=False, description="end with a chunk that holds the usage")
-    continuous_usage_stats: bool = Field(default=False, description="usage so far on every chunk")
+    continuous_usage_stats: bool = Field(default=False, description="with include_usage: usage so far on every chunk")
+
+    @property
+    def tells_usage_throughout(self) -> bool:
+        return self.include_usage and self.continuous_usage_stats
 
 
 def _or_null(schema: JsonSchemaValue) -> JsonSchemaValue:

@@ -48,10 +48,10 @@ class CompletionChoice(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: CompletionLogprobs | None
     finish_reason: str | None
     stop_reason: int | str | None = None
-    token_ids: list[int] | UnsetType = UNSET
-    prompt_token_ids: list[int] | UnsetType = UNSET
+    token_ids: list[int] | UnsetType | None = UNSET
+    prompt_token_ids: list[int] | UnsetType | None = UNSET
     prompt_text: str | UnsetType = UNSET
-    prompt_logprobs: list[Logprobs | None] | UnsetType = UNSET
+    prompt_logprobs: list[Logprobs | None] | UnsetType | None = UNSET
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,7 +73,7 @@ class SamplingRequest(RequestModel):
 class GenerationRequest(SamplingRequest):
     """What chat and completions have in common beyond that."""
 
-    stream_options: StreamOptions = StreamOptions()
+    stream_options: StreamOptions = Field(default=StreamOptions(), description="only where stream is true")
 
     n: int = Field(default=1, ge=1, le=MAX_N)
     best_of: int | None = Field(default=None, ge=1, le=MAX_N, description="make so many, return the n likeliest")

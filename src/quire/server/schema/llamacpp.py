@@ -154,6 +154,9 @@ class LlamaCppError(msgspec.Struct, frozen=True):
     type: str
     param: str | None = None
     """JSON path of the value at fault."""
+    n_prompt_tokens: int | UnsetType = UNSET
+    n_ctx: int | UnsetType = UNSET
+    """Of a prompt that is too long."""
 
 
 class LlamaCppErrorBody(msgspec.Struct, frozen=True):
@@ -207,6 +210,10 @@ class LlamaCppChunk(msgspec.Struct, frozen=True, kw_only=True):
     completion_probabilities: list[LlamaCppToken] | UnsetType = UNSET
 
 
+LlamaCppSelection = JsonObject
+"""The fields of a completion that ``response_fields`` named, under these names."""
+
+
 class LlamaCppCompletion(msgspec.Struct, frozen=True, kw_only=True):
     index: int
     content: str
@@ -219,8 +226,8 @@ class LlamaCppCompletion(msgspec.Struct, frozen=True, kw_only=True):
     generation_settings: JsonObject
     prompt: str
     has_new_line: bool
-    truncated: bool = False
-    """A context is never shifted here: an answer ends where it does."""
+    truncated: bool
+    """The context was full before the answer was over: it is never shifted here, and the answer ends where it does."""
     stop_type: str
     """eos, word or limit."""
     stopping_word: str

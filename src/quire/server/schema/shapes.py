@@ -13,7 +13,7 @@ import msgspec
 
 from quire.core.errors import InvalidRequest, QuireError, Unsupported
 from quire.core.structured_outputs import SHAPES, StructuredOutputs
-from quire.server.schema.faults import bad
+from quire.server.schema.faults import bad, expect
 
 if TYPE_CHECKING:
     from quire.server.schema.generation import GenerationRequest
@@ -89,8 +89,11 @@ def _response_format(value: dict[str, Any]) -> Shape | None:
     match value.get("type"):
         case "text":
             return None
-        case "json_object":
+        case "json_object" if value.get("schema") is None:
             return Shape(StructuredOutputs(json_object=True), path)
+        case "json_object":  # as llama.cpp's clients write a schema
+            schema = expect(value["schema"], dict, f"{path}.schema", "must be a JSON schema, an object")
+            return Shape(StructuredOutputs(json=schema), f"{path}.schema")
         case "json_schema":
             return Shape(json_schema_of(value.get("json_schema"), f"{path}.json_schema"), f"{path}.json_schema.schema")
         case "structural_tag":
