@@ -46,20 +46,32 @@ def thin_tile(num_rows: int, num_out: int, num_in: int, itemsize: int, *, is_gat
     slices, depth = (4 if num_in > 1024 else 2), (64 if itemsize == 2 else 128)
     outputs = 16 if num_rows <= 2 or num_out < 4096 else 32
     if is_gated:
-        outputs = 16 if rows <= 16 else 32
-    stage = (rows + outputs * (2 if is_gated else 1)) * slices * depth * itemsize
+        outputs = 16
+    x_itemsize = 2 if rows == 8 else itemsize  # so few may come unrounded
+    stage = (rows * x_itemsize + outputs * itemsize * (2 if is_gated else 1)) * slices * depth
     return ThinTile(rows, outputs, slices, depth, slices, _stages(stage, most=6))
 
 
-def wide_tile(num_rows: int, num_out: int, itemsize: int, *, is_gated: bool = False) -> WideTile:
+def wide_tile(num_rows: int, num_out: int, itemsize: int) -> WideTile:
     """For more rows than that."""
-    depth = 64 if itemsize == 2 else 128
     rows = 64 if num_rows <= 256 else 128
-    outputs = 128 if num_rows > 256 else 32 if num_rows <= 64 and num_out <= 8192 else 64
-    if is_gated:
-        outputs = 64
-    stage = (rows + outputs * (2 if is_gated else 1)) * depth * itemsize
-    return WideTile(rows, outputs, depth, 8, 4 if rows == 64 else 8, _stages(stage, most=6))
+    return _wide(rows, 128 if num_rows > 256 else 32 if num_rows <= 64 and num_out <= 8192 else 64, itemsize)
+
+
+def expert_tile(
+    rows: int, num_out: int, num_in: int, itemsize: int, *, is_alone: bool, is_gated: bool
+) -> ThinTile | WideTile:
+    """For tiles of ``rows`` pairs of one expert each. ``is_alone``: there is one pair in a tile."""
+    if rows <= THIN_ROWS:
+        tile = thin_tile(1 if is_alone else rows, num_out, num_in, itemsize, is_gated=is_gated)
+        return tile._replace(rows=rows)
+    return _wide(rows, 64 if is_gated else 128, itemsize)
+
+
+def _wide(rows: int, outputs: int, itemsize: int) -> WideTile:
+    depth = 64 if itemsize == 2 else 128
+    stages = _stages((rows + outputs) * depth * itemsize, most=5)
+    return WideTile(rows, outputs, depth, 8, 4 if rows == 64 else 8, stages)
 
 
 def _stages(stage_bytes: int, most: int) -> int:
