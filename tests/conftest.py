@@ -73,6 +73,10 @@ TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("Mistral", dict(sliding_window=40)),
     "qwen2": ("Qwen2", dict(use_sliding_window=True, sliding_window=24, max_window_layers=2)),
     "qwen3": ("Qwen3", dict(tie_word_embeddings=True)),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        dict(num_experts=8, num_experts_per_tok=3, moe_intermediate_size=48, norm_topk_prob=True, mlp_only_layers=[1]),
+    ),
     "gemma3": (
         "Gemma3Text",
         dict(

@@ -153,7 +153,7 @@ def test_what_cannot_be_is_refused_by_name(line: str, words: str) -> None:
 
 
 def test_no_to_what_does_not_exist_is_fine() -> None:
-    assert given("--no-enable-lora", "-q", "gguf", "--stream-interval", "1") == {}
+    assert given("--no-enable-lora", "--runner", "generate", "--stream-interval", "1") == {}
 
 
 def test_environment_gives_way_to_flags() -> None:

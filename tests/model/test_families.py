@@ -12,6 +12,7 @@ from quire.core.errors import CorruptCheckpoint, UnsupportedModel
 
 LENGTH = 130
 YARN = dict(rope_type="yarn", rope_theta=10_000.0, factor=4.0, original_max_position_embeddings=32)
+MIXTURE = dict(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=32)
 
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama tied": ("Llama", dict(tie_word_embeddings=True)),
@@ -25,10 +26,13 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral no window": ("Mistral", dict(sliding_window=None)),
     "qwen2 no window": ("Qwen2", dict(tie_word_embeddings=True)),
     "qwen3 biases": ("Qwen3", dict(attention_bias=True)),
+    "qwen3_moe every second": ("Qwen3Moe", MIXTURE | dict(decoder_sparse_step=2)),
+    "qwen3_moe window": ("Qwen3Moe", MIXTURE | dict(use_sliding_window=True, sliding_window=24)),
+    "qwen3_moe one of one": ("Qwen3Moe", MIXTURE | dict(num_experts=1, num_experts_per_tok=1)),
     "gemma3 softcap": ("Gemma3Text", dict(final_logit_softcapping=5.0, sliding_window=9)),
     "gemma3 pattern": ("Gemma3Text", dict(num_hidden_layers=7)),
 }
-NAMES = ("llama", "llama_rope3", "mistral", "qwen2", "qwen3", "gemma3")
+NAMES = ("llama", "llama_rope3", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma3")
 TOKENS = torch.randint(6, 384, (LENGTH,), generator=torch.Generator().manual_seed(1)).tolist()
 
 

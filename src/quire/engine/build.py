@@ -86,6 +86,7 @@ def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device, na
         dtype=_dtype(config.model.dtype),
         device=device,
         load_format=config.model.load_format,
+        quantization=config.model.quantization,
         max_model_len=config.model.max_model_len,
         packer=native,
     )

@@ -69,6 +69,24 @@ class Fields:
         value: list[str] | None = self._checked(key, None, is_good, f"a list of {length} strings")
         return value if value is None else value[:length]
 
+    def names(self, key: str) -> list[str]:
+        """A list of strings; empty if missing."""
+
+        def is_good(value: object) -> bool:
+            return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+        value: list[str] | None = self._checked(key, None, is_good, "a list of strings")
+        return value or []
+
+    def integers(self, key: str) -> list[int]:
+        """A list of integers from 0 on; empty if missing."""
+
+        def is_good(value: object) -> bool:
+            return isinstance(value, list) and all(_is_integer(item) and item >= 0 for item in value)
+
+        value: list[int] | None = self._checked(key, None, is_good, "a list of integers from 0 on")
+        return value or []
+
     def inner(self, key: str) -> "Fields | None":
         """The dict under ``key``; None if missing."""
         value = self._checked(key, None, lambda value: isinstance(value, Mapping), "an object")

@@ -18,20 +18,20 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     load_format: str = "auto",
+    quantization: str = "auto",
     max_model_len: int | None = None,
     packer: Packer | None = None,
 ) -> CausalLM:
     """Build the family the checkpoint names and fill it; every tensor of the checkpoint must find its place.
 
     With a ``packer``, weights are laid out for the native kernels, a GGUF's in its own formats. Raises UnsupportedModel
-    for a family, type or quantization that is not implemented, CorruptCheckpoint for files that are not what they claim
-    to be.
+    for a family, type or quantization that is not implemented, ConfigError where ``quantization`` is another than the
+    checkpoint's, CorruptCheckpoint for files that are not what they claim to be.
     """
+    method = method_for(checkpoint.config, packer, is_gguf=checkpoint.gguf is not None, asked=quantization)
     source = open_source(checkpoint, load_format)
     try:
-        cursor = Cursor(
-            source, dtype, device, method_for(checkpoint.config, packer, is_gguf=checkpoint.gguf is not None)
-        )
+        cursor = Cursor(source, dtype, device, method)
         model = build(checkpoint.config, cursor, max_model_len=max_model_len)
         left = sorted(cursor.unread())
     finally:

@@ -13,9 +13,14 @@ from quire.model.kv import KVSpec
 from quire.model.layers.attention import Attention, AttentionConfig
 from quire.model.layers.embedding import Embedding, Head
 from quire.model.layers.mlp import GatedMLP
+from quire.model.layers.moe import Mixture, MixtureConfig
 from quire.model.layers.norm import RMSNorm
 from quire.model.layers.rotary import RopeConfig, Rotary, Rotation
 from quire.model.weights.cursor import Cursor
+
+
+_KV_SCALES = ("k_scale", "v_scale", "kv_scale", "k_proj.k_scale", "v_proj.v_scale")
+"""What quantized checkpoints say of how keys and values may be kept in fp8. Here --kv-cache-dtype says how they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,15 +29,18 @@ class LayerConfig:
 
     attention: AttentionConfig
     rope: int = 0
+    mixture: MixtureConfig | None = None
+    """Its feed-forward block, where that is a mixture of experts; None: it is dense."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """A dense decoder, as far as it can differ among families."""
+    """A decoder, as far as it can differ among families."""
 
     vocab_size: int
     hidden_size: int
     intermediate_size: int
+    """Of dense feed-forward blocks."""
     eps: float
     activation: str
     layers: tuple[LayerConfig, ...]
@@ -57,9 +65,7 @@ class Block:
         layer = config.layers[index]
         self.rope = layer.rope
         self.attention = Attention(w / "self_attn", layer.attention, index)
-        self.mlp = GatedMLP(
-            w / "mlp", config.hidden_size, config.intermediate_size, config.activation, bias=config.has_mlp_bias
-        )
+        self.mlp = _feed_forward(w / "mlp", config, layer.mixture)
 
         def norm(name: str) -> RMSNorm:
             return RMSNorm(w / name, config.hidden_size, config.eps, is_zero_centered=config.is_norm_zero_centered)
@@ -70,6 +76,8 @@ class Block:
         self.before_mlp = norm("pre_feedforward_layernorm" if config.has_sandwich_norms else "post_attention_layernorm")
         self.after_mlp = norm("post_feedforward_layernorm") if config.has_sandwich_norms else None
         w.skip("self_attn.rotary_emb.inv_freq")  # older checkpoints carry what is computed from the config
+        for name in _KV_SCALES:
+            w.skip(f"self_attn.{name}")
 
     def __call__(self, x: Tensor, rotation: Rotation, ctx: ForwardContext) -> Tensor:
         """[T, E] -> [R, E], of the tokens that have queries by the plan."""
@@ -81,6 +89,12 @@ class Block:
         if self.after_mlp is None:
             return self.mlp(self.before_mlp(x), x)
         return self.after_mlp(self.mlp(self.before_mlp(x)), x)
+
+
+def _feed_forward(w: Cursor, config: DecoderConfig, mixture: MixtureConfig | None) -> GatedMLP | Mixture:
+    if mixture is not None:
+        return Mixture(w, config.hidden_size, mixture, config.activation)
+    return GatedMLP(w, config.hidden_size, config.intermediate_size, config.activation, bias=config.has_mlp_bias)
 
 
 class CausalLM:

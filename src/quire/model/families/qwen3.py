@@ -6,12 +6,17 @@ from quire.model.families.decoder import CausalLM
 from quire.model.families.llama import load, read_attention, read_decoder
 from quire.model.families.qwen2 import windowed
 from quire.model.fields import Fields
+from quire.model.layers.attention import AttentionConfig
 from quire.model.weights.cursor import Cursor
 
 
 def qwen3(config: Fields, w: Cursor, max_model_len: int | None) -> CausalLM:
     """Qwen3ForCausalLM."""
     config = config.over({"head_dim": 128})
+    return load(read_decoder(config, windowed(config, read_normed_attention(config))), w, max_model_len)
+
+
+def read_normed_attention(config: Fields) -> AttentionConfig:
+    """What the configs of Qwen3 and its relatives say alike."""
     has_bias = config.flag("attention_bias", False)
-    attention = replace(read_attention(config), has_head_norm=True, has_qkv_bias=has_bias, has_out_bias=has_bias)
-    return load(read_decoder(config, windowed(config, attention)), w, max_model_len)
+    return replace(read_attention(config), has_head_norm=True, has_qkv_bias=has_bias, has_out_bias=has_bias)

@@ -10,6 +10,7 @@ from quire.model.families.gemma3 import gemma3, gemma3_text
 from quire.model.families.llama import llama, mistral
 from quire.model.families.qwen2 import qwen2
 from quire.model.families.qwen3 import qwen3
+from quire.model.families.qwen3_moe import qwen3_moe
 from quire.model.fields import Fields
 from quire.model.weights.cursor import Cursor
 
@@ -21,6 +22,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
         "MistralForCausalLM": mistral,
         "Qwen2ForCausalLM": qwen2,
         "Qwen3ForCausalLM": qwen3,
+        "Qwen3MoeForCausalLM": qwen3_moe,
         "Gemma3ForCausalLM": gemma3_text,
         "Gemma3ForConditionalGeneration": gemma3,
     }

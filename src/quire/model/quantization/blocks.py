@@ -22,9 +22,9 @@ from quire.kernels.ops.blocks import (
     block_logits,
 )
 from quire.kernels.ops.packed import PackedMatrix
-from quire.model.quantization.method import Side, Table, Weight
+from quire.model.quantization.method import Experts, Side, Table, Weight
 from quire.model.quantization.packed import Packed
-from quire.model.weights.cursor import Part, fused_shape, fused_slabs
+from quire.model.weights.cursor import Part, Stack, fused_shape, fused_slabs
 from quire.model.weights.source import slab_rows
 
 
@@ -82,6 +82,10 @@ class Blocks:
         if block_type is None:
             return self._plain.table(part)
         return BlockTable(self._read([part], Side.NONE, block_type))
+
+    def experts(self, stack: Stack) -> Experts:
+        """See Packed.experts."""
+        return self._plain.experts(stack)
 
     def _read(self, parts: Sequence[Part], side: Side, block_type: str) -> BlockMatrix:
         num_out, num_in = fused_shape(parts, side)

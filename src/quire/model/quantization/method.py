@@ -10,6 +10,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from quire.core.errors import UnsupportedModel
+
 
 class Side(Enum):
     """Which features of a linear the ranks share out."""
@@ -35,6 +37,17 @@ class Weight(Protocol):
         ...
 
 
+class Experts(Protocol):
+    """The loaded form of a layer's experts: one rank's share of the hidden features of each."""
+
+    def mix(self, x: Tensor, weights: Tensor, experts: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Each token through its experts: x [T, E] -> [T, E], in x's dtype, plus ``residual`` [T, E] if given.
+
+        weights [T, k] float32 and experts [T, k] int32 are ``route``'s. Batch invariant.
+        """
+        ...
+
+
 class Table(Protocol):
     """A matrix with one row a token, [V, E]: the embedding, the head, or both at once. Batch invariant."""
 
@@ -49,3 +62,8 @@ class Table(Protocol):
     def likeliest(self, x: Tensor, softcap: float | None) -> Tensor:
         """x [R, E] -> [R] int32: each row's greatest logit, the lowest id among equals; -1 where it is not sound."""
         ...
+
+
+def unsupported(message: str) -> UnsupportedModel:
+    """The error for a quantization that is not implemented."""
+    return UnsupportedModel(message, param="$.quantization_config")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from quire.kernels.cpu.packing import Packer
+from quire.kernels.cpu.program import CannotRecord
 from quire.kernels.ops.packed import (
     PackedMatrix,
     packed_embedding,
@@ -14,8 +15,8 @@ from quire.kernels.ops.packed import (
     packed_linear,
     packed_logits,
 )
-from quire.model.quantization.method import Side
-from quire.model.weights.cursor import Part, fused_shape, fused_slabs
+from quire.model.quantization.method import Experts, Side
+from quire.model.weights.cursor import Part, Stack, fused_shape, fused_slabs
 from quire.model.weights.source import slab_rows
 
 
@@ -63,3 +64,7 @@ class Packed:
     def table(self, part: Part) -> PackedWeight:
         """See Method.table."""
         return self.load([part], Side.NONE)
+
+    def experts(self, stack: Stack) -> Experts:
+        """Raises CannotRecord: torch computes mixtures."""
+        raise CannotRecord("the native kernels do not compute mixtures of experts")

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from quire.kernels.ops.linear import linear
+from quire.kernels.ops.moe import experts_mlp
 from quire.kernels.ops.vocabulary import embedding, likeliest_of, logits
 from quire.model.quantization.method import Side
-from quire.model.weights.cursor import Part, pull_fused
+from quire.model.weights.cursor import Part, Stack, pull_fused, pull_stacked
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,20 @@ class PlainTable:
         return likeliest_of(logits(x, self.table, softcap))
 
 
+@dataclass(frozen=True)
+class PlainExperts:
+    """Experts as their numbers."""
+
+    gate_up: Tensor
+    """[experts, 2F, E], gates first."""
+    down: Tensor
+    """[experts, E, F]."""
+
+    def mix(self, x: Tensor, weights: Tensor, experts: Tensor, residual: Tensor | None = None) -> Tensor:
+        """See Experts.mix."""
+        return experts_mlp(x, self.gate_up, self.down, weights, experts, residual=residual)
+
+
 class Plain:
     """Reads ``NAME.weight`` in the cursor's dtype."""
 
@@ -54,3 +69,12 @@ class Plain:
     def table(self, part: Part) -> PlainTable:
         """See Method.table."""
         return PlainTable(part.at.pull("weight", part.shape))
+
+    def experts(self, stack: Stack) -> PlainExperts:
+        """See Method.experts."""
+        wide = [stack.wide(index) for index in range(stack.num_experts)]
+        down = [[stack.down(index)] for index in range(stack.num_experts)]
+        return PlainExperts(
+            pull_stacked(wide, "weight", lambda part: part.shape, cut=Side.OUT.cut),
+            pull_stacked(down, "weight", lambda part: part.shape, cut=Side.IN.cut),
+        )

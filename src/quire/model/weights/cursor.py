@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from quire.model.quantization.method import Side, Table, Weight
+from quire.model.quantization.method import Experts, Side, Table, Weight
 from quire.model.weights.shard import Group, span
 from quire.model.weights.source import LazyBlocks, Shape, TensorSource, Window, slabs
 
@@ -98,6 +98,10 @@ class Cursor:
         rows, columns = self._window(shape, cut, units)
         tensor.read_blocks((slice(rows.start + first, rows.start + first + len(out)), columns), out)
 
+    def peek(self, name: str, shape: Shape, dtype: torch.dtype) -> Tensor:
+        """As ``pull``, whole and on the host, without counting as read."""
+        return replace(self, device=torch.device("cpu"), _read=set()).pull(name, shape, dtype=dtype)
+
     def skip(self, name: str) -> None:
         """Declare that this tensor, if the checkpoint has it, is known and not needed (a tied head, a buffer)."""
         self._read.add(self._full(name))
@@ -138,6 +142,26 @@ class Part:
         return self.at.shape(self.shape, cut=side.cut, units=self.units)
 
 
+@dataclass(frozen=True)
+class Stack:
+    """The experts of one layer: where they lie (``at / index / projection``), and their full sizes."""
+
+    at: Cursor
+    num_experts: int
+    hidden_size: int
+    intermediate_size: int
+
+    def wide(self, index: int) -> list[Part]:
+        """One expert's gate and up, which share their input; cut by ``Side.OUT``."""
+        return [
+            Part(self.at / index / name, self.intermediate_size, self.hidden_size) for name in ("gate_proj", "up_proj")
+        ]
+
+    def down(self, index: int) -> Part:
+        """The way back; cut by ``Side.IN``."""
+        return Part(self.at / index / "down_proj", self.hidden_size, self.intermediate_size)
+
+
 class Method(Protocol):
     """A way linears are stored in a checkpoint."""
 
@@ -150,6 +174,10 @@ class Method(Protocol):
 
     def table(self, part: Part) -> Table:
         """Read a matrix with one row a token, [V, E], of which every rank holds all. Raises CorruptCheckpoint."""
+        ...
+
+    def experts(self, stack: Stack) -> Experts:
+        """Read a layer's experts. Raises CorruptCheckpoint; UnsupportedModel where they cannot be held this way."""
         ...
 
 
@@ -169,18 +197,45 @@ def fused_slabs(parts: Sequence[Part], side: Side) -> Iterator[tuple[Part, slice
         begin += share[0]
 
 
-def pull_fused(parts: Sequence[Part], name: str, shape_of: Callable[[Part], Shape], *, cut: int | None) -> Tensor:
-    """Read tensor ``name`` of every part, one below the other (dimension 0), into one tensor of the cursor's dtype.
+def pull_fused(
+    parts: Sequence[Part],
+    name: str,
+    shape_of: Callable[[Part], Shape],
+    *,
+    cut: int | None,
+    dtype: torch.dtype | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """Read tensor ``name`` of every part, one below the other (dimension 0), in ``dtype``, by default the cursor's.
 
-    ``shape_of`` gives the tensor's full shape for a part. Nothing is held twice: each part is read into its place.
+    ``shape_of`` gives the tensor's full shape for a part. Nothing is held twice: each part is read into its place, of
+    a new tensor or of ``out``.
     """
     first = parts[0].at
     shares = [part.at.shape(shape_of(part), cut=cut, units=part.units) for part in parts]
-    rows = sum(share[0] for share in shares)
-    fused = torch.empty((rows, *shares[0][1:]), dtype=first.dtype, device=first.device)
+    if out is None:
+        rows = sum(share[0] for share in shares)
+        out = torch.empty((rows, *shares[0][1:]), dtype=dtype or first.dtype, device=first.device)
     begin = 0
     for part, share in zip(parts, shares, strict=True):
-        place = fused[begin : begin + share[0]]
-        part.at.pull(name, shape_of(part), cut=cut, units=part.units, out=place)
+        part.at.pull(name, shape_of(part), cut=cut, units=part.units, out=out[begin : begin + share[0]])
         begin += share[0]
-    return fused
+    return out
+
+
+def pull_stacked(
+    groups: Sequence[Sequence[Part]],
+    name: str,
+    shape_of: Callable[[Part], Shape],
+    *,
+    cut: int | None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """As ``pull_fused`` for each group of parts of equal shapes, into one tensor [groups, ...]."""
+    first = groups[0][0].at
+    shares = [part.at.shape(shape_of(part), cut=cut, units=part.units) for part in groups[0]]
+    rows = sum(share[0] for share in shares)
+    stacked = torch.empty((len(groups), rows, *shares[0][1:]), dtype=dtype or first.dtype, device=first.device)
+    for parts, place in zip(groups, stacked, strict=True):
+        pull_fused(parts, name, shape_of, cut=cut, out=place)
+    return stacked

@@ -7,7 +7,7 @@ do not repeat each other and that values are finite, is checked here.
 
 import json
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
@@ -102,7 +102,7 @@ class SafetensorsSource:
             )
         tensor = self._shards[name].tensor(name)
         check_shape(tensor.shape, shape, tensor.where)
-        return tensor
+        return replace(tensor, shape=shape)
 
     def close(self) -> None:
         """Close the shards."""

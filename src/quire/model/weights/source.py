@@ -75,8 +75,11 @@ class TensorSource(Protocol):
 
 
 def check_shape(found: Shape, expected: Shape, where: str) -> None:
-    """Raise CorruptCheckpoint, with ``where`` (file and tensor), if the shapes differ."""
-    if found != expected:
+    """Raise CorruptCheckpoint, with ``where`` (file and tensor), if the shapes differ.
+
+    A single number may have any number of dimensions: those who write scales do not agree.
+    """
+    if found != expected and not prod(found) == prod(expected) == 1:
         raise CorruptCheckpoint(
             f"{where} has shape {list(found)}, but the model's configuration asks for {list(expected)}: the "
             "configuration and the weights do not belong together."
@@ -114,12 +117,20 @@ def put(values: Tensor, place: Tensor, where: str) -> None:
     held = place if place.device.type == "cpu" else torch.empty_like(place, device="cpu")
     if values is not held:
         held.copy_(values)
-    # A sum is finite only if all its terms are, and costs a fifth of looking at each. When it is not, it may only
-    # have grown too large itself.
-    if held.is_floating_point() and not held.sum().isfinite() and not held.isfinite().all():
+    if not _is_finite(held):
         raise CorruptCheckpoint(
             f"{where} holds a value that is not finite in {str(place.dtype).removeprefix('torch.')}: the file is "
             "damaged, or the model needs --dtype float32 or bfloat16."
         )
     if held is not place:
         place.copy_(held)
+
+
+def _is_finite(held: Tensor) -> bool:
+    if held.dtype == torch.float8_e4m3fn:  # has no sums; all bits but the sign's are set in what is not a number
+        return not bool((held.view(torch.uint8) & 0x7F == 0x7F).any())
+    if not held.is_floating_point():
+        return True
+    # A sum is finite only if all its terms are, and costs a fifth of looking at each. When it is not, it may only
+    # have grown too large itself.
+    return bool(held.sum().isfinite()) or bool(held.isfinite().all())
