@@ -132,7 +132,7 @@ def test_a_switch_without_effect_does_not_swallow_the_model() -> None:
         ("--enable-lora", "does not have LoRA adapters"),
         ("--speculative-config {}", "speculative decoding"),
         ("--tool-parser-plugin x.py", "--tool-parser-plugin"),
-        ("-q awq", "-q awq"),
+        ("-q bitsandbytes", "-q bitsandbytes: must be one of auto, fp8, awq"),
         ("--tokenizer-mode mistral", "--tokenizer-mode mistral"),
         ("--ep 8", "--ep 8"),
         ("--kv-cache-dtype int4", "must be one of auto, float32, bfloat16, float16, int8"),
@@ -154,6 +154,12 @@ def test_what_cannot_be_is_refused_by_name(line: str, words: str) -> None:
 
 def test_no_to_what_does_not_exist_is_fine() -> None:
     assert given("--no-enable-lora", "--runner", "generate", "--stream-interval", "1") == {}
+
+
+def test_names_of_quantizations() -> None:
+    assert given("-q", "awq_marlin") == {"quantization": "awq"}
+    assert given("--quantization", "None") == {"quantization": "auto"}
+    assert given("--quantization", "compressed_tensors") == {"quantization": "compressed-tensors"}
 
 
 def test_environment_gives_way_to_flags() -> None:

@@ -15,6 +15,8 @@ from quire.core.outputs import RequestOutput
 from quire.kernels.cpu import library
 
 FAMILIES = ("llama", "llama_rope3", "mistral", "qwen2", "qwen3", "gemma3")
+TORCH_FAMILIES = ("qwen3_moe",)
+"""The native kernels leave these to torch."""
 BODIES = (
     "torch float32 auto",
     "v4n float32 auto",
@@ -95,9 +97,11 @@ class Road:
             return LLM(str(self._path), **(self._settings | settings))
 
 
-ROADS = [(body, family) for body in BODIES for family in FAMILIES] + [
-    (body, family) for body in INT8_BODIES for family in INT8_FAMILIES
-]
+ROADS = (
+    [(body, family) for body in BODIES for family in FAMILIES]
+    + [("torch float32 auto", family) for family in TORCH_FAMILIES]
+    + [(body, family) for body in INT8_BODIES for family in INT8_FAMILIES]
+)
 
 
 @pytest.fixture(scope="module", params=ROADS, ids=lambda road: " ".join(road))

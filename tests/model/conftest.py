@@ -19,9 +19,10 @@ from quire.model.attention.paged import PagedAttention
 from quire.model.context import ForwardContext
 from quire.model.families.decoder import CausalLM
 from quire.model.families.registry import build
-from quire.model.quantization.plain import Plain
+from quire.model.quantization.registry import method_for
 from quire.model.weights.cursor import Cursor
-from quire.model.weights.source import Shape, Window
+from quire.model.weights.safetensors import SafetensorsSource
+from quire.model.weights.source import Shape, TensorSource, Window
 
 BLOCK_SIZE = 16
 CPU = torch.device("cpu")
@@ -64,8 +65,8 @@ class HeldSource:
 class Runner:
     """One model, its KV storage and its backend; a sequence's blocks are whichever its index takes."""
 
-    def __init__(self, config: dict[str, Any], tensors: dict[str, Tensor], dtype: torch.dtype) -> None:
-        self.cursor = Cursor(HeldSource(tensors), dtype, CPU, Plain())
+    def __init__(self, config: dict[str, Any], source: TensorSource, dtype: torch.dtype) -> None:
+        self.cursor = Cursor(source, dtype, CPU, method_for(config))
         self.model: CausalLM = build(config, self.cursor)
         self.backend = PagedAttention(BLOCK_SIZE, CPU)
         self.dtype = dtype
@@ -116,6 +117,18 @@ def runner() -> Callable[..., Runner]:
         tensors: Callable[[dict[str, Tensor]], dict[str, Tensor]] = unchanged,
     ) -> Runner:
         stated = loads((folder / "config.json").read_text())
-        return Runner(config(stated), tensors(load_file(folder / "model.safetensors")), dtype)
+        return Runner(config(stated), HeldSource(tensors(load_file(folder / "model.safetensors"))), dtype)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def opened() -> Callable[..., Runner]:
+    """Makes a Runner of a checkpoint as its files are."""
+
+    def make(folder: Path, dtype: torch.dtype = torch.float32) -> Runner:
+        return Runner(
+            loads((folder / "config.json").read_text()), SafetensorsSource([folder / "model.safetensors"]), dtype
+        )
 
     return make

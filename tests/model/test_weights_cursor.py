@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from quire.core.errors import ConfigError, CorruptCheckpoint, UnsupportedModel
+from quire.core.errors import ConfigError, CorruptCheckpoint
 from quire.model.quantization.method import Side
 from quire.model.quantization.plain import Plain
 from quire.model.quantization.registry import method_for
@@ -140,19 +139,6 @@ def test_a_wrong_shape_names_both(source: SafetensorsSource) -> None:
         CorruptCheckpoint, match=r"model.safetensors: tensor 'layers.0.q.weight' .*\[32, 32\].*\[32, 16\]"
     ):
         cursor(source).pull("layers.0.q.weight", (32, 16))
-
-
-@pytest.mark.parametrize(
-    ("config", "name"),
-    [
-        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "awq"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "fp8"),
-        ({"text_config": {"quantization_config": {"quant_method": "gptq"}}}, "gptq"),
-    ],
-)
-def test_other_quantizations_are_refused_by_name(config: dict[str, Any], name: str) -> None:
-    with pytest.raises(UnsupportedModel, match=name):
-        method_for(config)
 
 
 def test_without_a_quantization_weights_are_plain() -> None:
