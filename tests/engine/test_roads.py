@@ -97,11 +97,11 @@ class Road:
             return LLM(str(self._path), **(self._settings | settings))
 
 
-ROADS = (
-    [(body, family) for body in BODIES for family in FAMILIES]
-    + [("torch float32 auto", family) for family in TORCH_FAMILIES]
-    + [(body, family) for body in INT8_BODIES for family in INT8_FAMILIES]
-)
+ROADS = [
+    *((body, family) for body in BODIES for family in FAMILIES),
+    *(("torch float32 auto", family) for family in TORCH_FAMILIES),
+    *((body, family) for body in INT8_BODIES for family in INT8_FAMILIES),
+]
 
 
 @pytest.fixture(scope="module", params=ROADS, ids=lambda road: " ".join(road))

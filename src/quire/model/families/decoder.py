@@ -18,7 +18,6 @@ from quire.model.layers.norm import RMSNorm
 from quire.model.layers.rotary import RopeConfig, Rotary, Rotation
 from quire.model.weights.cursor import Cursor
 
-
 _KV_SCALES = ("k_scale", "v_scale", "kv_scale", "k_proj.k_scale", "v_proj.v_scale")
 """What quantized checkpoints say of how keys and values may be kept in fp8. Here --kv-cache-dtype says how they are."""
 
