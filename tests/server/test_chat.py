@@ -177,3 +177,32 @@ async def test_request_priority_and_salt_reach_the_engine(client, llm):
     )
     request = llm.requests[-1]
     assert (request.priority, request.cache_salt, request.request_id) == (-3, "s", "x")
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/completions"])
+@pytest.mark.parametrize(
+    ("extra", "wanted"),
+    [
+        ({"n_predict": 3}, {"max_tokens": 3}),
+        ({"n_predict": -1}, {"max_tokens": None}),
+        ({"n_predict": 3, "max_tokens": 2}, {"max_tokens": 2}),
+        ({"repeat_penalty": 1.5}, {"repetition_penalty": 1.5, "penalty_window": None}),
+        ({"repeat_penalty": 1.5, "repeat_last_n": 8}, {"repetition_penalty": 1.5, "penalty_window": 8}),
+        ({"presence_penalty": 1.5, "repeat_last_n": 0}, {"presence_penalty": 0.0}),
+        ({"typical_p": 1, "mirostat": 0, "top_n_sigma": -1, "lora": []}, {}),
+    ],
+)
+async def test_settings_by_llamacpps_names(client, sampled, path, extra, wanted):
+    answer = await client.post(path, json={"messages": HI, "prompt": "x", **extra})
+    assert answer.status_code == 200, answer.text
+    assert {name: getattr(sampled(), name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    "extra", [{"n_predict": -3}, {"mirostat": 2}, {"typical_p": 0.5}, {"dry_multiplier": 0.8}, {"lora": [{"id": 0}]}]
+)
+async def test_settings_of_llamacpps_that_are_not_here(client, llm, extra):
+    (name,) = extra
+    answer = await client.post(PATH, json={"messages": HI, **extra})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, f"$.{name}")
+    assert not llm.requests

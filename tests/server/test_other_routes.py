@@ -25,11 +25,9 @@ async def test_tokenize(client):
 
 
 async def test_detokenize(client):
-    assert (await client.post("/detokenize", json={"tokens": [120, 257]})).json() == {
-        "prompt": "x<257>",
-        "content": "x<257>",
-    }
-    assert (await client.post("/detokenize", json={"tokens": []})).json() == {"prompt": "", "content": ""}
+    for tokens, text in (([120, 257], "x<257>"), ([], "")):
+        answer = (await client.post("/detokenize", json={"tokens": tokens})).json()
+        assert answer == {"prompt": text, "content": text, "text": text}
 
 
 async def test_version_and_limits(client):
@@ -101,3 +99,23 @@ async def test_docs_can_be_closed(bring_up):
     async with bring_up(enable_docs=False) as client:
         assert (await client.get("/docs")).status_code == 404
         assert (await client.get("/openapi.json")).status_code == 404
+
+
+async def test_tokens_of_several_prompts(client):
+    answer = (await client.post("/v1/tokenize", json={"prompt": ["ab", ""], "return_token_strs": True})).json()
+    assert (answer["tokens"], answer["count"]) == ([[257, 97, 98], [257]], [3, 1])
+    assert answer["token_strs"] == [["<257>", "a", "b"], ["<257>"]]
+    answer = (await client.post("/v1/detokenize", json={"tokens": [[97, 98], []]})).json()
+    assert answer["text"] == answer["prompt"] == ["ab", ""]
+    error = (await client.post("/detokenize", json={"tokens": [[97], [98, 260]]})).json()["error"]
+    assert error["param"] == "$.tokens[1][1]"
+
+
+async def test_tools_that_may_not_be_called_are_not_tokenized(client):
+    body = {"messages": [{"role": "user", "content": "hi"}]}
+    tools = {"tools": [{"type": "function", "function": {"name": "f"}}]}
+    counts = [
+        (await client.post("/tokenize", json=one)).json()["count"]
+        for one in (body, body | tools, body | tools | {"tool_choice": "none"})
+    ]
+    assert counts[0] == counts[2] < counts[1]

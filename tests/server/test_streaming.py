@@ -111,7 +111,7 @@ async def test_usage_on_every_chunk(client):
     options = {"include_usage": True, "continuous_usage_stats": True}
     body = {"messages": HI, "max_tokens": 2, "stream": True, "stream_options": options}
     counts = [chunk["usage"]["completion_tokens"] for chunk in events(await client.post(CHAT, json=body))]
-    assert counts == [1, 1, 2, 2, 2]
+    assert counts == [0, 1, 2, 2, 2]
     body["stream_options"] = {"continuous_usage_stats": True}
     assert all("usage" not in chunk for chunk in events(await client.post(CHAT, json=body)))
 

@@ -22,6 +22,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "presence_penalty": (0,),
     "frequency_penalty": (0,),
     "repetition_penalty": (1,),
+    "repeat_penalty": (1,),
     "logit_bias": ({},),
     "allowed_token_ids": (),
     "bad_words": ([],),

@@ -17,6 +17,7 @@ from quire.server.schema.shapes import shape_of
 
 _NAMES = frozenset(SamplingParams.__struct_fields__)
 
+_ANY_WINDOW = 2**31 - 1
 _COMPLETION_MAX_TOKENS = 16
 """What OpenAI's completions generate when nothing is said."""
 
@@ -35,10 +36,11 @@ def chat_params(body: ChatCompletionRequest, defaults: Mapping[str, Any]) -> Sam
         )
     _check_stream(body)
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    limit = limit if limit is not None else defaults.get("max_tokens")
+    if limit is None:
+        limit = defaults.get("max_tokens") if body.n_predict is None else _predicted(body.n_predict)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     with chat_paths(body):
-        return _params(body, defaults, max_tokens=limit, logprobs=logprobs, **_shaped(body))
+        return _params(body, defaults, max_tokens=limit, logprobs=logprobs, **_penalties(body), **_shaped(body))
 
 
 def completion_params(body: CompletionRequest, defaults: Mapping[str, Any]) -> SamplingParams:
@@ -48,14 +50,20 @@ def completion_params(body: CompletionRequest, defaults: Mapping[str, Any]) -> S
     """
     _check_stream(body)
     num_made = body.n if body.use_beam_search else num_continuations(body)
-    limit = body.max_tokens if body.max_tokens is not None else defaults.get("max_tokens", _COMPLETION_MAX_TOKENS)
-    if limit == 0 and not body.echo:
-        raise InvalidRequest("max_tokens is 0: it must be at least 1, unless echo is true.", param="$.max_tokens")
+    limit: int | None = defaults.get("max_tokens", _COMPLETION_MAX_TOKENS)
+    if body.max_tokens is not None:
+        limit = body.max_tokens
+        if limit == 0 and not body.echo:
+            raise InvalidRequest("max_tokens is 0: it must be at least 1, unless echo is true.", param="$.max_tokens")
+    elif body.n_predict is not None:
+        limit = _predicted(body.n_predict)
     prompt_logprobs = body.logprobs if body.echo and body.prompt_logprobs is None else body.prompt_logprobs
-    decided: dict[str, Any] = {"max_tokens": max(1, limit), "prompt_logprobs": prompt_logprobs, "n": num_made}
+    decided: dict[str, Any] = {"max_tokens": limit, "prompt_logprobs": prompt_logprobs, "n": num_made}
+    if body.max_tokens == 0:
+        decided["max_tokens"] = 1
     if num_made > body.n and body.logprobs is None:
         decided["logprobs"] = 0  # they are chosen by their likelihood
-    return _params(body, defaults, **decided, **_shaped(body))
+    return _params(body, defaults, **decided, **_penalties(body), **_shaped(body))
 
 
 def num_continuations(body: CompletionRequest) -> int:
@@ -150,6 +158,25 @@ def _params(body: SamplingRequest, defaults: Mapping[str, Any], **decided: Any) 
         is_on = wanted.max_pattern_size > 0
         values["repetition_detection"] = RepetitionDetection(**wanted.model_dump()) if is_on else None
     return SamplingParams(**values | decided)
+
+
+def _predicted(n_predict: int) -> int | None:
+    """llama.cpp's limit; None where the context is the only one. Raises InvalidRequest for none at all."""
+    if n_predict == 0:
+        raise InvalidRequest("n_predict is 0: it must be at least 1, or -1 for no limit.", param="$.n_predict")
+    return None if n_predict < 0 else n_predict
+
+
+def _penalties(body: GenerationRequest) -> dict[str, Any]:
+    """What is said of penalties in llama.cpp's words."""
+    if body.repeat_last_n == 0:
+        return {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
+    found: dict[str, Any] = {}
+    if body.repeat_penalty is not None:
+        found["repetition_penalty"] = body.repeat_penalty
+    if body.repeat_last_n is not None:
+        found["penalty_window"] = body.repeat_last_n if body.repeat_last_n > 0 else _ANY_WINDOW
+    return found
 
 
 def _shaped(body: GenerationRequest) -> dict[str, Any]:

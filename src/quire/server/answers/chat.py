@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from quire.core.outputs import CompletionOutput
@@ -25,6 +26,7 @@ from quire.server.schema.chat import (
     ToolCall,
     ToolCallDelta,
 )
+from quire.server.schema.common import Usage
 from quire.server.streaming import Frames, SendAtOnce
 from quire.server.turn import Answered, Exchange, Piece
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
@@ -127,7 +129,13 @@ class ChatAnswer:
             end = ChatChunkChoice(
                 choice.index, ChatDelta(), finish_reason=piece.finish_reason, stop_reason=choice.stop_reason
             )
-            chunks.append(end)
+            if chunks and self._body.stream_options.tells_usage_throughout:
+                # Each chunk is to tell of more tokens than the one before: the end has none of its own.
+                chunks[-1] = msgspec.structs.replace(
+                    chunks[-1], finish_reason=end.finish_reason, stop_reason=end.stop_reason
+                )
+            else:
+                chunks.append(end)
         return chunks
 
     def _delta(self, event: Event) -> ChatDelta | None:
@@ -169,6 +177,8 @@ class ChatStream:
         self._prompt = prompt
         self._choices_of = choices_of
         self._begun: set[int] = set()
+        num_prompt = len(exchange.prompt_token_ids)
+        self._told = Usage.count(num_prompt, 0, 0) if self._options.tells_usage_throughout else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for _, pieces in self._exchange.steps():
@@ -182,14 +192,15 @@ class ChatStream:
 
     def _event(self, pieces: list[Piece]) -> bytes:
         frames, begun = self._frames, self._begun
-        usage = self._exchange.usage if self._options.tells_usage_throughout else None
+        told, usage = self._told, self._exchange.usage if self._options.tells_usage_throughout else None
+        self._told = usage
         events: list[bytes] = []
         for piece in pieces:
             index = piece.choice.index
             if index not in begun:
                 extra = None if begun else self._prompt
                 begun.add(index)
-                events.append(frames.chunk([ChatChunkChoice(index, self._first)], usage, extra))
+                events.append(frames.chunk([ChatChunkChoice(index, self._first)], told, extra))
             for chunk in self._choices_of(piece):
                 events.append(frames.chunk([chunk], usage))
         return b"".join(events)

@@ -1,5 +1,8 @@
 """``POST /tokenize`` and ``/detokenize``, ``GET /tokenizer_info``."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,12 +16,13 @@ from quire.server.schema.tokenize import (
     ContentTokens,
     DetokenizeRequest,
     DetokenizeResponse,
+    TokenizedPrompts,
     TokenizeRequest,
     TokenizeResponse,
     TokenizerInfo,
     TokenPiece,
 )
-from quire.server.schema.tools import tools_of
+from quire.server.schema.tools import choice_of, tools_of
 from quire.server.service import Service, service_of
 
 
@@ -32,11 +36,11 @@ async def tokenize(request: Request) -> Response:
         raise InvalidRequest("Exactly one of prompt and messages must be given.", param="$.prompt")
     llm = service.llm
     if body.prompt is not None:
-        text, adds_special = body.prompt, body.add_special_tokens is not False
+        asked, adds_special = body.prompt, body.add_special_tokens is not False
     else:
         conversation = Conversation(
             messages=messages_of(body.messages),
-            tools=tools_of(body.tools),
+            tools=tools_of(body.tools) if choice_of(body.tool_choice).mode != "none" else (),
             documents=body.documents,
             add_generation_prompt=body.add_generation_prompt,
             continue_final_message=body.continue_final_message,
@@ -44,12 +48,25 @@ async def tokenize(request: Request) -> Response:
             chat_template_kwargs=body.chat_template_kwargs,
             reasoning_effort=body.reasoning_effort,
         )
-        text, adds_special = await render(service, conversation), bool(body.add_special_tokens)
-    tokens = await llm.run_blocking(llm.tokenizer.encode, text, adds_special)
-    names = [llm.tokenizer.id_to_token(token) or "" for token in tokens] if body.return_token_strs else None
-    return json_response(
-        TokenizeResponse(count=len(tokens), max_model_len=llm.info.max_model_len, tokens=list(tokens), token_strs=names)
-    )
+        asked, adds_special = await render(service, conversation), bool(body.add_special_tokens)
+    texts = [asked] if isinstance(asked, str) else asked
+
+    def encode() -> TokenizeResponse | TokenizedPrompts:
+        context = llm.info.max_model_len
+        tokens = [list(llm.tokenizer.encode(text, adds_special)) for text in texts]
+        names = [[llm.tokenizer.id_to_token(token) or "" for token in one] for one in tokens]
+        shown = names if body.return_token_strs else None
+        if not isinstance(asked, str):
+            counts = [len(one) for one in tokens]
+            return TokenizedPrompts(count=counts, max_model_len=context, tokens=tokens, token_strs=shown)
+        return TokenizeResponse(
+            count=len(tokens[0]),
+            max_model_len=context,
+            tokens=tokens[0],
+            token_strs=None if shown is None else shown[0],
+        )
+
+    return json_response(await llm.run_blocking(encode))
 
 
 async def _content_tokens(service: Service, body: TokenizeRequest, content: str) -> ContentTokens:
@@ -87,14 +104,26 @@ async def detokenize(request: Request) -> Response:
     body = await read_json(request, DetokenizeRequest)
     service.model(body.model)
     llm = service.llm
-    for i, token in enumerate(body.tokens):
-        if token >= llm.info.vocab_size:
+    is_many = bool(body.tokens) and isinstance(body.tokens[0], list)
+    lists: list[Any] = body.tokens if is_many else [body.tokens]
+
+    def decode() -> list[str]:
+        for i, ids in enumerate(lists):
+            _check_ids(ids, f"$.tokens[{i}]" if is_many else "$.tokens", llm.info.vocab_size)
+        return [llm.tokenizer.decode(ids, False) for ids in lists]
+
+    texts = await llm.run_blocking(decode)
+    said = texts if is_many else texts[0]
+    return json_response(DetokenizeResponse(said, said, said))
+
+
+def _check_ids(ids: Sequence[int], path: str, vocab_size: int) -> None:
+    for i, token in enumerate(ids):
+        if token >= vocab_size:
             raise InvalidRequest(
-                f"$.tokens[{i}] is {token}, which is out of vocabulary: ids go from 0 to {llm.info.vocab_size - 1}.",
-                param=f"$.tokens[{i}]",
+                f"{path}[{i}] is {token}, which is out of vocabulary: ids go from 0 to {vocab_size - 1}.",
+                param=f"{path}[{i}]",
             )
-    text = await llm.run_blocking(llm.tokenizer.decode, body.tokens, False)
-    return json_response(DetokenizeResponse(text, text))
 
 
 async def tokenizer_info(request: Request) -> Response:
@@ -113,23 +142,29 @@ async def tokenizer_info(request: Request) -> Response:
 
 
 ENDPOINTS = (
-    Endpoint(
-        path="/tokenize",
-        methods=("POST",),
-        handler=tokenize,
-        summary="The tokens of a prompt or a conversation",
-        body=TokenizeRequest,
-        answer=(TokenizeResponse, ContentTokens),
-        errors=(404,),
+    *(
+        Endpoint(
+            path=path,
+            methods=("POST",),
+            handler=tokenize,
+            summary="The tokens of a prompt or a conversation",
+            body=TokenizeRequest,
+            answer=(TokenizeResponse, TokenizedPrompts, ContentTokens),
+            errors=(404,),
+        )
+        for path in ("/tokenize", "/v1/tokenize")
     ),
-    Endpoint(
-        path="/detokenize",
-        methods=("POST",),
-        handler=detokenize,
-        summary="The text of tokens",
-        body=DetokenizeRequest,
-        answer=DetokenizeResponse,
-        errors=(404,),
+    *(
+        Endpoint(
+            path=path,
+            methods=("POST",),
+            handler=detokenize,
+            summary="The text of tokens",
+            body=DetokenizeRequest,
+            answer=DetokenizeResponse,
+            errors=(404,),
+        )
+        for path in ("/detokenize", "/v1/detokenize")
     ),
     Endpoint(
         path="/tokenizer_info",

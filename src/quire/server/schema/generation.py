@@ -100,6 +100,21 @@ class GenerationRequest(SamplingRequest):
     grammar: str | None = None
 
     max_tokens: int | None = Field(default=None, ge=0, lt=2**31)
+    n_predict: int | None = Field(
+        default=None, ge=-2, lt=2**31, description="max_tokens by llama.cpp's name; -1, -2: to the end of the context"
+    )
+    repeat_penalty: float | None = Field(
+        default=None,
+        ge=1 / MAX_REPETITION_PENALTY,
+        le=MAX_REPETITION_PENALTY,
+        description="repetition_penalty by llama.cpp's name",
+    )
+    repeat_last_n: int | None = Field(
+        default=None,
+        ge=-1,
+        lt=2**31,
+        description="penalties look at so many last tokens; 0: at none, -1: at all",
+    )
     prompt_logprobs: int | None = Field(default=None, ge=-1, lt=2**31)
     truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=2**31)
     truncation_side: Literal["left", "right"] | None = None

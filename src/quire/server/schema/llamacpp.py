@@ -16,7 +16,7 @@ from pydantic import Field, WithJsonSchema
 from quire.core.sampling_params import MAX_N, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
 from quire.server.schema.common import JsonObject, RequestModel
 from quire.server.schema.messages import MESSAGES_SCHEMA
-from quire.server.schema.refused import Refusals
+from quire.server.schema.refused import OTHER_SAMPLERS, Refusals
 from quire.server.schema.tools import TOOL_CHOICE_SCHEMA, TOOLS_SCHEMA
 
 _StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
@@ -45,16 +45,9 @@ def _only(*neutral: object) -> Callable[[Any], bool]:
     return lambda value: value in neutral
 
 
-def _at_most(limit: float) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int | float) and value <= limit
-
-
 REFUSED: Refusals = {
     # other ways to choose tokens
-    **dict.fromkeys(("dynatemp_range", "xtc_probability", "dry_multiplier", "mirostat", "min_keep"), _only(0)),
-    **dict.fromkeys(("typical_p", "tfs_z"), _only(1)),
-    "top_n_sigma": _at_most(0),
-    "adaptive_target": _at_most(-0.0),
+    **OTHER_SAMPLERS,
     "grammar_lazy": _only(False),
     "grammar_triggers": _only([]),
     # other things to tell

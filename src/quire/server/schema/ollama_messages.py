@@ -27,4 +27,6 @@ def _renamed(message: Any, path: str) -> dict[str, Any]:
         raise Unsupported(f"{path}.images is not accepted: the model reads text only.", param=f"{path}.images")
     renamed = {_NAMES.get(name, name): value for name, value in message.items() if name != "images"}
     renamed["content"] = message.get("content") or ""
+    if isinstance(role := message.get("role"), str):
+        renamed["role"] = role.lower()
     return renamed

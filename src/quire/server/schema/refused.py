@@ -33,8 +33,21 @@ def _has_no_prewarm(value: object) -> bool:
     return isinstance(value, dict) and not value.get("prewarm")
 
 
+def _at_most(limit: float) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int | float) and value <= limit
+
+
+OTHER_SAMPLERS: Refusals = {
+    **dict.fromkeys(("dynatemp_range", "xtc_probability", "dry_multiplier", "mirostat", "min_keep"), _one_of(0)),
+    **dict.fromkeys(("typical_p", "tfs_z"), _one_of(1)),
+    "top_n_sigma": _at_most(0),
+    "adaptive_target": _at_most(-0.0),
+}
+"""By llama.cpp's names; harmless is what turns them off."""
+
 REFUSED_ANYWHERE: Refusals = {
     # other ways to choose tokens
+    **OTHER_SAMPLERS,
     "logprob_token_ids": _empty,
     "logits_processors": _empty,
     "watermarking": _one_of(False),
@@ -42,6 +55,8 @@ REFUSED_ANYWHERE: Refusals = {
     "vllm_xargs": _empty,
     # other inputs and outputs
     "prompt_embeds": _empty,
+    "lora": _blank,
+    "lora_path": _blank,
     "kv_transfer_params": _empty,
     "ec_transfer_params": _empty,
     "return_token_offsets": _one_of(False),

@@ -8,7 +8,9 @@ from pydantic import Field, WithJsonSchema
 from quire.server.schema.common import JsonObject, RequestModel, TokenId
 from quire.server.schema.messages import MESSAGES_SCHEMA
 from quire.server.schema.refused import Refusals
-from quire.server.schema.tools import TOOLS_SCHEMA
+from quire.server.schema.tools import TOOL_CHOICE_SCHEMA, TOOLS_SCHEMA
+
+MAX_TEXTS = 1024
 
 
 class TokenizeRequest(RequestModel):
@@ -17,7 +19,7 @@ class TokenizeRequest(RequestModel):
     refused: ClassVar[Refusals] = {}
 
     model: str | None = None
-    prompt: str | None = None
+    prompt: str | Annotated[list[str], Field(max_length=MAX_TEXTS)] | None = None
     messages: Annotated[Any, WithJsonSchema(MESSAGES_SCHEMA)] = None
     add_special_tokens: bool | None = Field(default=None, description="default: true for a prompt, false for messages")
     return_token_strs: bool = False
@@ -25,6 +27,7 @@ class TokenizeRequest(RequestModel):
     continue_final_message: bool = False
     documents: list[JsonObject] | None = None
     tools: Annotated[Any, WithJsonSchema(TOOLS_SCHEMA)] = None
+    tool_choice: Annotated[Any, WithJsonSchema(TOOL_CHOICE_SCHEMA)] = None
     chat_template: str | None = None
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
     reasoning_effort: str | None = None
@@ -39,6 +42,15 @@ class TokenizeResponse(msgspec.Struct, frozen=True, kw_only=True):
     max_model_len: int
     tokens: list[int]
     token_strs: list[str] | None = None
+
+
+class TokenizedPrompts(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a list of prompts, a list of each."""
+
+    count: list[int]
+    max_model_len: int
+    tokens: list[list[int]]
+    token_strs: list[list[str]] | None = None
 
 
 class TokenPiece(msgspec.Struct, frozen=True):
@@ -57,14 +69,15 @@ class DetokenizeRequest(RequestModel):
     refused: ClassVar[Refusals] = {}
 
     model: str | None = None
-    tokens: list[TokenId]
+    tokens: list[TokenId] | Annotated[list[list[TokenId]], Field(max_length=MAX_TEXTS)]
 
 
 class DetokenizeResponse(msgspec.Struct, frozen=True):
-    """One text, under the names that vLLM's and llama.cpp's clients read."""
+    """One text, under the names that vLLM's, llama.cpp's and SGLang's clients read; or a list of texts."""
 
-    prompt: str
-    content: str
+    prompt: str | list[str]
+    content: str | list[str]
+    text: str | list[str]
 
 
 TokenizerInfo = dict[str, Any]
