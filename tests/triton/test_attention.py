@@ -93,7 +93,7 @@ class History:
     def chunk(self, i: int, start: int, end: int) -> Tensor:
         """By attend_chunks only, however few."""
         q, tables, starts, lens = self.step([(i, start, end)])
-        rows = chunk_rows(self.setting.heads, self.setting.kv_heads, q.shape[2])
+        rows = chunk_rows(self.setting.group, q.shape[2])
         tiles = chunk_tiles(np.array([end - start]), lens.numpy(), rows, tokens=0)
         out = torch.empty_like(q)
         attend_chunks(q, self.cache, tables, starts, lens, torch.from_numpy(tiles), out)

@@ -4,6 +4,7 @@ On a CPU that is the native kernels, replaying a recorded model, or torch, opera
 beside this process keeps tokens and block tables itself, and replays decode steps.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,7 +31,7 @@ from quire.model.attention.backend import DeviceAttention, kv_storage
 from quire.model.attention.native import NativeAttention
 from quire.model.attention.paged import PagedAttention
 from quire.model.families.decoder import CausalLM
-from quire.model.kv import KVStorage
+from quire.model.kv import KVSpec, KVStorage
 
 
 def open_native(config: EngineConfig, machine: Machine, num_threads: int) -> tuple[Packer | None, str]:
@@ -93,14 +94,15 @@ def measure_step(config: EngineConfig, shape: ModelShape, model: CausalLM, machi
     num_seqs, num_tokens = step_sizes(config, machine)
     block_size, kv_dtype = config.cache.block_size, config.cache.kv_cache_dtype
     assert block_size
+    dtype, max_model_len = getattr(torch, kv_dtype), config.model.max_model_len or shape.max_position_embeddings
     return step_bytes(
         model,
-        _device_attention(block_size, machine.device),
+        device_attention(model.kv_specs, dtype, machine.device, block_size=block_size, max_context=max_model_len),
         num_tokens=num_tokens,
         num_seqs=num_seqs,
-        max_model_len=config.model.max_model_len or shape.max_position_embeddings,
+        max_model_len=max_model_len,
         block_size=block_size,
-        kv_dtype=getattr(torch, kv_dtype),
+        kv_dtype=dtype,
         device=machine.device,
     )
 
@@ -148,7 +150,9 @@ def _native_forward(
 def _device_forward(
     resolved: Resolved, sizes: Sizes, model: CausalLM, device: torch.device
 ) -> tuple[Forward, KVStorage, DeviceTokens]:
-    attention = _device_attention(sizes.block_size, device)
+    attention = device_attention(
+        model.kv_specs, sizes.kv_dtype, device, block_size=sizes.block_size, max_context=sizes.max_model_len
+    )
     # One block more than sequences are given, for the rows that fill up a recorded step.
     kv = kv_storage(attention, model.kv_specs, resolved.num_blocks + 1, sizes.kv_dtype, device)
     tokens = DeviceTokens(sizes.max_num_seqs, sizes.max_model_len, sizes.max_blocks, resolved.num_blocks, device)
@@ -169,7 +173,15 @@ def _device_forward(
     return forward, kv, tokens
 
 
-def _device_attention(block_size: int, device: torch.device) -> DeviceAttention:
+def device_attention(
+    specs: Sequence[KVSpec], kv_dtype: torch.dtype, device: torch.device, *, block_size: int, max_context: int
+) -> DeviceAttention:
+    """What attends on a device: Triton's kernels on a CUDA device, where they can."""
+    if device.type == "cuda":
+        from quire.model.attention.cuda import CudaAttention  # loads Triton, which other machines need not have
+
+        if CudaAttention.why_not(specs, kv_dtype) is None:
+            return CudaAttention(block_size, device, max_context=max_context)
     return PagedAttention(block_size, device)
 
 

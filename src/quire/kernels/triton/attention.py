@@ -54,9 +54,13 @@ BYTES_OF_SUMS = 192 * 2**20
 """Most memory for partial sums; beyond it long contexts of many sequences are shared out whole."""
 
 
-def token_tile(group: int, head_dim: int) -> Tile:
-    """Of single tokens."""
-    return Tile(max(16, triton.next_power_of_2(group)), 4 if head_dim <= 128 else 8, 3)
+MOST_TOKEN_ROWS = 64
+"""Query heads of a KV head, times tokens of a sequence, that attend_tokens takes."""
+
+
+def token_tile(rows: int, head_dim: int) -> Tile:
+    """Of single tokens, or of few."""
+    return Tile(max(16, triton.next_power_of_2(rows)), 4 if head_dim <= 128 else 8, 3 if head_dim <= 128 else 2)
 
 
 def chunk_tile(group: int, head_dim: int) -> Tile:
@@ -150,8 +154,8 @@ def attend_tokens(
     """
     shape = cache.shape(q.shape[1])
     group, head_dim, num_seqs = int(shape["GROUP"]), int(shape["D"]), len(context_lens)
-    tile = token_tile(group, head_dim)
-    assert group * tokens <= min(tile.block_m, scratch.rows) and q.stride()[1:] == out.stride()[1:] == (head_dim, 1)
+    tile = token_tile(group * tokens, head_dim)
+    assert group * tokens <= min(MOST_TOKEN_ROWS, scratch.rows) and q.stride()[1:] == out.stride()[1:] == (head_dim, 1)
     scale, softcap = cache.numbers()
     max_segments = -(-max_context // SEGMENT_TOKENS) + 1
     _attend_tokens[(scratch.num_programs,)](
@@ -182,9 +186,8 @@ def chunk_tiles(counts: np.ndarray, context_lens: np.ndarray, rows: int, *, toke
     return np.stack((seqs, firsts), 1)[order].astype(np.int32)
 
 
-def chunk_rows(num_heads: int, num_kv_heads: int, head_dim: int) -> int:
-    """Queries of one tile of attend_chunks."""
-    group = num_heads // num_kv_heads
+def chunk_rows(group: int, head_dim: int) -> int:
+    """Queries of one tile of attend_chunks, by query heads of a KV head."""
     return chunk_tile(group, head_dim).block_m // group
 
 
@@ -233,7 +236,7 @@ def attend(
     query_starts, context_lens = query_starts.to(q.device), context_lens.to(q.device)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     num_heads, num_kv_heads, head_dim = q.shape[1], *key_cache.shape[1::2]
-    tiles = chunk_tiles(counts, lens.numpy(), chunk_rows(num_heads, num_kv_heads, head_dim))
+    tiles = chunk_tiles(counts, lens.numpy(), chunk_rows(num_heads // num_kv_heads, head_dim))
     attend_chunks(q, cache, block_tables, query_starts, context_lens, torch.from_numpy(tiles).to(q.device), out)
     if (counts == 1).any():
         unit_starts, context = torch.empty_like(query_starts), int(lens.max())

@@ -147,7 +147,7 @@ def _fold_tokens(
     return total, total_weight, total_peak
 
 
-@triton.jit(do_not_specialize=["num_seqs", "max_segments"])
+@triton.jit(do_not_specialize=["num_seqs", "max_segments", "stride_table"])
 def _attend_tokens(
     q, key_cache, value_cache, block_tables, query_starts, context_lens, unit_starts, out, sums, peaks,
     stride_q, stride_out, stride_block, stride_table, num_seqs, max_segments, scale, softcap, value_scale,
@@ -281,7 +281,7 @@ def _count_units(
     tl.store(unit_starts + s, tl.zeros([BLOCK_S], tl.int32), mask=s == 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["stride_table"])
 def _attend_chunks(
     q, key_cache, value_cache, block_tables, query_starts, context_lens, tiles, out,
     stride_q, stride_out, stride_block, stride_table, scale, softcap, value_scale,

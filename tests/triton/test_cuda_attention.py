@@ -1,0 +1,117 @@
+"""The backend of a CUDA device, on tensors of the CPU: same plans, same tokens as the reference's."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from quire import LLM, SamplingParams
+from quire.engine.worker import backend as worker
+from quire.kernels import platform
+from quire.model.attention.backend import AttentionPlan, DeviceAttention, kv_storage
+from quire.model.attention.cuda import CudaAttention
+from quire.model.attention.paged import PagedAttention
+from quire.model.kv import KVSpec, KVStorage
+
+CPU = torch.device("cpu")
+SPEC = KVSpec(num_kv_heads=2, head_dim=16)
+STARTS, COUNTS = np.array([19, 0, 63, 5], np.int32), np.array([1, 40, 1, 9], np.int32)
+TABLES = np.random.default_rng(0).permutation(20).reshape(4, 5).astype(np.int32)
+
+
+class Layer:
+    """One layer over two backends that have the same KV."""
+
+    def __init__(self) -> None:
+        self.ours, self.reference = CudaAttention(16, CPU, max_context=80), PagedAttention(16, CPU)
+        pages = torch.randn(2, 20, 2, 16, 16)
+        self.kv = {backend: self.storage(backend, pages) for backend in (self.ours, self.reference)}
+        angles = torch.rand(int(COUNTS.sum()), 8)
+        self.rotation = angles.cos(), angles.sin()
+        self.qkv = torch.randn(int(COUNTS.sum()), 8 + 4, 16)
+
+    def storage(self, backend: Any, pages: Tensor) -> KVStorage:
+        kv = kv_storage(backend, [SPEC], 20, torch.float32, CPU)
+        for ours, given in zip(kv.layers[0], pages, strict=True):
+            ours.copy_(given)
+        return kv
+
+    def run(self, plan: AttentionPlan, window: int | None = None) -> Tensor:
+        more: Any = dict(num_heads=8, scale=0.3, sliding_window=window, softcap=None)
+        qkv, rotation = self.qkv[: len(plan.slot_mapping)], [t[: len(plan.slot_mapping)] for t in self.rotation]
+        return plan.backend.run(0, qkv, None, (rotation[0], rotation[1]), plan, self.kv[plan.backend], **more)
+
+
+@pytest.mark.parametrize("window", (None, 12))
+def test_a_step_of_tokens_and_chunks(window: int | None) -> None:
+    layer = Layer()
+    plans = [backend.plan(STARTS, COUNTS, TABLES) for backend in (layer.ours, layer.reference)]
+    ours, theirs = (layer.run(plan, window) for plan in plans)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    for rows in (np.array([0, 40, 41, 50]), np.arange(20, 51), np.array([30, 40])):
+        ours, theirs = (layer.run(plan.backend.narrow(plan, rows), window) for plan in plans)
+        assert len(ours) == len(rows)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_layers_share_what_a_plan_counted() -> None:
+    layer = Layer()
+    plan = layer.ours.plan(STARTS, COUNTS, TABLES)
+    first = layer.run(plan)
+    units, tiles = plan.units[None], next(iter(plan.tiles.values()))
+    layer.run(plan, window=12)
+    assert torch.equal(layer.run(plan), first)
+    assert plan.units[None] is units and set(plan.units) == {None, 12}
+    assert next(iter(plan.tiles.values())) is tiles
+    assert tiles[:, 0].unique().tolist() == [1, 3]
+
+
+def test_a_plan_of_tensors_is_that_of_arrays() -> None:
+    layer = Layer()
+    counts = np.ones(4, np.int32)
+    plan = layer.ours.plan(STARTS, counts, TABLES)
+    other = layer.ours.plan_on_device(
+        slot_mapping=plan.slot_mapping,
+        block_tables=plan.block_tables,
+        query_starts=torch.arange(5, dtype=torch.int32),
+        context_lens=torch.from_numpy(STARTS + 1),
+        max_query=1,
+        max_context=80,
+    )
+    assert torch.equal(layer.run(plan), layer.run(other))
+
+
+def test_what_it_cannot_run_is_said() -> None:
+    assert CudaAttention.why_not([SPEC], torch.bfloat16) is None
+    assert "int8" in str(CudaAttention.why_not([SPEC], torch.int8))
+    assert "heads of 24" in str(CudaAttention.why_not([SPEC, KVSpec(1, 24)], torch.bfloat16))
+
+
+def test_a_model_says_the_same(tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With and without windows: prompts in chunks beside decodes, and recorded decode steps."""
+
+    def attention(
+        specs: list[KVSpec], dtype: torch.dtype, device: torch.device, *, block_size: int, max_context: int
+    ) -> DeviceAttention:
+        assert CudaAttention.why_not(specs, dtype) is None
+        return CudaAttention(block_size, device, max_context=max_context)
+
+    inspect = platform.inspect
+    monkeypatch.setattr(platform, "inspect", lambda device: replace(inspect(device), computes_beside_host=True))
+    prompts = [[(7 * i + 3 * j * j + length) % 250 + 2 for j in range(length)] for i, length in enumerate((40, 3))]
+
+    def answers() -> list[list[int]]:
+        sizes = {"max_num_batched_tokens": 32, "max_num_seqs": 2, "max_model_len": 96, "block_size": 16}
+        rest = {"cpu_kernels": "torch", "dtype": "float32", "num_gpu_blocks_override": 40}
+        llm = LLM(str(tiny_checkpoint("gemma3")), **(sizes | rest))
+        params = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+        return [output.outputs[0].token_ids for output in llm.generate(prompts, params, use_tqdm=False)]
+
+    expected = answers()
+    monkeypatch.setattr(worker, "device_attention", attention)
+    assert answers() == expected
