@@ -414,3 +414,20 @@ async def test_aliases(client):
     assert (await client.get("/models")).json()["data"][0]["id"] == "fake"
     body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
     assert (await client.post("/chat/completions", json=body)).json()["choices"][0]["message"]["content"] == "ab"
+    assert (await client.post("/responses", json={"input": "hi", "max_output_tokens": 2})).json()[
+        "status"
+    ] == "incomplete"
+    error = (await client.post("/responses", json={"input": 3})).json()["error"]
+    assert (error["param"], set(error)) == ("$.input", {"message", "type", "param", "code"})
+
+
+async def test_timings_of_a_conversation(client):
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "timings_per_token": True}
+    told = (await client.post("/chat/completions", json=body)).json()["timings"]
+    assert (told["prompt_n"], told["cache_n"], told["predicted_n"]) == (7, 0, 2)
+    streamed = await client.post(
+        "/chat/completions", json=body | {"stream": True, "stream_options": {"include_usage": True}}
+    )
+    chunks = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: {")]
+    assert [chunk["timings"]["predicted_n"] for chunk in chunks if "timings" in chunk] == [2]
+    assert chunks[-1]["usage"]["completion_tokens"] == 2

@@ -144,6 +144,7 @@ _LLAMACPP_PATHS = ("/completion", "/completions", "/infill", "/apply-template", 
 _BY_PREFIX: tuple[tuple[str, Face], ...] = (
     ("/v1/messages", ANTHROPIC),
     ("/v1/responses", RESPONSES),
+    ("/responses", RESPONSES),
     ("/api", OLLAMA),
     *((path, LLAMACPP) for path in _LLAMACPP_PATHS),
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from quire.core.errors import InvalidRequest, Overloaded, Unsupported
-from quire.core.outputs import CompletionOutput, RequestOutput
+from quire.core.outputs import CompletionOutput, RequestMetrics, RequestOutput
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import FinishReason
 from quire.engine.assembler import OutputKind
@@ -162,6 +162,13 @@ class Exchange:
             _Reader(turn, None if is_plain else dialects.parser(turn.offered, prompt)) for _ in range(turn.params.n)
         ]
         self._num_cached = 0
+        self.metrics: RequestMetrics | None = None
+        """When it began and went on, as far as that was told."""
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """Of the prompt."""
+        return self._num_cached
 
     @property
     def prompt_token_ids(self) -> list[int]:
@@ -188,12 +195,14 @@ class Exchange:
 
     def _read(self, output: RequestOutput) -> list[Piece]:
         self._num_cached = output.num_cached_tokens or self._num_cached
+        self.metrics = output.metrics
         return [self._readers[choice.index].read(choice) for choice in output.outputs]
 
     async def finals(self) -> tuple[RequestOutput, list[Answered]]:
         """The whole answer. Raises GenerationFailed or EngineDead."""
         (output,) = await self._generation.finals()
         self._num_cached = output.num_cached_tokens or 0
+        self.metrics = output.metrics
         answered = []
         for choice in output.outputs:
             piece = self._readers[choice.index].read(choice)

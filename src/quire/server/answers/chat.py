@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from quire.core.outputs import CompletionOutput
+from quire.server.answers.llamacpp import timings
 from quire.server.answers.logprobs import LogprobShaper, finite
 from quire.server.schema.chat import (
     CalledFunction,
@@ -27,6 +28,7 @@ from quire.server.schema.chat import (
     ToolCallDelta,
 )
 from quire.server.schema.common import Usage
+from quire.server.schema.llamacpp import Timings
 from quire.server.streaming import Frames, SendAtOnce
 from quire.server.turn import Answered, Exchange, Piece
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
@@ -64,6 +66,7 @@ class ChatAnswer:
             prompt_logprobs=None if output.prompt_logprobs is None else finite(output.prompt_logprobs),
             prompt_token_ids=output.prompt_token_ids if self._body.return_token_ids else None,
             prompt_text=exchange.prompt if self._body.return_prompt_text else UNSET,
+            timings=_timings(exchange) if self._body.timings_per_token else UNSET,
         )
 
     def _choice(self, answered: Answered) -> ChatChoice:
@@ -171,6 +174,7 @@ class ChatStream:
         choices_of: Callable[[Piece], list[ChatChunkChoice]],
     ) -> None:
         self._options = body.stream_options
+        self._has_timings = body.timings_per_token
         self._exchange = exchange
         self._frames = frames
         self._first = first
@@ -184,7 +188,8 @@ class ChatStream:
         async for _, pieces in self._exchange.steps():
             yield self._event(pieces)
         if self._options.include_usage:
-            yield self._frames.chunk([], self._exchange.usage)
+            extra = {"timings": _timings(self._exchange)} if self._has_timings else None
+            yield self._frames.chunk([], self._exchange.usage, extra)
 
     def tap(self, send: SendAtOnce) -> None:
         """See Tappable.tap."""
@@ -204,6 +209,12 @@ class ChatStream:
             for chunk in self._choices_of(piece):
                 events.append(frames.chunk([chunk], usage))
         return b"".join(events)
+
+
+def _timings(exchange: Exchange) -> Timings:
+    """Of an answer that is over, as llama.cpp's clients read them."""
+    usage, num_cached = exchange.usage, exchange.num_cached_tokens
+    return timings(num_cached, usage.prompt_tokens - num_cached, usage.completion_tokens, exchange.metrics)
 
 
 def new_call_id() -> str:

@@ -18,7 +18,7 @@ from quire.server.llamacpp import PATHS, encode, params_of, prompts_of, settings
 from quire.server.query import read_query
 from quire.server.rendering import Conversation, render
 from quire.server.responses import json_response
-from quire.server.routes import chat, health, models
+from quire.server.routes import chat, health, models, responses
 from quire.server.sampling import renamed
 from quire.server.schema.chat import ChatChunk, ChatCompletion, ChatCompletionRequest
 from quire.server.schema.llamacpp import (
@@ -36,6 +36,8 @@ from quire.server.schema.llamacpp import (
 )
 from quire.server.schema.messages import messages_of
 from quire.server.schema.models import ModelList
+from quire.server.schema.response_events import ResponseEvent
+from quire.server.schema.responses import ResponseObject, ResponsesRequest
 from quire.server.schema.tools import choice_of, tools_of
 from quire.server.service import Plan, Service, request_id_of, service_of
 from quire.server.streaming import EventStream
@@ -262,6 +264,16 @@ ENDPOINTS = (
         body=ChatCompletionRequest,
         answer=ChatCompletion,
         chunk=ChatChunk,
+        errors=(404,),
+    ),
+    Endpoint(
+        path="/responses",
+        methods=("POST",),
+        handler=responses.create_response,
+        summary="The next items of a conversation",
+        body=ResponsesRequest,
+        answer=ResponseObject,
+        chunk=ResponseEvent,
         errors=(404,),
     ),
 )

@@ -9,6 +9,7 @@ from pydantic import Field, WithJsonSchema
 from quire.core.outputs import Logprobs
 from quire.server.schema.common import JsonObject, Usage
 from quire.server.schema.generation import GenerationRequest
+from quire.server.schema.llamacpp import Timings
 from quire.server.schema.messages import MESSAGES_SCHEMA
 from quire.server.schema.refused import REFUSED_IN_CHAT, Refusals
 from quire.server.schema.tools import TOOL_CHOICE_SCHEMA, TOOLS_SCHEMA
@@ -31,6 +32,7 @@ class ChatCompletionRequest(GenerationRequest):
     parallel_tool_calls: bool = Field(default=True, description="false: the first call only")
     reasoning_effort: str | None = Field(default=None, description="given to the chat template; none: do not reason")
     include_reasoning: bool = Field(default=True, description="false: reasoning is left out of the answer")
+    timings_per_token: bool = Field(default=False, description="with the usage, tell how long prompt and answer took")
     separate_reasoning: bool = Field(default=True, description="false: reasoning stays in the content, with its marks")
     stream_reasoning: bool = Field(default=True, description="a hint: a stream says reasoning as it comes")
     reasoning_format: Literal["auto", "none", "deepseek", "deepseek-legacy"] = Field(
@@ -100,6 +102,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     prompt_logprobs: list[Logprobs | None] | None = None
     prompt_token_ids: list[int] | None = None
     prompt_text: str | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
 
 
 class FunctionDelta(msgspec.Struct, frozen=True):
@@ -146,3 +149,4 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | UnsetType = UNSET
     prompt_token_ids: list[int] | UnsetType = UNSET
     prompt_text: str | UnsetType = UNSET
+    timings: Timings | UnsetType = UNSET
