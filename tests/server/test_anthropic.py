@@ -482,6 +482,13 @@ async def test_a_prompt_that_is_too_long_says_so_in_words_that_clients_look_for(
     assert answer.json()["error"]["message"].startswith("prompt is too long: ")
 
 
+@pytest.mark.parametrize("path", ["/v1/messages/batches", "/v1/files", "/v1/skills/other", "/v1/complete"])
+async def test_what_is_not_here_is_told_in_anthropics_words(client, path):
+    answer = await client.get(path, headers={"anthropic-version": "2023-06-01"})
+    assert (answer.status_code, answer.json()["type"]) == (404, "error")
+    assert answer.json()["error"]["type"] == "not_found_error"
+
+
 async def test_models_as_anthropics_clients_read_them(client):
     headers = {"anthropic-version": "2023-06-01"}
     page = (await client.get("/v1/models", headers=headers)).json()

@@ -143,6 +143,7 @@ LLAMACPP = Face(name="llamacpp", error_body=_llamacpp_error, error_type=LlamaCpp
 _LLAMACPP_PATHS = ("/completion", "/completions", "/infill", "/apply-template", "/props", "/slots")
 _BY_PREFIX: tuple[tuple[str, Face], ...] = (
     ("/v1/messages", ANTHROPIC),
+    ("/v1/complete", ANTHROPIC),
     ("/v1/responses", RESPONSES),
     ("/responses", RESPONSES),
     ("/api", OLLAMA),
@@ -150,7 +151,8 @@ _BY_PREFIX: tuple[tuple[str, Face], ...] = (
 )
 
 
-_SHARED_PREFIX = "/v1/models"
+_SHARED_PREFIXES = ("/v1/models", "/v1/files", "/v1/skills")
+"""OpenAI's and Anthropic's paths both, whether or not anything is there."""
 _ANTHROPIC_HEADER = b"anthropic-version"
 
 
@@ -159,13 +161,17 @@ def face_of(path: str, headers: Iterable[tuple[bytes, bytes]] = ()) -> Face:
     for prefix, face in _BY_PREFIX:
         if _is_under(path, prefix):
             return face
-    is_anthropic = _is_under(path, _SHARED_PREFIX) and any(name == _ANTHROPIC_HEADER for name, _ in headers)
+    is_anthropic = _is_shared(path) and any(name == _ANTHROPIC_HEADER for name, _ in headers)
     return ANTHROPIC if is_anthropic else OPENAI
 
 
 def faces_of(path: str) -> tuple[Face, ...]:
     """All families in whose shape a path may answer."""
-    return (OPENAI, ANTHROPIC) if _is_under(path, _SHARED_PREFIX) else (face_of(path),)
+    return (OPENAI, ANTHROPIC) if _is_shared(path) else (face_of(path),)
+
+
+def _is_shared(path: str) -> bool:
+    return any(_is_under(path, prefix) for prefix in _SHARED_PREFIXES)
 
 
 def _is_under(path: str, prefix: str) -> bool:
