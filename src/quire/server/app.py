@@ -25,6 +25,7 @@ from quire.server.middleware.limits import Limits
 from quire.server.responses import error_response
 from quire.server.routes import (
     chat,
+    chat_batch,
     completions,
     docs,
     health,
@@ -85,6 +86,7 @@ def _route(endpoint: Endpoint, config: ServerConfig) -> Route:
 def _endpoints(config: ServerConfig) -> tuple[Endpoint, ...]:
     families = [
         chat,
+        chat_batch,
         completions,
         responses,
         stored_responses,

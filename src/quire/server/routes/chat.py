@@ -1,6 +1,7 @@
 """``POST /v1/chat/completions``."""
 
 import time
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -32,13 +33,10 @@ async def chat_completions(request: Request) -> Response:
         "model": service.model(body.model),
         "fingerprint": service.fingerprint,
     }
-    turn = _turn(service, body, request_id)
-    last = turn.conversation.messages[-1]
-    role = service.config.response_role
-    echoed = last["content"] if body.echo and last["role"] == role else ""
-    answer = ChatAnswer(body, heading, service.llm.tokenizer, role, echoed)
+    turn = turn_of(service, body, request_id)
+    answer = answer_of(service, body, heading, turn)
     if body.stream:
-        exchange = await while_connected(request.receive, _begin(service, body, turn))
+        exchange = await while_connected(request.receive, begin_chat(service, body, turn))
         return EventStream(
             answer.chunks(exchange),
             exchange.close,
@@ -47,7 +45,7 @@ async def chat_completions(request: Request) -> Response:
         )
 
     async def whole() -> ChatCompletion:
-        exchange = await _begin(service, body, turn)
+        exchange = await begin_chat(service, body, turn)
         try:
             return await answer.whole(exchange)
         finally:
@@ -56,7 +54,16 @@ async def chat_completions(request: Request) -> Response:
     return json_response(await while_connected(request.receive, whole()))
 
 
-def _turn(service: Service, body: ChatCompletionRequest, request_id: str) -> Turn:
+def answer_of(service: Service, body: ChatCompletionRequest, heading: dict[str, Any], turn: Turn) -> ChatAnswer:
+    """What shapes the answer to a turn; ``heading`` is what every object of it says."""
+    last = turn.conversation.messages[-1]
+    role = service.config.response_role
+    echoed = last["content"] if body.echo and last["role"] == role else ""
+    return ChatAnswer(body, heading, service.llm.tokenizer, role, echoed)
+
+
+def turn_of(service: Service, body: ChatCompletionRequest, request_id: str) -> Turn:
+    """Raises InvalidRequest or Unsupported."""
     choice = choice_of(body.tool_choice)
     if body.tools is None and body.tool_choice is not None and choice.mode == "auto":
         raise bad("$.tool_choice", body.tool_choice, "is only allowed where tools are given")
@@ -85,7 +92,8 @@ def _turn(service: Service, body: ChatCompletionRequest, request_id: str) -> Tur
     )
 
 
-async def _begin(service: Service, body: ChatCompletionRequest, turn: Turn) -> Exchange:
+async def begin_chat(service: Service, body: ChatCompletionRequest, turn: Turn) -> Exchange:
+    """Raises what the template or the engine's door refuses, by the request's own names."""
     with chat_paths(body):
         return await begin(service, turn)
 

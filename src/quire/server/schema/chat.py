@@ -41,6 +41,12 @@ class ChatCompletionRequest(GenerationRequest):
     thinking_token_budget: int | None = Field(default=None, ge=-1, lt=2**31)
 
 
+class BatchChatRequest(ChatCompletionRequest):
+    """Settings for many conversations, each of which is answered once."""
+
+    messages: Annotated[Any, WithJsonSchema({"type": "array", "items": MESSAGES_SCHEMA, "minItems": 1})]
+
+
 class TokenLogprob(msgspec.Struct, frozen=True):
     token: str
     logprob: float
