@@ -293,7 +293,7 @@ def test_what_the_config_cannot_say(
 
 def test_other_architectures_are_named(tmp_path: Path) -> None:
     path = write_model(tmp_path / "model.gguf", "mamba")
-    with pytest.raises(UnsupportedModel, match=r"'mamba'.*llama, qwen2, qwen3, gemma3"):
+    with pytest.raises(UnsupportedModel, match=r"'mamba'.*llama, qwen2, qwen3, qwen3moe, gemma3"):
         _ = open_checkpoint(path).config
 
 

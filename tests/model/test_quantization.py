@@ -16,8 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from quire.checkpoint.checkpoint import open_checkpoint
+from quire.core.errors import CorruptCheckpoint, UnsupportedModel
+from quire.model.load import load_model
 from quire.model.quantization.fp8 import Fp8Weight
 from quire.model.quantization.method import Side
+from quire.model.quantization.ruled import SideBySide
 from quire.model.weights.cursor import Part
 
 Written = tuple[dict[str, Tensor], Tensor]
@@ -304,3 +308,116 @@ def test_experts_in_fp8(name: str, mixture: Path, tmp_path: Path, runner: Callab
     run.forget(seed=1)
     pieces = [run.step([(3, at, TOKENS[at : at + 7]), (1, 0, TOKENS[:3])])[0] for at in range(0, len(TOKENS), 7)]
     assert torch.equal(torch.cat(pieces), whole)
+
+
+def test_what_is_left_out_stands_beside_what_is_not(
+    llama: Path, tmp_path: Path, runner: Callable[..., Any], opened: Callable[..., Any]
+) -> None:
+    """k_proj of every layer, and layer 1 whole, are as they were."""
+
+    def is_quantized(name: str) -> bool:
+        return "k_proj" not in name and "layers.1." not in name
+
+    case = Case(awq, AWQ | {"modules_to_not_convert": ["k_proj", "model.layers.1"]})
+    meant = write(llama, tmp_path, case, is_quantized=is_quantized)
+    run = opened(tmp_path)
+    assert run.cursor.unread() == set()
+    exact = runner(llama, tensors=lambda _: meant).step([(0, 0, TOKENS)])[0]
+    assert distance(run.step([(0, 0, TOKENS)])[0], exact) < 1e-4
+
+
+def test_static_scales_that_differ_are_each_their_own(llama: Path, tmp_path: Path, opened: Callable[..., Any]) -> None:
+    case = CASES["fp8 tensor static"]
+    write(llama, tmp_path, case)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.input_scale"] = torch.tensor(0.5)
+    save_file(tensors, tmp_path / "model.safetensors")
+    cursor = opened(tmp_path).cursor / "model.layers.0.mlp"
+    weight = cursor.method.load([Part(cursor / name, 256, 128) for name in ("gate_proj", "up_proj")], Side.OUT)
+    assert isinstance(weight, SideBySide)
+    assert [one.input_scale.item() for one in weight.weights] == pytest.approx([0.05, 0.5])  # type: ignore[attr-defined]
+
+
+def test_a_quantized_head(llama: Path, tmp_path: Path, runner: Callable[..., Any], opened: Callable[..., Any]) -> None:
+    case = Case(gptq, GPTQ | {"lm_head": True})
+    meant = write(llama, tmp_path, case)
+    tensors = load_file(tmp_path / "model.safetensors")
+    written, meant["lm_head.weight"] = gptq(tensors.pop("lm_head.weight"))
+    tensors |= {f"lm_head.{end}": part.contiguous() for end, part in written.items()}
+    save_file(tensors, tmp_path / "model.safetensors")
+    run = opened(tmp_path)
+    assert run.cursor.unread() == set()
+    exact = runner(llama, tensors=lambda _: meant).step([(0, 0, TOKENS)])[0]
+    found = run.step([(0, 0, TOKENS)])[0]
+    assert distance(found, exact) < 1e-4
+    likeliest = run.model.likeliest(torch.eye(128)).tolist()
+    assert likeliest == run.model.logits(torch.eye(128)).argmax(-1).tolist()
+
+
+def test_a_bias_of_zeros_is_no_bias(llama: Path, tmp_path: Path, opened: Callable[..., Any]) -> None:
+    """Older quantizers write one everywhere; one that is not zero has no place in the model, and is reported."""
+    write(llama, tmp_path, CASES["gptq"])
+    tensors = load_file(tmp_path / "model.safetensors")
+    names = [f"model.layers.{layer}.self_attn.o_proj.bias" for layer in range(3)]
+    save_file(tensors | {name: torch.zeros(128) for name in names}, tmp_path / "model.safetensors")
+    assert opened(tmp_path).cursor.unread() == set()
+    ones = {names[1]: torch.ones(128)}
+    save_file(tensors | ones, tmp_path / "model.safetensors")
+    assert opened(tmp_path).cursor.unread() == set(ones)
+
+
+@pytest.mark.parametrize(
+    ("end", "change", "error", "words"),
+    [
+        ("weight", lambda x: x.view(torch.uint8).fill_(0x7F).view(FP8), CorruptCheckpoint, "not finite"),
+        ("weight_scale_inv", lambda x: x.fill_(torch.inf), CorruptCheckpoint, "not finite"),
+        ("weight_scale_inv", lambda x: x[:, :1].contiguous(), CorruptCheckpoint, r"has shape \[1, 1\]"),
+        ("weight", lambda x: x.float(), UnsupportedModel, "stored as float32 where the model holds float8_e4m3fn"),
+    ],
+)
+def test_what_is_damaged(
+    end: str,
+    change: Callable[[Tensor], Tensor],
+    error: type[Exception],
+    words: str,
+    llama: Path,
+    tmp_path: Path,
+    opened: Callable[..., Any],
+) -> None:
+    write(llama, tmp_path, CASES["fp8 blocks"])
+    tensors, name = load_file(tmp_path / "model.safetensors"), f"model.layers.2.mlp.down_proj.{end}"
+    save_file(tensors | {name: change(tensors[name])}, tmp_path / "model.safetensors")
+    with pytest.raises(error, match=words) as caught:
+        opened(tmp_path)
+    assert name in str(caught.value)
+
+
+def test_groups_that_act_order_shares_out_unequally(llama: Path, tmp_path: Path, opened: Callable[..., Any]) -> None:
+    write(llama, tmp_path, CASES["gptq ordered"])
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["model.layers.0.mlp.up_proj.g_idx"][:40] = 0
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedModel, match=r"model\.layers\.0\.mlp\.up_proj: g_idx"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["compressed int8", "awq", "fp8 tensor static"])
+def test_experts_in_other_formats_are_refused(
+    name: str, mixture: Path, tmp_path: Path, opened: Callable[..., Any]
+) -> None:
+    write(mixture, tmp_path, CASES[name])
+    with pytest.raises(UnsupportedModel, match=r"experts under model\.layers\.0\.mlp\.experts"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fp8 blocks", "compressed int8", "awq", "gptq", "compressed int4 asymmetric"])
+def test_made_up_weights(name: str, llama: Path, tmp_path: Path) -> None:
+    """From a configuration alone, in the format that it names."""
+    config = json.loads((llama / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": CASES[name].config}))
+    checkpoint = open_checkpoint(tmp_path)
+    model = load_model(checkpoint, dtype=torch.bfloat16, device=torch.device("cpu"), load_format="dummy")
+    weight = model._blocks[0].mlp._down.weight  # what the file's codes and scales make of unit vectors
+    made = weight.matmul(torch.eye(256, dtype=torch.bfloat16)).float()
+    assert made.isfinite().all()
+    assert 1e-4 < made.std() < 0.1

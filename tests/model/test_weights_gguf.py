@@ -1,16 +1,21 @@
 """GGUF: under Hugging Face's names and in Hugging Face's layout, bit for bit what the gguf package reads."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType, quants
+from safetensors.torch import load_file
 from torch import Tensor
 
+from quire.checkpoint.checkpoint import open_checkpoint
 from quire.checkpoint.gguf import GGUFFile
 from quire.core.errors import CorruptCheckpoint, UnsupportedModel
+from quire.model.families.registry import build
 from quire.model.quantization.method import Side
 from quire.model.quantization.plain import Plain
 from quire.model.weights import source as source_module
@@ -198,3 +203,49 @@ def test_a_file_that_shrinks_while_it_is_read(llama: tuple[Written, GGUFFile]) -
     written.path.write_bytes(written.path.read_bytes()[: file.tensors["token_embd.weight"].offset + 5])
     with pytest.raises(CorruptCheckpoint, match=r"tiny\.gguf: tensor 'token_embd.weight' ends beyond the end"):
         at.pull(name, (10, HIDDEN))
+
+
+def test_stacked_experts(random_checkpoint: Callable[..., Path], runner: Callable[..., Any], tmp_path: Path) -> None:
+    """A model with experts says the same from either format, to the bit."""
+    folder = random_checkpoint(
+        "Qwen3Moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True
+    )
+    tensors, path = load_file(folder / "model.safetensors"), tmp_path / "experts.gguf"
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3MOE, 3)
+    writer = gguf.GGUFWriter(path, "qwen3moe")
+    writer.add_context_length(512)
+    writer.add_embedding_length(96)
+    writer.add_block_count(3)
+    writer.add_feed_forward_length(128)
+    writer.add_head_count(6)
+    writer.add_head_count_kv(2)
+    writer.add_key_length(16)
+    writer.add_value_length(16)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(10_000.0)
+    writer.add_expert_count(4)
+    writer.add_expert_used_count(2)
+    writer.add_expert_feed_forward_length(32)
+    for name in [name for name in tensors if ".experts." not in name]:
+        stored = names.get_name(name, try_suffixes=(".weight",))
+        writer.add_tensor(stored, tensors[name].numpy())
+    for layer in range(3):
+        for kind in ("gate", "up", "down"):
+            experts = [tensors[f"model.layers.{layer}.mlp.experts.{i}.{kind}_proj.weight"] for i in range(4)]
+            writer.add_tensor(f"blk.{layer}.ffn_{kind}_exps.weight", torch.stack(experts).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.gguf is not None
+    source = GGUFSource(checkpoint.gguf, checkpoint.config)
+    cursor = Cursor(source, torch.float32, torch.device("cpu"), Plain())
+    theirs, ours = runner(folder), runner(folder)
+    ours.model = build(checkpoint.config, cursor)
+    assert cursor.unread() == set()
+    tokens = list(range(6, 60))
+    assert torch.equal(ours.step([(0, 0, tokens)])[0], theirs.step([(0, 0, tokens)])[0])
+    with pytest.raises(CorruptCheckpoint, match=r"a matrix for each of 5 experts"):
+        GGUFSource(checkpoint.gguf, checkpoint.config | {"num_experts": 5})

@@ -18,6 +18,8 @@ from quire.core.errors import CorruptCheckpoint, UnsupportedModel
 Config = dict[str, Any]
 
 _MAX_LAYERS = 4096
+_MAX_EXPERTS = 4096
+_MIXTURES = ("qwen3moe",)
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """All published llama3 rope scalings share these and differ in the factor."""
 
@@ -130,7 +132,7 @@ def _shared(facts: _Facts) -> Config:
         raise facts.corrupt(f"token_embd.weight is {embedding.shape[1]} wide, but embedding_length is {hidden}")
     if layers > _MAX_LAYERS:
         raise facts.corrupt(f"{facts.arch}.block_count is {layers}, more than {_MAX_LAYERS}")
-    if facts.optional_count("expert_count"):
+    if facts.optional_count("expert_count") and facts.arch not in _MIXTURES:
         raise facts.unsupported("it is a mixture of experts")
     if (facts.get("attention.key_length") is None) and hidden % heads:
         raise facts.corrupt(f"embedding_length {hidden} does not divide into {heads} heads")
@@ -241,6 +243,20 @@ def _qwen3(facts: _Facts) -> Config:
     return {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "hidden_act": "silu", "attention_bias": bias}
 
 
+def _qwen3moe(facts: _Facts) -> Config:
+    num_experts = facts.count("expert_count")
+    if num_experts > _MAX_EXPERTS:
+        raise facts.corrupt(f"{facts.arch}.expert_count is {num_experts}, more than {_MAX_EXPERTS}")
+    return _qwen3(facts) | {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "num_experts": num_experts,
+        "num_experts_per_tok": facts.count("expert_used_count"),
+        "moe_intermediate_size": facts.count("expert_feed_forward_length"),
+        "norm_topk_prob": True,
+    }
+
+
 def _gemma3(facts: _Facts) -> Config:
     heads, head_dim = facts.count("attention.head_count"), facts.count("attention.key_length", 256)
     hidden, layers = facts.count("embedding_length"), facts.count("block_count")
@@ -270,5 +286,6 @@ ARCHITECTURES: dict[str, Callable[[_Facts], Config]] = {
     "llama": _llama,
     "qwen2": _qwen2,
     "qwen3": _qwen3,
+    "qwen3moe": _qwen3moe,
     "gemma3": _gemma3,
 }

@@ -1,15 +1,15 @@
 """Which GGUF tensor is which Hugging Face tensor, and what its conversion to GGUF did to it.
 
-Two things are done to weights on the way: for llama, the rows of q and k are reordered so that rotary pairs lie side
-by side (Hugging Face keeps the halves of a head apart); for gemma3, 1 is added to norm weights (Hugging Face's norm
-multiplies by 1 + weight). A ``Placement`` says how to undo them.
+Three things are done to weights on the way: the experts of a layer are stacked; for llama, the rows of q and k are
+reordered so that rotary pairs lie side by side (Hugging Face keeps the halves of a head apart); for gemma3, 1 is added
+to norm weights (Hugging Face's norm multiplies by 1 + weight). A ``Placement`` says how to undo them.
 """
 
 import re
 from typing import Any, NamedTuple
 
 from quire.checkpoint.gguf import GGUFFile
-from quire.core.errors import UnsupportedModel
+from quire.core.errors import CorruptCheckpoint, UnsupportedModel
 
 
 class Placement(NamedTuple):
@@ -18,11 +18,13 @@ class Placement(NamedTuple):
     ``permute_heads``: None, or H: rows are to be reordered within each of H heads, from r0 s0 r1 s1 ... to
     r0 r1 ... s0 s1 ...; with w [H * D, E] that is ``w.reshape(H, D // 2, 2, E).swapaxes(1, 2).reshape(H * D, E)``.
     ``offset``: to be added to every element, after dequantizing.
+    ``expert``: None, or which matrix of a stack [experts, rows, columns] it is.
     """
 
     gguf_name: str
     permute_heads: int | None = None
     offset: float = 0.0
+    expert: int | None = None
 
 
 _OUTER = {
@@ -47,10 +49,18 @@ _SANDWICH_NORMS = {
     "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm",
 }
+_ROUTER = {"ffn_gate_inp": "mlp.gate"}
+_STACKS = {
+    "ffn_gate_exps": "mlp.experts.{}.gate_proj",
+    "ffn_up_exps": "mlp.experts.{}.up_proj",
+    "ffn_down_exps": "mlp.experts.{}.down_proj",
+}
+"""What Hugging Face has a matrix of for each expert."""
 _LAYERS = {
     "llama": _LAYER,
     "qwen2": _LAYER,
     "qwen3": _LAYER | _HEAD_NORMS,
+    "qwen3moe": _LAYER | _HEAD_NORMS | _ROUTER | _STACKS,
     "gemma3": _LAYER | _HEAD_NORMS | _SANDWICH_NORMS,
 }
 _CONSUMED = {"rope_freqs.weight"}
@@ -74,8 +84,22 @@ def placements(gguf: GGUFFile, config: dict[str, Any]) -> dict[str, Placement]:
         hf_name = _hugging_face_name(name, _LAYERS[arch], config["num_hidden_layers"])
         if hf_name is None:
             raise UnsupportedModel(f"{gguf.path}: tensor {name!r} has no place in the {arch} architecture.")
-        placed[hf_name] = Placement(name, _heads(name, arch, config), _offset(name, arch))
+        placement = Placement(name, _heads(name, arch, config), _offset(name, arch))
+        if "{}" in hf_name:
+            placed |= _unstacked(gguf, placement, hf_name, config["num_experts"])
+        else:
+            placed[hf_name] = placement
     return placed
+
+
+def _unstacked(gguf: GGUFFile, stack: Placement, hf_name: str, num_experts: int) -> dict[str, Placement]:
+    shape = gguf.tensors[stack.gguf_name].shape
+    if len(shape) != 3 or shape[0] != num_experts:
+        raise CorruptCheckpoint(
+            f"{gguf.path}: tensor {stack.gguf_name!r} has shape {list(shape)}, not a matrix for each of {num_experts} "
+            "experts. Fetch or convert it again."
+        )
+    return {hf_name.format(expert): stack._replace(expert=expert) for expert in range(num_experts)}
 
 
 def _hugging_face_name(name: str, layer_names: dict[str, str], num_layers: int) -> str | None:

@@ -68,13 +68,15 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _flops_per_token(text: Mapping[str, Any]) -> float:
-    """Two for each weight of the layers, by a dense decoder's usual fields; 0 if one is missing."""
+    """Two for each weight of the layers that a token meets, by a decoder's usual fields; 0 if one is missing."""
     names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     sizes = [text.get(name) for name in names]
     if not all(isinstance(size, int) and size > 0 for size in sizes):
         return 0
     hidden, wide, layers, heads = (float(size or 0) for size in sizes)
     head_dim = float(text.get("head_dim") or hidden / heads)
+    if chosen := text.get("num_experts_per_tok"):
+        wide = float(chosen) * float(text.get("moe_intermediate_size") or wide)
     attention = 2 * hidden * head_dim * (heads + float(text.get("num_key_value_heads") or heads))
     return 2 * layers * (attention + 3 * hidden * wide)
 

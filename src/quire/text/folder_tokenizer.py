@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from quire.checkpoint.checkpoint import Checkpoint
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
-_PRE_TOKENIZERS = {"gpt2": "gpt-2", "qwen2": "qwen2", "qwen3": "qwen2"}
+_PRE_TOKENIZERS = {"gpt2": "gpt-2", "qwen2": "qwen2", "qwen3": "qwen2", "qwen3_moe": "qwen2"}
 """What a model_type's vocab.json and merges.txt leave unsaid."""
 
 

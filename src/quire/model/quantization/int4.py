@@ -43,7 +43,7 @@ class Int4:
     def load(self, parts: Sequence[Part], side: Side) -> Weight:
         """See Method.load."""
         assert parts[0].at.group.size == 1, "quantized linears are not cut yet"
-        numbers = [_usual(self._numbers(part)) for part in parts]
+        numbers = [self._read(part) for part in parts]
         orders = [one.order for one in numbers]
         if not all(_same(order, orders[0]) for order in orders):
             return side_by_side([_packed([part], [one]) for part, one in zip(parts, numbers, strict=True)])
@@ -52,6 +52,12 @@ class Int4:
     def experts(self, stack: Stack) -> Experts:
         """Raises UnsupportedModel."""
         raise unsupported(f"The experts under {stack.at.path} are quantized to 4 bits; implemented for experts is fp8.")
+
+    def _read(self, part: Part) -> W4Numbers:
+        try:
+            return _usual(self._numbers(part))
+        except ValueError as error:
+            raise unsupported(f"{part.at.path}: {error}.") from None
 
     def _numbers(self, part: Part) -> W4Numbers:
         raise NotImplementedError

@@ -7,6 +7,7 @@ the checkpoint that opened it.
 
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from quire.model.weights.source import Shape, Window, check_shape, is_host_memor
 
 @dataclass(frozen=True)
 class BlockTensor:
-    """A matrix, or a vector of plain numbers, in the file."""
+    """A matrix, one of a stack of them, or a vector of plain numbers, in the file."""
 
     file: GGUFFile
     placement: Placement
@@ -80,13 +81,13 @@ class BlockTensor:
 
     @property
     def _row_bytes(self) -> int:
-        return self._stored.num_bytes // self.shape[0]
+        return self._stored.num_bytes // prod(self._stored.shape[: max(1, len(self._stored.shape) - 1)])
 
     def _read_rows(self, rows: slice, out: np.ndarray) -> None:
         """Rows of the tensor, in its own order, into ``out`` [rows, bytes]: one stretch of the file, put in order."""
         name, heads = self.placement.gguf_name, self.placement.permute_heads
         if heads is None:
-            self.file.read(name, rows.start, out)
+            self.file.read(name, (self.placement.expert or 0) * self.shape[0] + rows.start, out)
             return
         order = np.arange(self.shape[0]).reshape(heads, -1, 2).swapaxes(1, 2).ravel()[rows]
         first = int(order.min())
@@ -122,7 +123,7 @@ class GGUFSource:
         placement = self._placements[name]
         stored = self._file.tensors[placement.gguf_name]
         where = f"{self._file.path}: tensor {stored.name!r} ({name})"
-        check_shape(stored.shape, shape, where)
+        check_shape(stored.shape if placement.expert is None else stored.shape[1:], shape, where)
         if len(shape) > 2 or (len(shape) == 1 and FORMATS[stored.type].num_values > 1):
             raise UnsupportedModel(
                 f"{where} has {len(shape)} dimensions and is of type {stored.type}, which is not implemented."
