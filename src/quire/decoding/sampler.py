@@ -121,10 +121,12 @@ class Sampler:
         if not self._slots.is_edited[slots].any():
             token_ids = self._choose(logits, slots, positions)
             return Sampled(token_ids, self._report(logits, asking, slots, token_ids))
-        raw = logits[torch.as_tensor(asking, device=logits.device)]
+        # Taking no rows costs as much as reading some.
+        raw = logits[torch.as_tensor(asking, device=logits.device)] if asking.size else logits[:0]
         failed = self._edit(logits, slots, positions)
         token_ids = self._choose(logits, slots, positions)
-        token_ids[list(failed)] = -1
+        if failed:
+            token_ids[list(failed)] = -1
         given = self._record(slots, token_ids)
         reasons = {row: failed.get(row, NOTHING_LEFT) for row in np.flatnonzero(token_ids < 0).tolist()}
         failures = {row: reason for row, reason in reasons.items() if reason}
