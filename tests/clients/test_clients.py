@@ -13,5 +13,5 @@ CLIENTS = sorted(path.stem for path in SCRIPTS.glob("*.py"))
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_client(run: Callable[..., str], server: str, python_with: Callable[[str], Path], client: str) -> None:
-    said = run(python_with(client), "-P", SCRIPTS / f"{client}.py", server)
+    said = run(python_with(client), "-P", SCRIPTS / f"{client}.py", server, timeout_s=900)
     assert said.rstrip().endswith("ok")
