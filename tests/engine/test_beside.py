@@ -108,6 +108,15 @@ def test_up_to_the_full_length(path: Path) -> None:
     assert len(output.outputs[0].token_ids) == 28 and output.outputs[0].finish_reason == "length"
 
 
+@pytest.mark.usefixtures("beside")
+@pytest.mark.parametrize("level", [1, 2])
+def test_the_same_tokens_after_sleep(path: Path, expected: list[list[int]], level: int) -> None:
+    llm = engine(path)
+    llm.sleep(level)
+    llm.wake_up()
+    assert answers(llm, slice(0, 4)) == expected[:4]
+
+
 def test_buckets() -> None:
     assert bucket_sizes(1) == [1]
     assert bucket_sizes(6) == [1, 2, 4, 6]

@@ -46,7 +46,7 @@ class InlineExecutor:
         try:
             if part == "kv_cache":
                 if self._runner is not None:
-                    self._runner.kv.restore()
+                    self._runner.restore_kv()
                 self._has_kv = True
                 return
             self._runner = self._again()

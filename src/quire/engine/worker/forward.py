@@ -50,6 +50,10 @@ class Forward(Protocol):
         """The greatest logit of each row: [n] int32, the lowest id among equals, -1 where a row is not sound."""
         ...
 
+    def kv_has_moved(self) -> None:
+        """The KV storage's tensors lie elsewhere now: what was recorded over them is recorded again."""
+        ...
+
 
 class EagerForward:
     """Calls the model, operator by operator."""
@@ -76,6 +80,9 @@ class EagerForward:
     def likeliest(self, rows: np.ndarray) -> Tensor:
         """See Forward.likeliest."""
         return self._model.likeliest(self._rows(rows))
+
+    def kv_has_moved(self) -> None:
+        """It reads the storage anew in every step."""
 
     def _rows(self, rows: np.ndarray) -> Tensor:
         assert self._hidden is not None

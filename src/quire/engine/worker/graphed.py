@@ -103,8 +103,8 @@ class GraphedForward:
         self._positions = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
         self._query_starts = torch.arange(max_num_seqs + 1, dtype=torch.int32, device=device)
         self._hidden: Tensor | None = None  # of the last step, if it was replayed
-        recorded = {size: recorder.record(partial(self._decode, size)) for size in reversed(self._sizes)}
-        self._replays = [recorded[size] for size in self._sizes]
+        self._recorder = recorder
+        self._replays = self._record()
 
     def run(self, batch: Batch) -> None:
         """See Forward.run."""
@@ -132,6 +132,17 @@ class GraphedForward:
     def likeliest(self, rows: np.ndarray) -> Tensor:
         """See Forward.likeliest."""
         return self._eager.likeliest(rows) if self._hidden is None else self._model.likeliest(self._rows(rows))
+
+    def kv_has_moved(self) -> None:
+        """See Forward.kv_has_moved."""
+        self._replays = []  # their memory goes to those that come
+        self._replays = self._record()
+
+    @torch.inference_mode()
+    def _record(self) -> list[tuple[Callable[[], None], Tensor]]:
+        """A step of each size, the largest first: the others find room in its memory."""
+        recorded = {size: self._recorder.record(partial(self._decode, size)) for size in reversed(self._sizes)}
+        return [recorded[size] for size in self._sizes]
 
     def _rows(self, rows: np.ndarray) -> Tensor:
         assert self._hidden is not None

@@ -67,6 +67,11 @@ class ModelRunner:
         places = sampled_rows if self._scores else np.arange(len(sampled_rows))  # among those asked for
         return self._choose(places, sampled_slots, (starts + counts)[decision.samples], scores)
 
+    def restore_kv(self) -> None:
+        """Have the KV storage again after its ``release``, all zeros. Raises torch.OutOfMemoryError."""
+        self.kv.restore()
+        self._forward.kv_has_moved()
+
     def _choose(
         self, places: np.ndarray, slots: np.ndarray, positions: np.ndarray, scores: dict[int, PromptLogprobs]
     ) -> Ticket:

@@ -84,3 +84,6 @@ class RecordedForward:
         self._rows.numpy()[: len(rows)] = rows
         self.to_likeliest.run(self._pool, sampled=len(rows))
         return self._likeliest[: len(rows)]
+
+    def kv_has_moved(self) -> None:
+        """On a CPU it never does."""
