@@ -101,6 +101,8 @@ async def test_settings_reach_the_engine(client, sampled, llm):
         ({"repeat_last_n": 9}, ("penalty_window", None)),
         ({"samplers": ["top_k", "temperature"]}, ("top_p", 1.0)),
         ({"samplers": ["top-k", "typ_p"], "temperature": 0.3}, ("temperature", 1.0)),
+        ({"samplers": "kt"}, ("top_p", 1.0)),
+        ({"samplers": "edkypmxt", "top_p": 0.3}, ("top_p", 0.3)),
         ({"samplers": ["top_k", "top_p", "infill"]}, ("temperature", 0.0)),
         ({"samplers": ["top_k"], "repeat_penalty": 2}, ("repetition_penalty", 1.0)),
         ({"samplers": ["penalties"], "repeat_penalty": 2}, ("repetition_penalty", 2)),

@@ -5,6 +5,7 @@ import json
 import pytest
 from llguidance import LLMatcher
 
+from quire.core.step import FinishReason
 from quire.text.grammar.vocabulary import build_vocabulary
 
 pytestmark = pytest.mark.anyio
@@ -165,6 +166,15 @@ async def test_a_strict_tool_is_called_well_or_not_at_all(client, llm, accepts):
     await client.post(PATH, json={"messages": HI, "tools": [STRICT], "max_tokens": 1})
     assert accepts("Let me look.") and accepts("Let me look. " + CALL)
     assert not accepts(CALL.replace("city", "town"))
+
+
+async def test_a_required_call_that_is_cut_short_is_no_content(client, llm, accepts):
+    llm.says, llm.ends = '<tool_call>\n{"na', FinishReason.LENGTH
+    body = {"messages": HI, "tools": [WEATHER], "tool_choice": "required"}
+    choice = (await client.post(PATH, json=body)).json()["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ("", "length")
+    assert "tool_calls" not in choice["message"]
+    assert not any(chunk["choices"][0]["delta"].get("content") for chunk in await stream(client, **body))
 
 
 async def test_without_need_there_is_no_grammar(client, llm):

@@ -37,6 +37,19 @@ _DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "mi
 _ALIASES = {"temp": "temperature", "nucleus": "top_p"}
 _ELSEWHERE = frozenset(("dry", "top_n_sigma", "typ_p", "typical", "typical_p", "xtc", "infill", "adaptive_p"))
 """Samplers that are turned on by a setting of their own, which is refused; and one for filling in."""
+_LETTERS = {
+    "e": "penalties",
+    "d": "dry",
+    "y": "typ_p",
+    "k": "top_k",
+    "p": "top_p",
+    "s": "top_n_sigma",
+    "m": "min_p",
+    "t": "temperature",
+    "x": "xtc",
+    "i": "infill",
+    "a": "adaptive_p",
+}
 _PENALTY_WINDOW = 64
 _FRESH_SEEDS = (-1, 2**32 - 1)
 _NEVER = -100.0
@@ -153,10 +166,11 @@ def _chosen(body: LlamaCppOptions, defaults: Mapping[str, Any], max_model_len: i
     return values
 
 
-def _samplers(names: list[str]) -> set[str]:
+def _samplers(names: list[str] | str) -> set[str]:
+    """``names``, or text with a letter for each."""
     found = set()
     for i, given in enumerate(names):
-        name = given.replace("-", "_")
+        name = _LETTERS.get(given, given).replace("-", "_")
         name = _ALIASES.get(name, name)
         if name not in SAMPLERS and name not in _ELSEWHERE:
             raise bad(f"$.samplers[{i}]", given, f"must be one of {', '.join((*SAMPLERS, *sorted(_ELSEWHERE)))}")

@@ -236,6 +236,7 @@ class _Reader:
     def __init__(self, turn: Turn, parser: Parser | None) -> None:
         self._parser = parser
         self._has_parallel_calls = turn.has_parallel_calls
+        self._must_call = turn.must_call
         self._is_forced = turn.forced_tool is not None
         self._has_called = False
         self.num_tokens = 0
@@ -265,6 +266,8 @@ class _Reader:
                 if event.index > 0 and not self._has_parallel_calls:
                     continue
                 self._has_called = True
+            if isinstance(event, Content) and self._must_call:
+                continue  # a call's frame, which was cut short: a reply that must call has nothing else to say
             allowed.append(event)
         return allowed
 

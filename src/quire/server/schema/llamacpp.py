@@ -82,8 +82,8 @@ class LlamaCppOptions(RequestModel):
     presence_penalty: _Penalty = None
     frequency_penalty: _Penalty = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="-1 and 4294967295: a fresh one")
-    samplers: list[str] | None = Field(
-        default=None, description="which of them are on; they are applied in this server's own order"
+    samplers: list[str] | str | None = Field(
+        default=None, description="which are on, by names or letters; they are applied in this server's own order"
     )
     stop: _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     ignore_eos: bool = False
