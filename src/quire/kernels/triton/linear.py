@@ -52,16 +52,16 @@ VARIANTS = [
     Variant(
         "Llama-3.1-8B qkv, 1 row",
         lambda: _call(1, 6144, 4096),
-        {"_thin": {"HMMA": 8, "LDGSTS.128": 16}},
+        {"_thin": {"HMMA": 4, "LDGSTS.128": 16}},
     ),
     Variant(
         "Llama-3.1-8B down, 8 rows, residual",
         lambda: _call(8, 4096, 14336, has_residual=True),
-        {"_thin": {"HMMA": 8, "LDGSTS.128": 16}},
+        {"_thin": {"HMMA": 4, "LDGSTS.128": 16}},
     ),
     Variant(
         "Llama-3.1-8B gate and up, 16 rows",
         lambda: _call(16, 28672, 4096, is_gated=True),
-        {"_thin_gated": {"HMMA": 8, "LDGSTS.128": 16}},
+        {"_thin_gated": {"HMMA": 4, "LDGSTS.128": 16}},
     ),
 ]

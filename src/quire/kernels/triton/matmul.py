@@ -18,7 +18,7 @@ from quire.kernels.triton.products import gated, grouped_order, thin_sums, thin_
 
 
 @triton.jit
-def _finish(y, out, bias, residual, m, n, is_row, is_out, num_out, stride_r):
+def finish(y, out, bias, residual, m, n, is_row, is_out, num_out, stride_r):
     """Add, round and store a tile, m and n being shaped for it."""
     inside = is_row & is_out
     if bias is not None:
@@ -45,7 +45,7 @@ def _thin(
     ).to(tl.float32)  # fmt: skip
     if KIND == "rows":
         y = y * tl.load(x_scale + m * stride_xs, is_row, other=0.0)[None, :] * tl.load(weight_scale + at)[:, None]
-    _finish(y, out, bias, residual, m[None, :], n[:, None], is_row[None, :], (n < num_out)[:, None], num_out, stride_r)
+    finish(y, out, bias, residual, m[None, :], n[:, None], is_row[None, :], (n < num_out)[:, None], num_out, stride_r)
 
 
 @triton.jit
@@ -62,7 +62,7 @@ def _thin_gated(
         "plain", False, IS_EVEN, SLICES, DEPTH,
     )  # fmt: skip
     y = gated(gate, up, ACTIVATION)
-    _finish(y, out, None, None, m[None, :], n[:, None], is_row[None, :], (n < num_out)[:, None], num_out, 0)
+    finish(y, out, None, None, m[None, :], n[:, None], is_row[None, :], (n < num_out)[:, None], num_out, 0)
 
 
 @triton.jit
@@ -83,7 +83,7 @@ def _wide(
     ).to(tl.float32)  # fmt: skip
     if KIND == "rows":
         y = y * tl.load(x_scale + m * stride_xs, is_row, other=0.0)[:, None] * tl.load(weight_scale + at)[None, :]
-    _finish(y, out, bias, residual, m[:, None], n[None, :], is_row[:, None], (n < num_out)[None, :], num_out, stride_r)
+    finish(y, out, bias, residual, m[:, None], n[None, :], is_row[:, None], (n < num_out)[None, :], num_out, stride_r)
 
 
 def multiply(
@@ -106,7 +106,7 @@ def multiply(
     out = torch.empty((num_rows, num_out), dtype=dtype, device=x.device)
     if not out.numel():
         return out
-    x, residual = _in_rows(x), None if residual is None else _in_rows(residual)
+    x, residual = in_rows(x), None if residual is None else in_rows(residual)
     stride_xs = x_scale.stride(0) if x_scale is not None and x_scale.dim() == 2 else 0
     stride_ws = weight_scale.stride(0) if weight_scale is not None and kind == "blocks" else 0
     stride_r = 0 if residual is None else residual.stride(0)
@@ -151,7 +151,7 @@ def multiply_gated(x: Tensor, weight: Tensor, activation: str) -> Tensor:
     out = torch.empty((num_rows, num_out), dtype=x.dtype, device=x.device)
     if not out.numel():
         return out
-    x = _in_rows(x)
+    x = in_rows(x)
     tile = thin_tile(num_rows, num_out, num_in, weight.itemsize, is_gated=True)
     _thin_gated[(triton.cdiv(num_out, tile.outputs),)](
         x,
@@ -173,5 +173,6 @@ def multiply_gated(x: Tensor, weight: Tensor, activation: str) -> Tensor:
     return out
 
 
-def _in_rows(x: Tensor) -> Tensor:
+def in_rows(x: Tensor) -> Tensor:
+    """x [T, K] with its rows' elements side by side."""
     return x if x.stride(1) == 1 else x.contiguous()

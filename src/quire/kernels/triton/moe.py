@@ -228,7 +228,7 @@ def _call(num_rows: int, kind: str) -> object:
 
 def _variant(num_rows: int, kind: str) -> Variant:
     instruction = "HGMMA" if kind == "plain" else "QGMMA"
-    expects = {"_thin_experts": {"HMMA": 8, "LDGSTS.128": 8}}
+    expects = {"_thin_experts": {"HMMA": 4, "LDGSTS.128": 8}}
     if num_rows > 384:
         expects = {"_wide_experts": {instruction: 4, "LDGSTS.128": 8}}
     return Variant(f"{kind}, {num_rows} tokens", lambda: _call(num_rows, kind), expects)

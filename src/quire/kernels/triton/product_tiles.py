@@ -68,6 +68,19 @@ def expert_tile(
     return _wide(rows, 64 if is_gated else 128, itemsize)
 
 
+def w4_thin_tile(num_rows: int, num_out: int, num_in: int) -> ThinTile:
+    """For weights of 4 bits and up to THIN_ROWS rows; depth is a run of 64 or 128 columns."""
+    tile = thin_tile(num_rows, num_out, num_in, 2)
+    return tile._replace(outputs=32, depth=0, num_stages=4)
+
+
+def w4_wide_tile(num_rows: int, num_out: int) -> WideTile:
+    """For weights of 4 bits and more rows than that."""
+    rows = 64 if num_rows <= 256 else 128
+    is_small = num_rows <= 256 and num_out <= 8192
+    return WideTile(rows, 64 if is_small else 128, 0, 8, 4 if is_small else 8, 4)
+
+
 def _wide(rows: int, outputs: int, itemsize: int) -> WideTile:
     depth = 64 if itemsize == 2 else 128
     stages = _stages((rows + outputs) * depth * itemsize, most=5)

@@ -12,6 +12,8 @@ KIND: "plain" (both operands of one float dtype), "rows" (8 bits, scales at the 
 scales for 128 features of a row and for 128 x 128 of the weight). ROUNDS, with "blocks" and DEPTH 128: rows come
 unrounded, and are rounded as ``quantize_fp8`` rounds them, on the way.
 
+Scales of the next step are fetched while this one is multiplied: nobody else would fetch them ahead.
+
 Pointers: ``x_at`` [M] and ``w_at`` [N] are the places of the rows' first elements, int64 where they may be far apart;
 ``xs_at`` [M] those of their scales, and ``ws_at`` the one of the weights', which lie in one row of blocks. What lies
 outside ``is_row`` is not read. IS_EVEN: K is a multiple of what an iteration takes.
@@ -43,6 +45,19 @@ def gated(gate, up, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
+def block_scales(scales, k, first, num_in):
+    """[SLICES]: of the blocks that lie at k + first in a row of them, 0 behind its end."""
+    return tl.load(scales + (k + first) // 128, k + first < num_in, other=0.0)
+
+
+@triton.jit
+def row_scales(x_scale, xs_at, is_row, k, first, num_in):
+    """[SLICES, M]: of the rows' groups there."""
+    there = (k + first < num_in)[:, None] & is_row[None, :]
+    return tl.load(x_scale + xs_at[None, :] + ((k + first) // 128)[:, None], there, other=0.0)
+
+
+@triton.jit
 def thin_sums(
     x, x_scale, weight, weight_scale, x_at, xs_at, is_row, w_at, ws_at, num_in, KIND: tl.constexpr,
     ROUNDS: tl.constexpr, IS_EVEN: tl.constexpr, SLICES: tl.constexpr, DEPTH: tl.constexpr,
@@ -55,6 +70,10 @@ def thin_sums(
     x_from = x + x_at[None, :, None] + column[:, None, :]
     w_from = weight + w_at[None, :, None] + column[:, None, :]
     total = tl.zeros([SLICES, w_at.shape[0], x_at.shape[0]], SUMS)
+    if KIND == "blocks":
+        next_weights = block_scales(weight_scale + ws_at, 0, first, num_in)
+        if not ROUNDS:
+            next_rows = row_scales(x_scale, xs_at, is_row, 0, first, num_in)
     for k in range(0, num_in, STEP):
         if IS_EVEN:
             rows = tl.load(x_from + k, is_row[None, :, None], other=0.0)
@@ -64,16 +83,15 @@ def thin_sums(
             rows = tl.load(x_from + k, inside & is_row[None, :, None], other=0.0)
             weights = tl.load(w_from + k, inside, other=0.0)
         if KIND == "blocks":
-            block = (k + first) // 128
-            is_block = k + first < num_in
-            of_weights = tl.load(weight_scale + ws_at + block, is_block, other=0.0)
+            of_weights = next_weights
+            next_weights = block_scales(weight_scale + ws_at, k + STEP, first, num_in)
             if ROUNDS:
                 wide = rows.to(tl.float32)
                 of_rows = fp8_scale(tl.max(tl.abs(wide), 2))
                 rows = round_to_fp8(wide, of_rows[:, :, None])
             else:
-                there = is_block[:, None] & is_row[None, :]
-                of_rows = tl.load(x_scale + xs_at[None, :] + block[:, None], there, other=0.0)
+                of_rows = next_rows
+                next_rows = row_scales(x_scale, xs_at, is_row, k + STEP, first, num_in)
             part = tl.dot(weights, rows.trans(0, 2, 1))
             total += part * (of_weights[:, None] * of_rows)[:, None, :]
         else:
@@ -95,6 +113,11 @@ def thin_sums_of_two(
     up_from = weight + up_at[None, :, None] + column[:, None, :]
     gate = tl.zeros([SLICES, w_at.shape[0], x_at.shape[0]], tl.float32)
     up = tl.zeros([SLICES, w_at.shape[0], x_at.shape[0]], tl.float32)
+    if KIND == "blocks":
+        next_gates = block_scales(weight_scale + ws_at, 0, first, num_in)
+        next_ups = block_scales(weight_scale + ups_at, 0, first, num_in)
+        if not ROUNDS:
+            next_rows = row_scales(x_scale, xs_at, is_row, 0, first, num_in)
     for k in range(0, num_in, STEP):
         if IS_EVEN:
             rows = tl.load(x_from + k, is_row[None, :, None], other=0.0)
@@ -104,17 +127,16 @@ def thin_sums_of_two(
             rows = tl.load(x_from + k, inside & is_row[None, :, None], other=0.0)
             gates, ups = tl.load(gate_from + k, inside, other=0.0), tl.load(up_from + k, inside, other=0.0)
         if KIND == "blocks":
-            block = (k + first) // 128
-            is_block = k + first < num_in
-            of_gates = tl.load(weight_scale + ws_at + block, is_block, other=0.0)
-            of_ups = tl.load(weight_scale + ups_at + block, is_block, other=0.0)
+            of_gates, of_ups = next_gates, next_ups
+            next_gates = block_scales(weight_scale + ws_at, k + STEP, first, num_in)
+            next_ups = block_scales(weight_scale + ups_at, k + STEP, first, num_in)
             if ROUNDS:
                 wide = rows.to(tl.float32)
                 of_rows = fp8_scale(tl.max(tl.abs(wide), 2))
                 rows = round_to_fp8(wide, of_rows[:, :, None])
             else:
-                there = is_block[:, None] & is_row[None, :]
-                of_rows = tl.load(x_scale + xs_at[None, :] + block[:, None], there, other=0.0)
+                of_rows = next_rows
+                next_rows = row_scales(x_scale, xs_at, is_row, k + STEP, first, num_in)
             columns = rows.trans(0, 2, 1)
             gate += tl.dot(gates, columns) * (of_gates[:, None] * of_rows)[:, None, :]
             up += tl.dot(ups, columns) * (of_ups[:, None] * of_rows)[:, None, :]
