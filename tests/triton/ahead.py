@@ -78,18 +78,19 @@ def take_down(kernel: Any, args: tuple[Any, ...], kwargs: dict[str, Any], grid: 
 
 
 def launches(call: Any) -> list[Launch]:
-    """What ``call`` would launch."""
-    taken: list[Launch] = []
+    """What ``call`` would launch, each once."""
+    taken: dict[str, Launch] = {}
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> None:
-        taken.append(take_down(self, args, kwargs, grid))
+        launch = take_down(self, args, kwargs, grid)
+        taken[f"{launch.source.hash()} {launch.options}"] = launch
 
     JITFunction.run, theirs = run, JITFunction.run
     try:
         call()
     finally:
         JITFunction.run = theirs
-    return taken
+    return list(taken.values())
 
 
 def examine(cubin: bytes, ptx: str, arch: int) -> Result:

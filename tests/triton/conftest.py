@@ -11,6 +11,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,12 @@ def _import_interpreted() -> None:
 
 
 def _repair() -> None:
-    """Four faults, seen in 3.6 and 3.9 where nothing else is said.
+    """Four faults and two delays, seen in 3.6 and 3.9 where nothing else is said.
 
     bfloat16 is kept as uint16: products and sums are those of bit patterns; rounding to it cuts off. Rounding to 8-bit
-    floats loses carries. In 3.6, with numpy >= 2.4, a one-element array is no bound of a range.
+    floats loses carries. In 3.6, with numpy >= 2.4, a one-element array is no bound of a range. The language is made
+    the interpreter's anew at each call of a function of it, a hundred times slower than the call: here once for all.
+    Exclusive ors, of which sorting is made, are taken element by element.
     """
     import triton.language as tl
     from triton._C.libtriton import ir
@@ -92,6 +95,14 @@ def _repair() -> None:
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return dot(self, widened(a), widened(b), *rest)
 
+    reduce = it.ReduceOps.apply_impl
+
+    def apply_impl(self: Any, input: Any) -> Any:
+        if self.combine_fn is not tl.standard._xor_combine:
+            return reduce(self, input)
+        found = np.bitwise_xor.reduce(input[0].handle.data, axis=self.axis, keepdims=self.keep_dims)
+        return self.to_tensor(found, input[0].dtype)
+
     patch_tensor = it._patch_lang_tensor
 
     def patch_lang_tensor(tensor: Any, *rest: Any) -> None:
@@ -101,6 +112,9 @@ def _repair() -> None:
 
     it._convert_float = convert
     it._patch_lang_tensor = patch_lang_tensor
+    it._patch_lang(SimpleNamespace(__globals__={"tl": tl, "core": tl.core}))
+    it._patch_lang = lambda fn: SimpleNamespace(restore=lambda: None)
+    it.ReduceOps.apply_impl = apply_impl
     builder.create_dot = create_dot
     builder.binary_op, builder.unary_op = on_floats(builder.binary_op), on_floats(builder.unary_op)
 

@@ -6,7 +6,7 @@ import torch
 
 from quire.kernels.ops.choice import greedy
 from quire.kernels.ops.vocabulary import logits
-from quire.kernels.triton.tuning import LIKELIEST_STRETCH
+from quire.kernels.triton.tuning import STRETCH
 from quire.kernels.triton.vocabulary import row_best, vocabulary_logits
 
 INF, NAN = float("inf"), float("nan")
@@ -22,7 +22,7 @@ def test_logits_are_the_product_capped(softcap: float | None, dtype: torch.dtype
     assert vocabulary_logits(x[:0], table, softcap).shape == (0, 777)
 
 
-@pytest.mark.parametrize("size", (1, 41, 1025, LIKELIEST_STRETCH, 2 * LIKELIEST_STRETCH + 3))
+@pytest.mark.parametrize("size", (1, 41, 1025, STRETCH, 2 * STRETCH + 3))
 def test_the_first_of_the_greatest(size: int) -> None:
     y = torch.from_numpy(np.random.default_rng(0).integers(-2, 2, (6, size)).astype(np.float32))
     y[1] = -y[1].abs() - 1
@@ -38,7 +38,7 @@ def test_the_first_of_the_greatest(size: int) -> None:
     assert torch.equal(row_best(y[2:3]), row_best(y)[2:3])
 
 
-@pytest.mark.parametrize("size", (1, 1025, LIKELIEST_STRETCH + 3))
+@pytest.mark.parametrize("size", (1, 1025, STRETCH + 3))
 def test_rows_that_are_not_sound(size: int) -> None:
     y = torch.randn(5, size)
     for row, bad in enumerate((NAN, -NAN, INF)):

@@ -32,5 +32,11 @@ def head_warps(size: int) -> int:
     return max(1, HEADS * size // 256)
 
 
-LIKELIEST_STRETCH = 8192
-"""Logits of one row in one program: a batch of one keeps 16 to 32 of them busy, which a vocabulary's read needs."""
+STRETCH = 4096
+"""Logits of one row in one program: a batch of one has 32 of them and more, which a vocabulary's read needs."""
+
+CANDIDATES = 2048
+"""Most tokens of a row that are sorted; a row that keeps more is searched, which takes longer."""
+
+SORT_WARPS = 16
+"""For ``CANDIDATES`` keys of 64 bits."""

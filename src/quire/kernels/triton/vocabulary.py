@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quire.kernels.ops.vocabulary import likeliest_of, logits
-from quire.kernels.triton.tuning import ELEMENTS, LIKELIEST_STRETCH
+from quire.kernels.triton.tuning import ELEMENTS, STRETCH
 from quire.kernels.triton.variant import Variant, blank
 
 
@@ -27,6 +27,26 @@ def ranked_key(x, ids):
     ordered = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     ordered = tl.where(x == x, ordered, 0x7FFFFFFF)
     return (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - ids).to(tl.int64)
+
+
+@triton.jit
+def best_token(bests, row, num_stretches, STRETCHES: tl.constexpr):
+    """The token of a row's greatest value."""
+    lane = tl.arange(0, STRETCHES)
+    key = tl.max(tl.load(bests + row * num_stretches + lane, lane < num_stretches, other=-(2**63)), 0)
+    return 0x7FFFFFFF - (key & 0xFFFFFFFF).to(tl.int32)
+
+
+@triton.jit
+def best_value(bests, row, num_stretches, STRETCHES: tl.constexpr):
+    """The greatest value of a row, by its stretches' keys [R, S], and whether it is finite."""
+    lane = tl.arange(0, STRETCHES)
+    key = tl.max(tl.load(bests + row * num_stretches + lane, lane < num_stretches, other=-(2**63)), 0)
+    ordered = (key >> 32).to(tl.int32)
+    bits = tl.where(ordered < 0, ordered ^ 0x7FFFFFFF, ordered)
+    # Finite is what lies between the keys of -inf and inf.
+    is_sound = (ordered < 0x7F800000) & (ordered > (-0x800000 ^ 0x7FFFFFFF))
+    return bits.to(tl.float32, bitcast=True), is_sound
 
 
 @triton.jit
@@ -53,31 +73,33 @@ def _stretch_best(x, best, size, stride, LENGTH: tl.constexpr, BLOCK: tl.constex
 @triton.jit
 def _row_best(best, out, num_stretches, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
-    lane = tl.arange(0, BLOCK)
-    key = tl.max(tl.load(best + row * num_stretches + lane, lane < num_stretches, other=-(2**63)), 0)
-    value = (key >> 32).to(tl.int32)
-    # Finite is what lies between the keys of -inf and inf.
-    is_sound = (value < 0x7F800000) & (value > (-0x800000 ^ 0x7FFFFFFF))
-    token = 0x7FFFFFFF - (key & 0xFFFFFFFF).to(tl.int32)
-    tl.store(out + row, tl.where(is_sound, token, -1))
+    _, is_sound = best_value(best, row, num_stretches, BLOCK)
+    tl.store(out + row, tl.where(is_sound, best_token(best, row, num_stretches, BLOCK), -1))
 
 
 @likeliest_of.on("cuda")
 def row_best(y: Tensor) -> Tensor:
     """See likeliest_of."""
-    num_rows, size = y.shape
+    num_rows = len(y)
     assert y.stride(1) == 1
     out = torch.empty(num_rows, dtype=torch.int32, device=y.device)
     if num_rows:
-        num_stretches = triton.cdiv(size, LIKELIEST_STRETCH)
-        best = torch.empty((num_rows, num_stretches), dtype=torch.int64, device=y.device)
-        block, num_warps = ELEMENTS
-        _stretch_best[(num_rows, num_stretches)](
-            y, best, size, y.stride(0), LENGTH=LIKELIEST_STRETCH, BLOCK=block, num_warps=num_warps
-        )
-        width = triton.next_power_of_2(num_stretches)
-        _row_best[(num_rows,)](best, out, num_stretches, BLOCK=width, num_warps=1)
+        best = stretch_bests(y)
+        width = triton.next_power_of_2(best.shape[1])
+        _row_best[(num_rows,)](best, out, best.shape[1], BLOCK=width, num_warps=1)
     return out
+
+
+def stretch_bests(y: Tensor) -> Tensor:
+    """The best key of each stretch of each row: [R, V] float32, R > 0 -> [R, S] int64."""
+    num_rows, size = y.shape
+    num_stretches = triton.cdiv(size, STRETCH)
+    best = torch.empty((num_rows, num_stretches), dtype=torch.int64, device=y.device)
+    block, num_warps = ELEMENTS
+    _stretch_best[(num_rows, num_stretches)](
+        y, best, size, y.stride(0), LENGTH=STRETCH, BLOCK=block, num_warps=num_warps
+    )
+    return best
 
 
 @logits.on("cuda")

@@ -1,0 +1,189 @@
+"""Sampling on a CUDA device: what Sampling asks, and beside it the same with tensors in and tensors out.
+
+Law: ``draw``, ``score`` and ``allow`` only launch kernels. They read nothing back, so that a captured graph may hold
+them and what they return may stay on the device; sizes and which kernels run depend on the host's knowledge alone.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import triton
+from torch import Tensor
+
+from quire.kernels.ops.sampling import Draws, Scores
+from quire.kernels.triton import draw as kernels
+from quire.kernels.triton.score import DeviceScores, keep_allowed, score_rows
+from quire.kernels.triton.tuning import CANDIDATES, ELEMENTS, SORT_WARPS, STRETCH
+from quire.kernels.triton.variant import Variant, blank
+from quire.kernels.triton.vocabulary import row_best, stretch_bests
+
+MAX_VOCAB_SIZE = kernels.MAX_VOCAB_SIZE
+_AT_ONCE = 16
+"""Stretches whose buckets are looked at together."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceDraws:
+    """Draws, on the device: [n] each, of the same dtypes (top_k int64, top_p and uniforms float64)."""
+
+    temperature: Tensor
+    log_min_p: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    uniforms: Tensor
+    has_random: bool = True
+    """False where it is known that every row takes the likeliest token: then the rest is not read."""
+    has_cut: bool = True
+    """False where it is known that no row has top_k or top_p."""
+
+    @classmethod
+    def of(cls, draws: Draws, device: torch.device) -> "DeviceDraws":
+        """Copy; flags are as the numbers say."""
+        asked = (draws.temperature, draws.log_min_p, draws.top_k, draws.top_p, draws.uniforms)
+        dtypes = (np.float32, np.float32, np.int64, np.float64, np.float64)
+        arrays = (np.ascontiguousarray(array, dtype) for array, dtype in zip(asked, dtypes, strict=True))
+        temperature, log_min_p, top_k, top_p, uniforms = (torch.tensor(array, device=device) for array in arrays)
+        has_random = bool((draws.temperature > 0).any())
+        return cls(temperature, log_min_p, top_k, top_p, uniforms, has_random=has_random)
+
+
+class TritonSampling:
+    """A Sampling for logits on a CUDA device. Lives on a worker; holds nothing."""
+
+    def draw(self, logits: Tensor, draws: DeviceDraws) -> Tensor:
+        """As draw_tokens; returns [n] int32 on the device. ``logits`` [n, V], V <= MAX_VOCAB_SIZE."""
+        if not draws.has_random or not len(logits):
+            return row_best(logits)
+        return _draw(logits, draws)
+
+    def score(self, logits: Tensor, rows: Tensor, tokens: Tensor, k: int) -> DeviceScores:
+        """As score_tokens, of ``rows`` and ``tokens`` [n] on the device."""
+        return score_rows(logits, rows, tokens, k)
+
+    def allow(self, logits: Tensor, rows: Tensor, masks: Tensor) -> None:
+        """As keep_allowed, of ``rows`` [n] and ``masks`` [n, W] int32 on the device."""
+        keep_allowed(logits, rows, masks)
+
+    def draw_tokens(self, logits: Tensor, draws: Draws) -> np.ndarray:
+        """See Sampling.draw_tokens."""
+        return self.draw(logits, DeviceDraws.of(draws, logits.device)).cpu().numpy()
+
+    def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
+        """See Sampling.score_tokens."""
+        where, which = (torch.from_numpy(ids.astype(np.int64)).to(logits.device) for ids in (rows, tokens))
+        scores = self.score(logits, where, which, k)
+        return Scores(*(part.cpu().numpy() for part in (scores.token_ids, scores.logprobs, scores.ranks)))
+
+    def keep_allowed(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray) -> None:
+        """See Sampling.keep_allowed."""
+        where = torch.from_numpy(rows.astype(np.int64)).to(logits.device)
+        self.allow(logits, where, torch.from_numpy(np.ascontiguousarray(masks)).to(logits.device))
+
+
+def _draw(logits: Tensor, draws: DeviceDraws) -> Tensor:
+    num_rows, size = logits.shape
+    assert logits.stride(1) == 1 and size <= MAX_VOCAB_SIZE
+    block, num_warps = ELEMENTS
+
+    def empty(*shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=logits.device)
+
+    bests = stretch_bests(logits)
+    num_stretches = bests.shape[1]
+    grid = (num_rows, num_stretches)
+    width = triton.next_power_of_2(num_stretches)
+    wish, cut = (draws.temperature, draws.log_min_p), (draws.top_k, draws.top_p)
+    totals = empty(*grid, dtype=torch.int64)
+    counts = empty(*grid, kernels.BUCKETS if draws.has_cut else 0, dtype=torch.int32)
+    out = empty(num_rows, dtype=torch.int32)
+    stretch = dict(LENGTH=STRETCH, BLOCK=block, STRETCHES=width, num_warps=num_warps)
+    shape = (size, logits.stride(0), num_stretches)
+    kernels.stretch_masses[grid](
+        logits, bests, *wish, *cut, totals, counts, *shape, **stretch, BUCKETS=kernels.BUCKETS, enable_fp_fusion=False
+    )
+    kernels.draw_whole[(num_rows,)](
+        logits, bests, *wish, *cut, draws.uniforms, totals, out, *shape, **stretch, enable_fp_fusion=False
+    )
+    if not draws.has_cut:
+        return out
+    bounds, nums = empty(2, num_rows, dtype=torch.int32)
+    offsets = empty(*grid, dtype=torch.int32)
+    keys = empty(num_rows, CANDIDATES, dtype=torch.int64)
+    kernels.bound[(num_rows,)](
+        bests,
+        draws.temperature,
+        *cut,
+        totals,
+        counts,
+        bounds,
+        nums,
+        offsets,
+        size,
+        num_stretches,
+        STRETCHES=width,
+        AT_ONCE=_AT_ONCE,
+        BUCKETS=kernels.BUCKETS,
+        num_warps=num_warps,
+    )
+    kernels.gather[grid](
+        logits,
+        bests,
+        *wish,
+        *cut,
+        bounds,
+        nums,
+        offsets,
+        keys,
+        *shape,
+        **stretch,
+        CANDIDATES=CANDIDATES,
+        enable_fp_fusion=False,
+    )
+    kernels.draw_sorted[(num_rows,)](
+        bests,
+        draws.temperature,
+        *cut,
+        draws.uniforms,
+        totals,
+        nums,
+        keys,
+        out,
+        size,
+        num_stretches,
+        STRETCHES=width,
+        CANDIDATES=CANDIDATES,
+        num_warps=SORT_WARPS,
+        enable_fp_fusion=False,
+    )
+    kernels.draw_searched[(num_rows,)](
+        logits,
+        bests,
+        *wish,
+        *cut,
+        draws.uniforms,
+        nums,
+        out,
+        *shape,
+        BLOCK=STRETCH,
+        STRETCHES=width,
+        CANDIDATES=CANDIDATES,
+        num_warps=16,
+        enable_fp_fusion=False,
+    )
+    return out
+
+
+def _blank_draws(num_rows: int) -> DeviceDraws:
+    floats, doubles = blank(num_rows, dtype=torch.float32), blank(num_rows, dtype=torch.float64)
+    return DeviceDraws(floats, floats, blank(num_rows, dtype=torch.int64), doubles, doubles)
+
+
+def _variant(size: int) -> Variant:
+    def call() -> Tensor:
+        return TritonSampling().draw(blank(64, size, dtype=torch.float32), _blank_draws(64))
+
+    return Variant(f"{size} tokens", call, {"stretch_masses": {"LDG.128": 2}, "gather": {"LDG.128": 2}})
+
+
+VARIANTS = [_variant(128256), _variant(151936)]
