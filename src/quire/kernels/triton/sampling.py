@@ -22,6 +22,9 @@ MAX_VOCAB_SIZE = kernels.MAX_VOCAB_SIZE
 _AT_ONCE = 16
 """Stretches whose buckets are looked at together."""
 
+_EXACT = {"enable_fp_fusion": False}
+"""Every kernel that scales a logit must get the same bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceDraws:
@@ -84,94 +87,69 @@ class TritonSampling:
 def _draw(logits: Tensor, draws: DeviceDraws) -> Tensor:
     num_rows, size = logits.shape
     assert logits.stride(1) == 1 and size <= MAX_VOCAB_SIZE
-    block, num_warps = ELEMENTS
-
-    def empty(*shape: int, dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype, device=logits.device)
-
     bests = stretch_bests(logits)
-    num_stretches = bests.shape[1]
-    grid = (num_rows, num_stretches)
-    width = triton.next_power_of_2(num_stretches)
-    wish, cut = (draws.temperature, draws.log_min_p), (draws.top_k, draws.top_p)
-    totals = empty(*grid, dtype=torch.int64)
-    counts = empty(*grid, kernels.BUCKETS if draws.has_cut else 0, dtype=torch.int32)
-    out = empty(num_rows, dtype=torch.int32)
-    stretch = dict(LENGTH=STRETCH, BLOCK=block, STRETCHES=width, num_warps=num_warps)
-    shape = (size, logits.stride(0), num_stretches)
+    grid = (num_rows, bests.shape[1])
+    new = _New(logits.device)
+    totals = new(*grid, dtype=torch.int64)
+    counts = new(*grid, kernels.BUCKETS if draws.has_cut else 0, dtype=torch.int32)
+    out = new(num_rows, dtype=torch.int32)
+    wish = (draws.temperature, draws.log_min_p, draws.top_k, draws.top_p)
+    tile = _tile(grid[1]) | dict(LENGTH=STRETCH, BLOCK=ELEMENTS.block, num_warps=ELEMENTS.num_warps)
+    shape = (size, logits.stride(0), grid[1])
     kernels.stretch_masses[grid](
-        logits, bests, *wish, *cut, totals, counts, *shape, **stretch, BUCKETS=kernels.BUCKETS, enable_fp_fusion=False
+        logits, bests, *wish, totals, counts, *shape, BUCKETS=kernels.BUCKETS, **tile, **_EXACT
     )
-    kernels.draw_whole[(num_rows,)](
-        logits, bests, *wish, *cut, draws.uniforms, totals, out, *shape, **stretch, enable_fp_fusion=False
-    )
+    kernels.draw_whole[(num_rows,)](logits, bests, *wish, draws.uniforms, totals, out, *shape, **tile, **_EXACT)
     if not draws.has_cut:
         return out
-    bounds, nums = empty(2, num_rows, dtype=torch.int32)
-    offsets = empty(*grid, dtype=torch.int32)
-    keys = empty(num_rows, CANDIDATES, dtype=torch.int64)
-    kernels.bound[(num_rows,)](
-        bests,
-        draws.temperature,
-        *cut,
-        totals,
-        counts,
-        bounds,
-        nums,
-        offsets,
-        size,
-        num_stretches,
-        STRETCHES=width,
-        AT_ONCE=_AT_ONCE,
-        BUCKETS=kernels.BUCKETS,
-        num_warps=num_warps,
-    )
+    bounds, nums = new(2, num_rows, dtype=torch.int32)
+    offsets = new(*grid, dtype=torch.int32)
+    keys = new(num_rows, CANDIDATES, dtype=torch.int64)
+    _bound(draws, bests, totals, counts, (bounds, nums, offsets), size)
     kernels.gather[grid](
-        logits,
-        bests,
-        *wish,
-        *cut,
-        bounds,
-        nums,
-        offsets,
-        keys,
-        *shape,
-        **stretch,
-        CANDIDATES=CANDIDATES,
-        enable_fp_fusion=False,
+        logits, bests, *wish, bounds, nums, offsets, keys, *shape, CANDIDATES=CANDIDATES, **tile, **_EXACT
     )
-    kernels.draw_sorted[(num_rows,)](
-        bests,
-        draws.temperature,
-        *cut,
-        draws.uniforms,
-        totals,
-        nums,
-        keys,
-        out,
-        size,
-        num_stretches,
-        STRETCHES=width,
-        CANDIDATES=CANDIDATES,
-        num_warps=SORT_WARPS,
-        enable_fp_fusion=False,
-    )
-    kernels.draw_searched[(num_rows,)](
-        logits,
-        bests,
-        *wish,
-        *cut,
-        draws.uniforms,
-        nums,
-        out,
-        *shape,
-        BLOCK=STRETCH,
-        STRETCHES=width,
-        CANDIDATES=CANDIDATES,
-        num_warps=16,
-        enable_fp_fusion=False,
-    )
+    _choose(logits, draws, bests, totals, nums, keys, out)
     return out
+
+
+def _bound(
+    draws: DeviceDraws, bests: Tensor, totals: Tensor, counts: Tensor, found: tuple[Tensor, Tensor, Tensor], size: int
+) -> None:
+    num_rows, num_stretches = bests.shape
+    cut = (draws.temperature, draws.top_k, draws.top_p)
+    tile = _tile(num_stretches) | dict(AT_ONCE=_AT_ONCE, BUCKETS=kernels.BUCKETS, num_warps=ELEMENTS.num_warps)
+    kernels.bound[(num_rows,)](bests, *cut, totals, counts, *found, size, num_stretches, **tile)
+
+
+def _choose(
+    logits: Tensor, draws: DeviceDraws, bests: Tensor, totals: Tensor, nums: Tensor, keys: Tensor, out: Tensor
+) -> None:
+    """Among the sorted, or by search: each kernel passes over the other's rows."""
+    num_rows, num_stretches = bests.shape
+    size = logits.shape[1]
+    cut = (draws.top_k, draws.top_p, draws.uniforms)
+    tile = _tile(num_stretches) | dict(CANDIDATES=CANDIDATES, num_warps=SORT_WARPS)
+    kernels.draw_sorted[(num_rows,)](
+        bests, draws.temperature, *cut, totals, nums, keys, out, size, num_stretches, **tile, **_EXACT
+    )
+    wish = (draws.temperature, draws.log_min_p, *cut)
+    shape = (size, logits.stride(0), num_stretches)
+    kernels.draw_searched[(num_rows,)](logits, bests, *wish, nums, out, *shape, BLOCK=STRETCH, **tile, **_EXACT)
+
+
+def _tile(num_stretches: int) -> dict[str, int]:
+    return dict(STRETCHES=triton.next_power_of_2(num_stretches))
+
+
+@dataclass(frozen=True)
+class _New:
+    """Makes tensors without contents."""
+
+    device: torch.device
+
+    def __call__(self, *shape: int, dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=self.device)
 
 
 def _blank_draws(num_rows: int) -> DeviceDraws:
@@ -186,4 +164,4 @@ def _variant(size: int) -> Variant:
     return Variant(f"{size} tokens", call, {"stretch_masses": {"LDG.128": 2}, "gather": {"LDG.128": 2}})
 
 
-VARIANTS = [_variant(128256), _variant(151936)]
+VARIANTS = [_variant(151936)]
