@@ -10,8 +10,15 @@ NATIVE_LOG := build/native.log
 # A package index that has the torch build you want, where pip's own would bring another.
 TORCH_INDEX ?=
 
+# Who runs on a machine with a CUDA device, and what it may lack: packages without needs of their own.
+GPU_PYTHON ?= python3
+GPU_PYTHON_VERSION ?= 3.12
+GPU_NEEDS := 'msgspec>=0.20,<0.23'
+GPU_SITE := build/gpu-site
+WHEELS := .whl
+
 .DEFAULT_GOAL := help
-.PHONY: help setup native serve test test-slow test-gpu lint format docs bench-cpu clean
+.PHONY: help setup native serve test test-slow test-gpu lint format docs bench-cpu gpu-wheels gpu-check gpu-bench clean
 
 help:
 	@echo 'make setup              create $(VENV) and install Quire into it'
@@ -23,6 +30,9 @@ help:
 	@echo 'make lint               style, types and import floors only'
 	@echo 'make format             put the code into its style'
 	@echo 'make bench-cpu ARGS="..."  measure beside other engines (installs them; --help for more)'
+	@echo 'make gpu-check ARGS="..."  check on a CUDA device that it computes what it should; takes up to 8 minutes'
+	@echo 'make gpu-bench ARGS="..."  measure on a CUDA device, beside its limits and transformers; up to 8 minutes'
+	@echo 'make gpu-wheels         fetch what those two need where there is no network, into $(WHEELS)'
 	@echo 'make docs               write the pages that are made from the code'
 	@echo 'make clean              remove everything that these made'
 
@@ -86,6 +96,22 @@ docs: $(READY)
 bench-cpu: native
 	@exec $(BIN)/python -m benchmarks.peers $(ARGS)
 
+# For a machine with a device and without a network: any Python with torch, Triton, transformers and what Quire needs
+# beside; what it lacks is carried along in $(WHEELS), and unpacked. Nothing is installed, no environment is made.
+gpu-wheels:
+	@python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --dest $(WHEELS) \
+	    --implementation cp --python-version $(GPU_PYTHON_VERSION) \
+	    --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 $(GPU_NEEDS)
+	@du -sh $(WHEELS)
+
+$(GPU_SITE)/.ready: $(wildcard $(WHEELS)/*.whl)
+	@rm -rf $(GPU_SITE); mkdir -p $(GPU_SITE)
+	@for wheel in $^; do $(GPU_PYTHON) -m zipfile -e $$wheel $(GPU_SITE) || exit 1; done
+	@touch $@
+
+gpu-check gpu-bench: gpu-%: $(GPU_SITE)/.ready
+	@PYTHONPATH=src:.:$(GPU_SITE) $(GPU_PYTHON) -m benchmarks.gpu.$* $(ARGS)
+
 clean:
-	@rm -rf $(VENV) $(NATIVE) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) $(WHEELS) $(NATIVE) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
