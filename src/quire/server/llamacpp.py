@@ -173,7 +173,11 @@ def _samplers(names: list[str] | str) -> set[str]:
         name = _LETTERS.get(given, given).replace("-", "_")
         name = _ALIASES.get(name, name)
         if name not in SAMPLERS and name not in _ELSEWHERE:
-            raise bad(f"$.samplers[{i}]", given, f"must be one of {', '.join((*SAMPLERS, *sorted(_ELSEWHERE)))}")
+            raise bad(
+                "$.samplers" if isinstance(names, str) else f"$.samplers[{i}]",
+                given,
+                f"must be one of {', '.join((*SAMPLERS, *sorted(_ELSEWHERE)))}",
+            )
         found.add(name)
     return found
 
