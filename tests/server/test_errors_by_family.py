@@ -65,6 +65,15 @@ CASES = [
     ("chat", {"tool_choice": "required"}, "$.tools", "required", "tools"),
     (
         "chat",
+        {"tools": [{"function": {"name": "f"}}], "tool_choice": "required", "structured_outputs": {"regex": "a"}},
+        "$.structured_outputs.regex",
+        "tool_choice",
+        "one of them",
+    ),
+    ("chat", {"max_tokens": True}, "$.max_tokens", "is true", "integer"),
+    ("chat", {"messages": [{"role": "user", "content": None}]}, "$.messages[0].content", "is null", "string"),
+    (
+        "chat",
         {"response_format": {"type": "json_object", "schema": 3}},
         "$.response_format.schema",
         "3",

@@ -14,12 +14,12 @@ from pydantic_core import ErrorDetails
 from starlette.requests import Request
 
 from quire.core.errors import InvalidRequest, RequestTimeout, UnsupportedMediaType
+from quire.server.schema.faults import shown
 from quire.server.schema.refused import Refusals, refuse
 from quire.server.service import service_of
 
 log = logging.getLogger("quire.server")
 
-_SHOWN_CHARS = 80
 _SHOWN_FAULTS = 5
 _SUBJECT = re.compile(r"^[A-Z]\w* should ")
 """How pydantic begins a rule: Input should, List should."""
@@ -76,7 +76,7 @@ def parse(body: bytes) -> dict[str, Any]:
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.", param="$") from None
     if not isinstance(data, dict):
-        raise InvalidRequest(f"The body is {_show(data)}: it must be a JSON object.", param="$")
+        raise InvalidRequest(f"The body is {shown(data)}: it must be a JSON object.", param="$")
     return data
 
 
@@ -108,17 +108,17 @@ def _invalid(faults: list[ErrorDetails], data: dict[str, Any], root: str) -> Inv
         if depth > depths.get(field, (-1, False)):
             depths[field] = depth
             deepest[field] = (path, _sentence(path, fault))
-    shown = list(deepest.values())[:_SHOWN_FAULTS]
-    more = len(deepest) - len(shown)
-    message = " ".join(sentence for _, sentence in shown) + (f" ({more} more faults)" if more else "")
-    return InvalidRequest(message, param=shown[0][0])
+    told = list(deepest.values())[:_SHOWN_FAULTS]
+    more = len(deepest) - len(told)
+    message = " ".join(sentence for _, sentence in told) + (f" ({more} more faults)" if more else "")
+    return InvalidRequest(message, param=told[0][0])
 
 
 def _sentence(path: str, fault: ErrorDetails) -> str:
     if fault["type"] == "missing":
         return f"{path} is missing: it is required."
     rule = _SUBJECT.sub("", fault["msg"]).replace(" after validation", "")
-    return f"{path} is {_show(fault['input'])}: it should {rule}."
+    return f"{path} is {shown(fault['input'])}: it should {rule}."
 
 
 def _path(fault: ErrorDetails, data: Any, root: str) -> tuple[str, int]:
@@ -135,8 +135,3 @@ def _path(fault: ErrorDetails, data: Any, root: str) -> tuple[str, int]:
             continue
         depth += 1
     return path, depth
-
-
-def _show(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."

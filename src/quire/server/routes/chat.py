@@ -6,6 +6,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from quire.core.errors import InvalidRequest
 from quire.server.answers.chat import ChatAnswer
 from quire.server.beams import beams_of
 from quire.server.body import read_json
@@ -17,6 +18,7 @@ from quire.server.sampling import chat_params, chat_paths
 from quire.server.schema.chat import ChatChunk, ChatCompletion, ChatCompletionRequest
 from quire.server.schema.faults import bad
 from quire.server.schema.messages import messages_of
+from quire.server.schema.shapes import shape_of
 from quire.server.schema.tools import choice_of, tools_of
 from quire.server.service import Service, request_id_of, service_of
 from quire.server.streaming import EventStream
@@ -65,6 +67,13 @@ def answer_of(service: Service, body: ChatCompletionRequest, heading: dict[str, 
 def turn_of(service: Service, body: ChatCompletionRequest, request_id: str) -> Turn:
     """Raises InvalidRequest or Unsupported."""
     choice = choice_of(body.tool_choice)
+    shape = shape_of(body)
+    if shape is not None and choice.mode == "required" and not shape.path.startswith("$.response_format"):
+        raise InvalidRequest(
+            f"{shape.path} and a tool_choice that requires a call are both given, and an answer can be one of them "
+            "only: leave one of them out.",
+            param=shape.path,
+        )
     if body.tools is None and body.tool_choice is not None and choice.mode == "auto":
         raise bad("$.tool_choice", body.tool_choice, "is only allowed where tools are given")
     return Turn(
