@@ -4,9 +4,7 @@ The reference runs on the same device in float32, its own operators by their ref
 must not change is compared to the bit. An operator without a case fails.
 """
 
-import importlib
 import importlib.util
-import pkgutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +19,7 @@ from benchmarks.gpu.report import ROOT
 from torch import Tensor
 
 from quire.kernels import ops as ops_room
+from quire.kernels.bodies import bring_bodies
 from quire.kernels.ops.registry import Op, all_ops
 
 StandIn = Literal["none", "references", "interpreter"]
@@ -43,9 +42,7 @@ def import_bodies(stand_in: StandIn) -> str:
         spec = importlib.util.spec_from_file_location("interpreted", ROOT / "tests" / "triton" / "conftest.py")
         assert spec is not None and spec.loader is not None
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
-    room = importlib.import_module("quire.kernels.triton")
-    for entry in pkgutil.iter_modules(room.__path__):
-        importlib.import_module(f"{room.__name__}.{entry.name}")
+    bring_bodies("cuda")
     return ""
 
 

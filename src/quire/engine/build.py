@@ -17,6 +17,7 @@ from quire.engine.resolve import ModelShape, Resolved, resolve, resolve_dtype
 from quire.engine.worker.backend import make_runner, measure_step, open_native
 from quire.engine.worker.model_runner import ModelRunner
 from quire.kernels import platform
+from quire.kernels.bodies import bring_bodies
 from quire.kernels.cpu.packing import Packer
 from quire.kernels.cpu.program import CannotRecord
 from quire.model.families.decoder import CausalLM
@@ -39,6 +40,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     began = time.monotonic()
     checkpoint = open_checkpoint(Path(config.model.model))
     machine = platform.inspect(config.machine.device)
+    bring_bodies(machine.device.type)
     config = resolve_dtype(config, ModelShape.of(checkpoint.config), machine)
     num_threads = config.machine.num_threads or machine.num_cores
     torch.set_num_threads(num_threads)

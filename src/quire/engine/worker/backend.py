@@ -40,7 +40,7 @@ def open_native(config: EngineConfig, machine: Machine, num_threads: int) -> tup
     Raises ConfigError if they were asked for and cannot be had.
     """
     if machine.device.type != "cpu":
-        return None, f"computing with torch on {machine.device}"
+        return None, f"computing with torch and Triton's kernels on {machine.device}"
     if config.machine.cpu_kernels == "torch":
         return None, "computing with torch, as asked"
     libraries = available()
