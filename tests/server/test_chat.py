@@ -24,6 +24,7 @@ async def test_answer_has_every_field_of_the_api(client, llm):
                 "logprobs": None,
                 "finish_reason": "length",
                 "stop_reason": None,
+                "matched_stop": None,
                 "token_ids": None,
             }
         ],
@@ -206,3 +207,13 @@ async def test_settings_of_llamacpps_that_are_not_here(client, llm, extra):
     answer = await client.post(PATH, json={"messages": HI, **extra})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, f"$.{name}")
     assert not llm.requests
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/completions"])
+async def test_what_ended_it_is_told_to_sglangs_clients(client, llm, path):
+    llm.says = "ab"
+    body = {"messages": HI, "prompt": "x"}
+    for stopped_by, told in ((None, ord("b")), ("c", "c")):
+        llm.stop_reason = stopped_by
+        (choice,) = (await client.post(path, json=body)).json()["choices"]
+        assert (choice["finish_reason"], choice["matched_stop"]) == ("stop", told)

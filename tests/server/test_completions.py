@@ -24,6 +24,7 @@ async def test_answer_has_every_field_of_the_api(client, llm):
                 "logprobs": None,
                 "finish_reason": "length",
                 "stop_reason": None,
+                "matched_stop": None,
                 "token_ids": None,
                 "prompt_token_ids": None,
                 "prompt_logprobs": None,

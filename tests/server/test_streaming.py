@@ -39,7 +39,8 @@ async def test_a_chat_stream_byte_for_byte(client, monkeypatch):
             head + '{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]}\n\n',
             head + '{"index":0,"delta":{"content":"a"},"logprobs":null,"finish_reason":null}]}\n\n',
             head + '{"index":0,"delta":{"content":"b"},"logprobs":null,"finish_reason":null}]}\n\n',
-            head + '{"index":0,"delta":{},"logprobs":null,"finish_reason":"length","stop_reason":null}]}\n\n',
+            head + '{"index":0,"delta":{},"logprobs":null,"finish_reason":"length",',
+            '"stop_reason":null,"matched_stop":null}]}\n\n',
             "data: [DONE]\n\n",
         ]
     )
@@ -57,12 +58,12 @@ async def test_a_completion_stream_byte_for_byte(client, monkeypatch):
     usage = (
         '"usage":{"prompt_tokens":2,"completion_tokens":2,"total_tokens":4,"prompt_tokens_details":{"cached_tokens":0}}'
     )
-    chunk = '{"index":0,"text":"%s","logprobs":null,"finish_reason":%s,"stop_reason":null}],"usage":null}\n\n'
+    chunk = '{"index":0,"text":"%s","logprobs":null,"finish_reason":%s,"stop_reason":null%s}],"usage":null}\n\n'
     assert answer.text == "".join(
         [
-            head + chunk % ("a", "null"),
-            head + chunk % ("b", "null"),
-            head + chunk % ("", '"length"'),
+            head + chunk % ("a", "null", ""),
+            head + chunk % ("b", "null", ""),
+            head + chunk % ("", '"length"', ',"matched_stop":null'),
             head + "]," + usage + "}\n\n",
             "data: [DONE]\n\n",
         ]

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 from quire.core.outputs import CompletionOutput
 from quire.server.answers.llamacpp import timings
 from quire.server.answers.logprobs import LogprobShaper, finite
+from quire.server.answers.stops import matched_stop
 from quire.server.schema.chat import (
     CalledFunction,
     ChatChoice,
@@ -89,6 +90,7 @@ class ChatAnswer:
             logprobs=self._logprobs_of(choice),
             finish_reason=answered.finish_reason,
             stop_reason=choice.stop_reason,
+            matched_stop=matched_stop(choice),
             token_ids=list(choice.token_ids) if self._body.return_token_ids else None,
         )
 
@@ -130,12 +132,19 @@ class ChatAnswer:
             )
         if piece.finish_reason is not None:
             end = ChatChunkChoice(
-                choice.index, ChatDelta(), finish_reason=piece.finish_reason, stop_reason=choice.stop_reason
+                choice.index,
+                ChatDelta(),
+                finish_reason=piece.finish_reason,
+                stop_reason=choice.stop_reason,
+                matched_stop=matched_stop(choice),
             )
             if chunks and self._body.stream_options.tells_usage_throughout:
                 # Each chunk is to tell of more tokens than the one before: the end has none of its own.
                 chunks[-1] = msgspec.structs.replace(
-                    chunks[-1], finish_reason=end.finish_reason, stop_reason=end.stop_reason
+                    chunks[-1],
+                    finish_reason=end.finish_reason,
+                    stop_reason=end.stop_reason,
+                    matched_stop=end.matched_stop,
                 )
             else:
                 chunks.append(end)

@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 from quire.core.outputs import CompletionOutput, Logprobs, RequestOutput
 from quire.server.answers.best import best
 from quire.server.answers.logprobs import LogprobShaper, finite
+from quire.server.answers.stops import matched_stop
 from quire.server.generation import Generation
 from quire.server.schema.common import Usage
 from quire.server.schema.completion import (
@@ -100,12 +101,14 @@ class CompletionAnswer:
         logprobs, offsets[index] = self._logprobs_of(output, choice, is_first, offsets.get(index, 0))
         wants_ids = self._body.return_token_ids
         has_prompt_logprobs = self._body.prompt_logprobs is not None and output.prompt_logprobs is not None
+        ended_by = UNSET if choice.finish_reason is None else None if self._scores_only else matched_stop(choice)
         return CompletionChoice(
             index=index,
             text=echoed if self._scores_only else echoed + choice.text,
             logprobs=logprobs,
             finish_reason="length" if self._scores_only and choice.finish_reason else choice.finish_reason,
             stop_reason=None if self._scores_only else choice.stop_reason,
+            matched_stop=ended_by,
             token_ids=([] if self._scores_only else list(choice.token_ids)) if wants_ids else absent,
             prompt_token_ids=output.prompt_token_ids if wants_ids and is_first else absent,
             prompt_text=self._prompt_text(prompt_index, output)

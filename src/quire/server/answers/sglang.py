@@ -9,6 +9,7 @@ from msgspec import UNSET
 from quire.core.outputs import CompletionOutput, Logprob, Logprobs, RequestOutput
 from quire.core.step import FinishReason
 from quire.server.answers.logprobs import finite_value, likeliest
+from quire.server.answers.stops import matched_stop
 from quire.server.faces import encode
 from quire.server.generate import Asked
 from quire.server.generation import Generation
@@ -91,8 +92,7 @@ class GenerateAnswer:
             return LengthReached(0)
         if choice.finish_reason == FinishReason.LENGTH:
             return LengthReached(len(choice.token_ids))
-        last = choice.token_ids[-1] if choice.token_ids else None
-        return MatchedStop(choice.stop_reason if choice.stop_reason is not None else last)
+        return MatchedStop(matched_stop(choice))
 
     def _made(self, p: int, choice: CompletionOutput) -> _Scores:
         """The scores of what was generated."""
