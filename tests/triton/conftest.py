@@ -40,12 +40,13 @@ def _import_interpreted() -> None:
 
 
 def _repair() -> None:
-    """Four faults and two delays, seen in 3.6 and 3.9 where nothing else is said.
+    """Five faults and two delays, seen in 3.6 and 3.9 where nothing else is said.
 
     bfloat16 is kept as uint16: products and sums are those of bit patterns; rounding to it cuts off. Rounding to 8-bit
-    floats loses carries. In 3.6, with numpy >= 2.4, a one-element array is no bound of a range. The language is made
-    the interpreter's anew at each call of a function of it, a hundred times slower than the call: here once for all.
-    Exclusive ors, of which sorting is made, are taken element by element.
+    floats loses carries. What a comparison of floats finds is taken for a float. In 3.6, with numpy >= 2.4, a
+    one-element array is no bound of a range. The language is made the interpreter's anew at each call of a function of
+    it, a hundred times slower than the call: here once for all. Exclusive ors, of which sorting is made, are taken
+    element by element.
     """
     import triton.language as tl
     from triton._C.libtriton import ir
@@ -77,16 +78,19 @@ def _repair() -> None:
         return it.TensorHandle(convert(handle.data, tl.bfloat16, tl.float32, None).view(np.float32), tl.float32)
 
     def on_floats(method: Callable[..., Any]) -> Callable[..., Any]:
-        """Elementwise: operands of bfloat16 are widened, and the result is rounded, if it is a number."""
+        """Elementwise: operands of bfloat16 are widened, and the result is rounded; truths are truths."""
 
         def computed(self: Any, first: Any, *rest: Any) -> Any:
             wide = widened(first)
             if wide is first:
-                return method(self, first, *rest)
-            result = method(self, wide, *(widened(one) if hasattr(one, "data") else one for one in rest))
-            if result.data.dtype == np.float32:
+                result = method(self, first, *rest)
+            else:
+                result = method(self, wide, *(widened(one) if hasattr(one, "data") else one for one in rest))
+            if result.data.dtype == np.bool_:
+                return it.TensorHandle(result.data, tl.int1)
+            if wide is not first:
                 return it.TensorHandle(convert(result.data, tl.float32, tl.bfloat16, None), tl.bfloat16)
-            return it.TensorHandle(result.data, tl.bfloat16)
+            return result
 
         return computed
 

@@ -1,5 +1,6 @@
 """Sampling in Triton: the reference's tokens and scores, however a row's tail is cut and whoever is beside it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from quire.kernels.ops.sampling import Draws, TorchSampling
 from quire.kernels.triton import sampling as module
-from quire.kernels.triton.sampling import DeviceDraws, TritonSampling
+from quire.kernels.triton.sampling import TritonSampling, device_draws
 
 INF, NAN = float("inf"), float("nan")
 ALMOST_ONE = 1 - 2.0**-53
@@ -141,10 +142,10 @@ def test_flags_only_leave_out_what_is_not_asked() -> None:
     logits = normal(2, size)
     whole, greedy = draws(size, [dict(), dict(min_p=0.1)], 0.4), draws(size, [dict(temperature=0.0)] * 2, 0.4)
     device = torch.device("cpu")
-    of = DeviceDraws.of(whole, device)
-    quick = DeviceDraws(of.temperature, of.log_min_p, of.top_k, of.top_p, of.uniforms, has_cut=False)
-    assert torch.equal(TritonSampling().draw(logits, quick), TritonSampling().draw(logits, of))
-    assert not DeviceDraws.of(greedy, device).has_random
+    every = device_draws(whole, device)
+    quick = replace(every, has_cut=False)
+    assert torch.equal(TritonSampling().draw(logits, quick), TritonSampling().draw(logits, every))
+    assert not device_draws(greedy, device).has_random
     assert TritonSampling().draw_tokens(logits, greedy).tolist() == logits.argmax(1).tolist()
     assert TritonSampling().draw_tokens(logits[:0], draws(size, [], [])).shape == (0,)
 

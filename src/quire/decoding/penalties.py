@@ -104,6 +104,18 @@ class Penalties:
                 self._counts[int(self._row_of_slot[slot]), window[0]] -= 1
             window.append(token)
 
+    def place(self, slot: int) -> int:
+        """The row of a slot's counts; -1 without penalties."""
+        return int(self._row_of_slot[slot])
+
+    @property
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """How often each token was generated [P, V] int32, and which the prompts hold [P, V] bool, by place.
+
+        Admissions may replace them by larger ones.
+        """
+        return self._counts, self._in_prompt
+
     @property
     def _is_idle(self) -> bool:
         return len(self._free_rows) == len(self._counts)

@@ -1,7 +1,6 @@
 """Sampling on a CUDA device: what Sampling asks, and beside it the same with tensors in and tensors out.
 
-Law: ``draw``, ``score`` and ``allow`` only launch kernels. They read nothing back, so that a captured graph may hold
-them and what they return may stay on the device; sizes and which kernels run depend on the host's knowledge alone.
+Law: see DeviceSampling. Sizes, and which kernels run, depend on the host's knowledge alone.
 """
 
 from dataclasses import dataclass
@@ -11,9 +10,11 @@ import torch
 import triton
 from torch import Tensor
 
+from quire.kernels.ops.device_sampling import DeviceDraws
 from quire.kernels.ops.sampling import Draws, Scores
 from quire.kernels.triton import draw as kernels
-from quire.kernels.triton.score import DeviceScores, keep_allowed, score_rows
+from quire.kernels.triton.score import keep_allowed, score_rows
+from quire.kernels.triton.slots import count, penalise, wishes
 from quire.kernels.triton.tuning import CANDIDATES, ELEMENTS, SORT_WARPS, STRETCH
 from quire.kernels.triton.variant import Variant, blank
 from quire.kernels.triton.vocabulary import row_best, stretch_bests
@@ -26,51 +27,32 @@ _EXACT = {"enable_fp_fusion": False}
 """Every kernel that scales a logit must get the same bits."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceDraws:
-    """Draws, on the device: [n] each, of the same dtypes (top_k int64, top_p and uniforms float64)."""
-
-    temperature: Tensor
-    log_min_p: Tensor
-    top_k: Tensor
-    top_p: Tensor
-    uniforms: Tensor
-    has_random: bool = True
-    """False where it is known that every row takes the likeliest token: then the rest is not read."""
-    has_cut: bool = True
-    """False where it is known that no row has top_k or top_p."""
-
-    @classmethod
-    def of(cls, draws: Draws, device: torch.device) -> "DeviceDraws":
-        """Copy; flags are as the numbers say."""
-        asked = (draws.temperature, draws.log_min_p, draws.top_k, draws.top_p, draws.uniforms)
-        dtypes = (np.float32, np.float32, np.int64, np.float64, np.float64)
-        arrays = (np.ascontiguousarray(array, dtype) for array, dtype in zip(asked, dtypes, strict=True))
-        temperature, log_min_p, top_k, top_p, uniforms = (torch.tensor(array, device=device) for array in arrays)
-        has_random = bool((draws.temperature > 0).any())
-        return cls(temperature, log_min_p, top_k, top_p, uniforms, has_random=has_random)
+def device_draws(draws: Draws, device: torch.device) -> DeviceDraws:
+    """A copy on the device. A top_k of the vocabulary's size cuts nothing; the kernels see to that."""
+    asked = (draws.temperature, draws.log_min_p, draws.top_k, draws.top_p, draws.uniforms)
+    temperature, log_min_p, top_k, top_p, uniforms = (torch.tensor(array, device=device) for array in asked)
+    has_random = bool((draws.temperature > 0).any())
+    return DeviceDraws(temperature, log_min_p, top_k, top_p, uniforms, has_random=has_random)
 
 
 class TritonSampling:
-    """A Sampling for logits on a CUDA device. Lives on a worker; holds nothing."""
+    """A Sampling and a DeviceSampling for logits on a CUDA device. Lives on a worker; holds nothing."""
+
+    wishes = staticmethod(wishes)
+    score = staticmethod(score_rows)
+    allow = staticmethod(keep_allowed)
+    penalise = staticmethod(penalise)
+    count = staticmethod(count)
 
     def draw(self, logits: Tensor, draws: DeviceDraws) -> Tensor:
-        """As draw_tokens; returns [n] int32 on the device. ``logits`` [n, V], V <= MAX_VOCAB_SIZE."""
+        """See DeviceSampling.draw. ``logits`` [n, V], V <= MAX_VOCAB_SIZE."""
         if not draws.has_random or not len(logits):
             return row_best(logits)
         return _draw(logits, draws)
 
-    def score(self, logits: Tensor, rows: Tensor, tokens: Tensor, k: int) -> DeviceScores:
-        """As score_tokens, of ``rows`` and ``tokens`` [n] on the device."""
-        return score_rows(logits, rows, tokens, k)
-
-    def allow(self, logits: Tensor, rows: Tensor, masks: Tensor) -> None:
-        """As keep_allowed, of ``rows`` [n] and ``masks`` [n, W] int32 on the device."""
-        keep_allowed(logits, rows, masks)
-
     def draw_tokens(self, logits: Tensor, draws: Draws) -> np.ndarray:
         """See Sampling.draw_tokens."""
-        return self.draw(logits, DeviceDraws.of(draws, logits.device)).cpu().numpy()
+        return self.draw(logits, device_draws(draws, logits.device)).cpu().numpy()
 
     def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
         """See Sampling.score_tokens."""

@@ -7,28 +7,15 @@ to float32 before they are compared. The list of the likeliest is torch's select
 Bound: memory, three reads of the logits; a list costs one write of 8 bytes a logit more, and torch's selection.
 """
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from quire.kernels.ops.device_sampling import DeviceScores
 from quire.kernels.triton.tuning import ELEMENTS, STRETCH
 from quire.kernels.triton.variant import Variant, blank
 from quire.kernels.triton.vocabulary import best_value, stretch_bests
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceScores:
-    """Scores, on the device."""
-
-    token_ids: Tensor
-    """[n, 1 + k] int32."""
-    logprobs: Tensor
-    """[n, 1 + k] float32."""
-    ranks: Tensor
-    """[n] int64."""
 
 
 @triton.jit
@@ -83,7 +70,7 @@ def _stretch_rank(
     row = tl.load(rows + place).to(tl.int64)
     best, _ = best_value(bests, row, num_stretches, STRETCHES)
     start_of_row = x + row * stride
-    mine = tl.load(start_of_row + tl.load(tokens + place))
+    mine = tl.load(start_of_row + tl.maximum(tl.load(tokens + place), 0))
     mine = _logprob(mine, best, sums, place, num_stretches, STRETCHES)
     count = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, LENGTH, BLOCK):
