@@ -18,11 +18,14 @@ from torch import Tensor
 
 from quire.checkpoint.checkpoint import open_checkpoint
 from quire.core.errors import CorruptCheckpoint, UnsupportedModel
+from quire.kernels.bodies import bring_bodies
 from quire.model.load import load_model
 from quire.model.quantization.fp8 import Fp8Weight
 from quire.model.quantization.method import Side
+from quire.model.quantization.registry import method_for
 from quire.model.quantization.ruled import SideBySide
-from quire.model.weights.cursor import Part
+from quire.model.weights.cursor import Cursor, Part
+from quire.model.weights.safetensors import SafetensorsSource
 
 Written = tuple[dict[str, Tensor], Tensor]
 Quantizer = Callable[[Tensor], Written]
@@ -421,3 +424,22 @@ def test_made_up_weights(name: str, llama: Path, tmp_path: Path) -> None:
     made = weight.matmul(torch.eye(256, dtype=torch.bfloat16)).float()
     assert made.isfinite().all()
     assert 1e-4 < made.std() < 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="has no CUDA device")
+@pytest.mark.parametrize("name", CASES)
+@torch.inference_mode()
+def test_linears_on_a_cuda_device(name: str, llama: Path, tmp_path: Path) -> None:
+    """Read there, fused there, multiplied there: as on a CPU."""
+    bring_bodies("cuda")
+    write(llama, tmp_path, CASES[name])
+    method = method_for({"quantization_config": CASES[name].config})
+    x = torch.randn(40, 128, generator=torch.Generator().manual_seed(0)).bfloat16()
+    found = {}
+    for device in ("cpu", "cuda"):
+        source = SafetensorsSource([tmp_path / "model.safetensors"])
+        at = Cursor(source, torch.bfloat16, torch.device(device), method) / "model.layers.0.mlp"
+        weight = method.load([Part(at / end, 256, 128) for end in ("gate_proj", "up_proj")], Side.OUT)
+        found[device] = weight.matmul(x.to(device)).float().cpu()
+    assert distance(found["cuda"], found["cpu"]) < 0.02
