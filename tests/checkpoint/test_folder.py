@@ -37,6 +37,18 @@ def test_what_a_folder_says(tmp_path: Path) -> None:
     assert (checkpoint.format, checkpoint.gguf, checkpoint.path) == ("safetensors", None, tmp_path)
 
 
+def test_a_quantization_in_a_file_of_its_own(tmp_path: Path) -> None:
+    """As older quantizers wrote it; what config.json says itself comes first."""
+    gptq = folder(tmp_path / "gptq", quantize_config__json={"bits": 4, "group_size": 128})
+    assert gptq.config["quantization_config"] == {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    assert gptq.config["model_type"] == "llama"
+    awq = folder(tmp_path / "awq", quant_config__json={"w_bit": 4, "version": "GEMM"})
+    assert awq.config["quantization_config"]["quant_method"] == "awq"
+    stated = {"quantization_config": {"quant_method": "fp8"}}
+    both = folder(tmp_path / "both", config__json=stated, quantize_config__json={"bits": 4})
+    assert both.config == stated
+
+
 def test_nothing_but_a_config(tmp_path: Path) -> None:
     checkpoint = folder(tmp_path)
     assert checkpoint.generation_config == {} and checkpoint.chat_template is None

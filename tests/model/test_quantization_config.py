@@ -51,6 +51,8 @@ def test_each_method_has_its_scheme() -> None:
     )
     assert rule(GPTQ)(Q) == Gptq(128, is_ordered=True, is_v2=False)
     assert rule(AWQ)(Q) == Awq(128)
+    older = {"quant_method": "awq", "w_bit": 4, "q_group_size": 64, "zero_point": True, "version": "GEMM"}
+    assert rule(older)(Q) == Awq(64)
     assert rule(groups(g=INT8))(Q) == Int8Rows(is_per_tensor=False, is_static=False)
     assert rule(GPTQ | {"group_size": -1})(Q).group_size is None
     assert isinstance(method_for({"text_config": {"quantization_config": FP8}}), Ruled)

@@ -26,7 +26,10 @@ class Checkpoint(Protocol):
 
     @property
     def config(self) -> dict[str, Any]:
-        """config.json as it is, multimodal wrappers included; for GGUF the same written from its metadata."""
+        """config.json as it is, multimodal wrappers included; for GGUF the same written from its metadata.
+
+        A quantization that older quantizers state in a file of their own is its ``quantization_config``.
+        """
         ...
 
     @property

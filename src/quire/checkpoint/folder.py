@@ -16,6 +16,8 @@ INDEX = "model.safetensors.index.json"
 MAX_JSON_BYTES = 64 * 2**20
 MAX_TEMPLATE_BYTES = 4 * 2**20
 _SHARD = re.compile(r"(.+)-(\d{5,6})-of-(\d{5,6})\.safetensors")
+_QUANTIZER_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+"""Where older quantizers left what belongs into config.json, and whose file that is."""
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -39,7 +41,12 @@ class FolderCheckpoint:
                 f"{self.path} has no config.json, so it is no complete model. Give a folder in Hugging Face's layout "
                 "(config.json, *.safetensors, tokenizer.json) or a .gguf file."
             )
-        return self._json("config.json")
+        config = self._json("config.json")
+        if config.get("quantization_config") is None:
+            for name, method in _QUANTIZER_FILES.items():
+                if stated := self._json(name):
+                    return config | {"quantization_config": {"quant_method": method} | stated}
+        return config
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:
