@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from quire.kernels.ops.fp8 import FP8, fp8_linear, quantize_fp8, quantize_fp8_static
+from quire.kernels.ops.fp8 import FP8, fp8_gated_linear, fp8_linear, quantize_fp8, quantize_fp8_static
 from quire.kernels.ops.linear import gated_linear, linear
 from quire.kernels.ops.w8a8 import quantize_int8, quantize_int8_static, w8a8_linear
-from quire.kernels.triton.fp8 import multiply_fp8, multiply_int8
+from quire.kernels.triton.fp8 import multiply_fp8, multiply_fp8_gates, multiply_int8
 from quire.kernels.triton.linear import multiply_gates, multiply_plain
-from quire.kernels.triton.product_tiles import THIN_PLAIN_ROWS, THIN_ROWS
+from quire.kernels.triton.matmul import multiply
+from quire.kernels.triton.product_tiles import THIN_PLAIN_ROWS, THIN_ROWS, thin_tile
 from quire.kernels.triton.quantize import round_fp8, round_fp8_static, round_int8, round_int8_static
 
 Product = Callable[..., Tensor]
@@ -74,6 +75,26 @@ def test_gated_products_are_the_reference(rows: int, activation: str) -> None:
     x, weight = torch.randn(rows, 96).bfloat16(), (torch.randn(2 * 40, 96) / 10).bfloat16()
     exact = gated_linear(x.float(), weight.float(), activation)
     torch.testing.assert_close(multiply_gates(x, weight, activation).float(), exact, rtol=2**-6, atol=2**-7)
+
+
+@pytest.mark.parametrize("rows", (1, 9, THIN_ROWS + 1))
+@pytest.mark.parametrize("kind", ("token", "static", "blocks"))
+def test_gated_products_of_8_bits_are_the_reference(kind: str, rows: int) -> None:
+    given = torch.tensor([0.01]) if kind == "static" else None
+    scale = (torch.rand((2, 2) if kind == "blocks" else (256,)) + 0.5) / 14
+    x, weight = torch.randn(rows, 208).bfloat16(), torch.randn(256, 208).to(FP8)
+    expected = fp8_gated_linear(x.float(), weight, scale, "silu", given)
+    y = multiply_fp8_gates(x, weight, scale, "silu", given)
+    torch.testing.assert_close(y.float(), expected, rtol=2**-6, atol=2**-6)
+
+
+def test_tiles_do_not_show() -> None:
+    """Who computes what is no part of a sum's order."""
+    x, weight = torch.randn(6, K).bfloat16(), torch.randn(N, K).bfloat16()
+    tile = thin_tile(6, N, K, 2)
+    other = tile._replace(rows=2 * tile.rows, outputs=2 * tile.outputs, num_stages=2)
+    found = [multiply(x, weight, "plain", x.dtype, tile=one) for one in (None, tile, other)]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[1], found[2])
 
 
 def test_a_plain_row_has_the_same_bits_alone() -> None:

@@ -15,7 +15,7 @@ Source of the format: Micikevicius et al. 2022; of blocks: DeepSeek-AI 2024 (Dee
 import torch
 from torch import Tensor
 
-from quire.kernels.ops.linear import linear
+from quire.kernels.ops.linear import Activation, gate, linear
 from quire.kernels.ops.registry import op
 
 FP8 = torch.float8_e4m3fn
@@ -75,6 +75,17 @@ def fp8_linear(
         rounded = dequantize_fp8(*quantize_fp8.reference(x, BLOCK if is_blocks else None))
     y = linear(rounded, dequantize_fp8_weight(weight, weight_scale))
     return finished(y, x.dtype, bias, residual)
+
+
+@op
+def fp8_gated_linear(
+    x: Tensor, weight: Tensor, weight_scale: Tensor, activation: Activation, input_scale: Tensor | None = None
+) -> Tensor:
+    """activation(x G^T) * (x U^T) for weight [2F, K] = [G; U], both as of ``fp8_linear``: [T, K] -> [T, F].
+
+    With scales in blocks, F is a multiple of 128. Gates and ups are rounded to x's dtype before they meet, or not.
+    """
+    return gate(fp8_linear.reference(x, weight, weight_scale, input_scale), activation)
 
 
 def dequantize_fp8(numbers: Tensor, scale: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def multiply_plain(x: Tensor, weight: Tensor, bias: Tensor | None = None, residu
 def multiply_gates(x: Tensor, weight: Tensor, activation: Activation) -> Tensor:
     """See gated_linear."""
     if _is_thin(x, weight):
-        return multiply_gated(x, weight, activation)
+        return multiply_gated(x, weight, "plain", x.dtype, activation)
     return gate(F.linear(x, weight), activation)
 
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quire.kernels.triton.product_tiles import THIN_ROWS, thin_tile, wide_tile
+from quire.kernels.triton.product_tiles import THIN_ROWS, ThinTile, WideTile, thin_tile, wide_tile
 from quire.kernels.triton.products import gated, grouped_order, thin_sums, thin_sums_of_two, wide_sums
 
 
@@ -50,17 +50,24 @@ def _thin(
 
 @triton.jit
 def _thin_gated(
-    x, weight, out, num_rows, num_out, num_in, stride_x, ACTIVATION: tl.constexpr, IS_EVEN: tl.constexpr,
-    ROWS: tl.constexpr, OUTPUTS: tl.constexpr, SLICES: tl.constexpr, DEPTH: tl.constexpr,
+    x, x_scale, weight, weight_scale, out, num_rows, num_out, num_in, stride_x, stride_xs, stride_ws,
+    ACTIVATION: tl.constexpr, KIND: tl.constexpr, ROUNDS: tl.constexpr, IS_EVEN: tl.constexpr, ROWS: tl.constexpr,
+    OUTPUTS: tl.constexpr, SLICES: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
     m = tl.arange(0, ROWS)
-    n = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    start = tl.program_id(0) * OUTPUTS
+    n = start + tl.arange(0, OUTPUTS)
     is_row = m < num_rows
-    at = (n % num_out).to(tl.int64) * num_in
+    at = n % num_out
     gate, up = thin_sums_of_two(
-        x, None, weight, None, m * stride_x, None, is_row, at, None, at + num_out.to(tl.int64) * num_in, None, num_in,
-        "plain", False, IS_EVEN, SLICES, DEPTH,
+        x, x_scale, weight, weight_scale, m * stride_x, m * stride_xs, is_row, at.to(tl.int64) * num_in,
+        start // 128 * stride_ws, (num_out + at).to(tl.int64) * num_in, (num_out + start) // 128 * stride_ws, num_in,
+        KIND, ROUNDS, IS_EVEN, SLICES, DEPTH,
     )  # fmt: skip
+    if KIND == "rows":
+        of_row = tl.load(x_scale + m * stride_xs, is_row, other=0.0)[None, :]
+        gate = gate * of_row * tl.load(weight_scale + at)[:, None]
+        up = up * of_row * tl.load(weight_scale + num_out + at)[:, None]
     y = gated(gate, up, ACTIVATION)
     finish(y, out, None, None, m[None, :], n[:, None], is_row[None, :], (n < num_out)[:, None], num_out, 0)
 
@@ -95,73 +102,79 @@ def multiply(
     weight_scale: Tensor | None = None,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
+    tile: ThinTile | WideTile | None = None,
 ) -> Tensor:
     """x [T, K] by weight [N, K], of ``kind`` (see products), in ``dtype``: [T, N].
 
-    ``x_scale``: [1] for all rows, [T, 1], or with "blocks" [T, K / 128]; None there: x is not rounded yet, and is
-    rounded on the way; then T is at most 8. ``weight_scale``: [N], or with "blocks" [N / 128, K / 128].
+    ``x_scale``: [1] for all rows, [T, 1], or with "blocks" [T, K / 128]. ``weight_scale``: [N], or with "blocks"
+    [N / 128, K / 128]. For at most THIN_ROWS rows, x may come unrounded: with "rows" and one scale for all, or with
+    "blocks" and none, where 8 rows are the most. ``tile``: another than the one of ``product_tiles``, to compare.
     """
     num_rows, num_in = x.shape
     num_out = weight.shape[0]
     out = torch.empty((num_rows, num_out), dtype=dtype, device=x.device)
     if not out.numel():
         return out
+    if tile is None:
+        is_thin = num_rows <= THIN_ROWS
+        size = weight.itemsize
+        tile = thin_tile(num_rows, num_out, num_in, size) if is_thin else wide_tile(num_rows, num_out, size)
     x, residual = in_rows(x), None if residual is None else in_rows(residual)
-    stride_xs = x_scale.stride(0) if x_scale is not None and x_scale.dim() == 2 else 0
-    stride_ws = weight_scale.stride(0) if weight_scale is not None and kind == "blocks" else 0
-    stride_r = 0 if residual is None else residual.stride(0)
     args = (x, x_scale, weight, weight_scale, bias, residual, out, num_rows, num_out, num_in)
-    strides = (x.stride(0), stride_xs, stride_ws, stride_r)
-    if num_rows <= THIN_ROWS:
-        thin = thin_tile(num_rows, num_out, num_in, weight.itemsize)
-        _thin[(triton.cdiv(num_out, thin.outputs),)](
+    strides = (*_strides(x, x_scale, weight_scale), 0 if residual is None else residual.stride(0))
+    shared = {"KIND": kind, "ROWS": tile.rows, "OUTPUTS": tile.outputs, "DEPTH": tile.depth}
+    options = {"num_warps": tile.num_warps, "num_stages": tile.num_stages}
+    if isinstance(tile, ThinTile):
+        _thin[(triton.cdiv(num_out, tile.outputs),)](
             *args,
             *strides,
-            KIND=kind,
-            ROUNDS=kind == "blocks" and x_scale is None,
-            IS_EVEN=num_in % (thin.slices * thin.depth) == 0,
-            ROWS=thin.rows,
-            OUTPUTS=thin.outputs,
-            SLICES=thin.slices,
-            DEPTH=thin.depth,
-            num_warps=thin.num_warps,
-            num_stages=thin.num_stages,
+            **shared,
+            ROUNDS=x.dtype != weight.dtype,
+            IS_EVEN=num_in % (tile.slices * tile.depth) == 0,
+            SLICES=tile.slices,
+            **options,
         )
-        return out
-    wide = wide_tile(num_rows, num_out, weight.itemsize)
-    _wide[(triton.cdiv(num_rows, wide.rows) * triton.cdiv(num_out, wide.outputs),)](
-        *args,
-        *strides,
-        KIND=kind,
-        IS_EVEN=num_in % wide.depth == 0,
-        ROWS=wide.rows,
-        OUTPUTS=wide.outputs,
-        DEPTH=wide.depth,
-        GROUP=wide.group,
-        num_warps=wide.num_warps,
-        num_stages=wide.num_stages,
-    )
+    else:
+        assert x.dtype == weight.dtype
+        grid = (triton.cdiv(num_rows, tile.rows) * triton.cdiv(num_out, tile.outputs),)
+        _wide[grid](*args, *strides, **shared, IS_EVEN=num_in % tile.depth == 0, GROUP=tile.group, **options)
     return out
 
 
-def multiply_gated(x: Tensor, weight: Tensor, activation: str) -> Tensor:
-    """activation(x G^T) * (x U^T) of weight [2F, K] = [G; U], plain, for at most THIN_PLAIN_ROWS rows: [T, F]."""
+def multiply_gated(
+    x: Tensor,
+    weight: Tensor,
+    kind: str,
+    dtype: torch.dtype,
+    activation: str,
+    x_scale: Tensor | None = None,
+    weight_scale: Tensor | None = None,
+    tile: ThinTile | None = None,
+) -> Tensor:
+    """activation(x G^T) * (x U^T) of weight [2F, K] = [G; U] for at most THIN_ROWS rows, not of int8: [T, F].
+
+    Else as ``multiply``; with "blocks", F is a multiple of 128.
+    """
     num_rows, num_in = x.shape
     num_out = weight.shape[0] // 2
-    out = torch.empty((num_rows, num_out), dtype=x.dtype, device=x.device)
+    out = torch.empty((num_rows, num_out), dtype=dtype, device=x.device)
     if not out.numel():
         return out
     x = in_rows(x)
-    tile = thin_tile(num_rows, num_out, num_in, weight.itemsize, is_gated=True)
+    tile = tile or thin_tile(num_rows, num_out, num_in, weight.itemsize, is_gated=True)
     _thin_gated[(triton.cdiv(num_out, tile.outputs),)](
         x,
+        x_scale,
         weight,
+        weight_scale,
         out,
         num_rows,
         num_out,
         num_in,
-        x.stride(0),
+        *_strides(x, x_scale, weight_scale),
         ACTIVATION=activation,
+        KIND=kind,
+        ROUNDS=x.dtype != weight.dtype,
         IS_EVEN=num_in % (tile.slices * tile.depth) == 0,
         ROWS=tile.rows,
         OUTPUTS=tile.outputs,
@@ -171,6 +184,13 @@ def multiply_gated(x: Tensor, weight: Tensor, activation: str) -> Tensor:
         num_stages=tile.num_stages,
     )
     return out
+
+
+def _strides(x: Tensor, x_scale: Tensor | None, weight_scale: Tensor | None) -> tuple[int, int, int]:
+    """Of rows, of their scales (0 where one is all rows'), and of rows of blocks."""
+    of_x_scale = x_scale.stride(0) if x_scale is not None and x_scale.dim() == 2 else 0
+    of_weight_scale = weight_scale.stride(0) if weight_scale is not None and weight_scale.dim() == 2 else 0
+    return x.stride(0), of_x_scale, of_weight_scale
 
 
 def in_rows(x: Tensor) -> Tensor:

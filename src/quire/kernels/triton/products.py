@@ -9,8 +9,9 @@ Law, batch invariance: SLICES and DEPTH follow from K and the kind of numbers al
 depend on nothing but itself. The two regimes may round differently; which one runs depends on the number of rows.
 
 KIND: "plain" (both operands of one float dtype), "rows" (8 bits, scales at the end, by the caller), "blocks" (e4m3,
-scales for 128 features of a row and for 128 x 128 of the weight). ROUNDS, with "blocks" and DEPTH 128: rows come
-unrounded, and are rounded as ``quantize_fp8`` rounds them, on the way.
+scales for 128 features of a row and for 128 x 128 of the weight). ROUNDS: rows come unrounded, and are rounded on the
+way to the bits that the operators of ``quantize`` give: with "rows" by the one scale at ``x_scale``, with "blocks",
+where DEPTH is 128, by their own.
 
 Scales of the next step are fetched while this one is multiplied: nobody else would fetch them ahead.
 
@@ -27,6 +28,13 @@ import triton.language as tl
 def round_to_fp8(x, scale):
     """As ``quantize_fp8``: e4m3 of x / scale, clipped."""
     return tl.minimum(tl.maximum(x * tl.div_rn(1.0, scale), -448.0), 448.0).to(tl.float8e4nv)
+
+
+@triton.jit
+def round_to_int8(x, scale):
+    """As ``quantize_int8``: to the nearest, ties to even."""
+    y = tl.minimum(tl.maximum(x * tl.div_rn(1.0, scale), -127.0), 127.0)
+    return ((y + 12582912.0) - 12582912.0).to(tl.int8)  # 1.5 * 2^23: behind it there are no halves
 
 
 @triton.jit
@@ -95,6 +103,10 @@ def thin_sums(
             part = tl.dot(weights, rows.trans(0, 2, 1))
             total += part * (of_weights[:, None] * of_rows)[:, None, :]
         else:
+            if ROUNDS and SUMS == tl.int32:  # noqa: SIM300
+                rows = round_to_int8(rows.to(tl.float32), tl.load(x_scale))
+            elif ROUNDS:
+                rows = round_to_fp8(rows.to(tl.float32), tl.load(x_scale))
             total = tl.dot(weights, rows.trans(0, 2, 1), total, out_dtype=SUMS)
     return tl.sum(total, 0)
 
@@ -141,6 +153,8 @@ def thin_sums_of_two(
             gate += tl.dot(gates, columns) * (of_gates[:, None] * of_rows)[:, None, :]
             up += tl.dot(ups, columns) * (of_ups[:, None] * of_rows)[:, None, :]
         else:
+            if ROUNDS:
+                rows = round_to_fp8(rows.to(tl.float32), tl.load(x_scale))
             columns = rows.trans(0, 2, 1)
             gate = tl.dot(gates, columns, gate)
             up = tl.dot(ups, columns, up)

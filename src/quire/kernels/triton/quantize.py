@@ -13,20 +13,13 @@ from torch import Tensor
 
 from quire.kernels.ops.fp8 import FP8, quantize_fp8, quantize_fp8_static
 from quire.kernels.ops.w8a8 import quantize_int8, quantize_int8_static
-from quire.kernels.triton.products import fp8_scale, round_to_fp8
+from quire.kernels.triton.products import fp8_scale, round_to_fp8, round_to_int8
 from quire.kernels.triton.tuning import row_tile
 from quire.kernels.triton.variant import Variant, blank
 
 _GROUPS = 8
 """That a program takes."""
 _STATIC_BLOCK = 2048
-
-
-@triton.jit
-def round_to_int8(x, scale):
-    """As ``quantize_int8``: to the nearest, ties to even."""
-    y = tl.minimum(tl.maximum(x * tl.div_rn(1.0, scale), -127.0), 127.0)
-    return ((y + 12582912.0) - 12582912.0).to(tl.int8)  # 1.5 * 2^23: behind it there are no halves
 
 
 @triton.jit
