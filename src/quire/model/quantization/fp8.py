@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from quire.kernels.ops.fp8 import BLOCK, FP8, fp8_linear
+from quire.kernels.ops.fp8 import BLOCK, FP8, fp8_gated_linear, fp8_linear
+from quire.kernels.ops.linear import Activation
 from quire.kernels.ops.moe import experts_mlp
 from quire.model.fields import Fields
 from quire.model.quantization.method import Side, Weight, unsupported
@@ -33,6 +34,10 @@ class Fp8Weight:
     def matmul(self, x: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         """See Weight.matmul."""
         return fp8_linear(x, self.weight, self.scale, self.input_scale, bias, residual)
+
+    def gated(self, x: Tensor, activation: Activation) -> Tensor:
+        """See GatingWeight.gated."""
+        return fp8_gated_linear(x, self.weight, self.scale, activation, self.input_scale)
 
 
 @dataclass(frozen=True)

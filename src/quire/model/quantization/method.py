@@ -6,11 +6,12 @@ protocol, ``Method``, stands with the cursor that it reads from.
 """
 
 from enum import Enum
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 from quire.core.errors import UnsupportedModel
+from quire.kernels.ops.linear import Activation
 
 
 class Side(Enum):
@@ -34,6 +35,15 @@ class Weight(Protocol):
 
     def matmul(self, x: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         """x [T, in] -> [T, out], in x's dtype, plus ``residual`` [T, out] if given. Batch invariant."""
+        ...
+
+
+@runtime_checkable
+class GatingWeight(Protocol):
+    """A weight [2F, in], gates above ups, whose products meet where they are made."""
+
+    def gated(self, x: Tensor, activation: Activation) -> Tensor:
+        """activation(gate) * up of x [T, in]: [T, F], in x's dtype. Batch invariant."""
         ...
 
 

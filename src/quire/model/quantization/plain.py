@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from quire.kernels.ops.linear import linear
+from quire.kernels.ops.linear import Activation, gated_linear, linear
 from quire.kernels.ops.moe import experts_mlp
 from quire.kernels.ops.vocabulary import embedding, likeliest_of, logits
 from quire.model.quantization.method import Side
@@ -22,6 +22,10 @@ class PlainWeight:
     def matmul(self, x: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         """See Weight.matmul; all are of one dtype."""
         return linear(x, self.weight, bias, residual)
+
+    def gated(self, x: Tensor, activation: Activation) -> Tensor:
+        """See GatingWeight.gated."""
+        return gated_linear(x, self.weight, activation)
 
 
 @dataclass(frozen=True)
