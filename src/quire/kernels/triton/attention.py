@@ -165,12 +165,12 @@ def attend_tokens(
         **shape, BLOCK_M=tile.block_m, ROWS=scratch.rows, PLACES=scratch.places,
         BLOCK_S=max(16, triton.next_power_of_2(num_seqs)), num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
-    block = min(64, int(shape["BLOCK_D"]))
-    _add_segments[(num_seqs, q.shape[1], triton.cdiv(head_dim, block))](
+    block, block_seqs = min(64, int(shape["BLOCK_D"])), max(16, triton.next_power_of_2(num_seqs))
+    _add_segments[(scratch.num_programs, group, triton.cdiv(head_dim, block))](
         query_starts, unit_starts, out, scratch.sums, scratch.peaks, out.stride(0),
-        num_seqs, max_segments, scratch.num_programs, cache.value_scale,
+        num_seqs, max_segments, cache.value_scale,
         KV_HEADS=shape["KV_HEADS"], GROUP=group, D=head_dim, ROWS=scratch.rows, PLACES=scratch.places,
-        TOKENS=tokens, BLOCK_D=block, BLOCK_P=64, UNROLL=8, num_warps=1,
+        TOKENS=tokens, BLOCK_D=block, BLOCK_P=64, BLOCK_S=block_seqs, UNROLL=8, num_warps=1,
     )  # fmt: skip
 
 

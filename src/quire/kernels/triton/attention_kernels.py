@@ -215,34 +215,36 @@ def _attend_tokens(
         unit = stop
 
 
-@triton.jit(do_not_specialize=["num_seqs", "max_segments", "num_programs"])
+@triton.jit(do_not_specialize=["num_seqs", "max_segments"])
 def _add_segments(
-    query_starts, unit_starts, out, sums, peaks, stride_out, num_seqs, max_segments, num_programs, value_scale,
+    query_starts, unit_starts, out, sums, peaks, stride_out, num_seqs, max_segments, value_scale,
     KV_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, ROWS: tl.constexpr, PLACES: tl.constexpr,
-    TOKENS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr, UNROLL: tl.constexpr,
+    TOKENS: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_S: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
-    """Adds what several programs have of one sequence's rows of one head, in order, BLOCK_D features of it."""
-    seq, head, d = tl.program_id(0), tl.program_id(1), tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
-    base = tl.load(unit_starts + seq) * KV_HEADS
-    segments = tl.load(unit_starts + seq + 1) - tl.load(unit_starts + seq)
-    start = tl.load(query_starts + seq)
-    count = tl.load(query_starts + seq + 1) - start
-    share = tl.cdiv(tl.load(unit_starts + num_seqs) * KV_HEADS, num_programs)
-    unit = base + head // GROUP * segments
-    # The first program has the sum of all up to the end of its share; behind it each segment has a place of its own.
-    owner = unit // tl.maximum(share, 1)
+    """Where a program began a sequence's head and others went on: adds what all have, in order, for one query head of
+    the group and BLOCK_D features. A program can have left only its last one unfinished."""
+    owner, member, d = tl.program_id(0), tl.program_id(1), tl.program_id(2) * BLOCK_D + tl.arange(0, BLOCK_D)
+    s = tl.arange(0, BLOCK_S)
+    ends = tl.load(unit_starts + 1 + s, mask=s < num_seqs, other=2147483647)
+    units = tl.load(unit_starts + num_seqs) * KV_HEADS
+    share = tl.cdiv(units, tl.num_programs(0))
     after = (owner + 1) * share
-    end = unit + segments
-    is_cut = (share <= PLACES) | (max_segments <= PLACES)
-    if (segments == 0) & (count <= TOKENS):  # padding of a batch
+    if (after < units) & ((share <= PLACES) | (max_segments <= PLACES)):
+        seq = tl.sum((ends <= (after - 1) // KV_HEADS).to(tl.int32), 0)
+        base = tl.load(unit_starts + seq)
+        segments = tl.load(unit_starts + seq + 1) - base
+        head = (after - 1 - base * KV_HEADS) // segments
+        begin = base * KV_HEADS + head * segments
+        end = begin + segments
+        start = tl.load(query_starts + seq)
+        count = tl.load(query_starts + seq + 1) - start
+        if (begin < owner * share) | (end <= after):
+            count = 0  # begun by an earlier program, or finished by this one
+        # The first program has the sum of all up to the end of its share; behind it each segment has its own place.
+        place = (owner * (PLACES + 1) + PLACES).to(tl.int64)
         for token in range(count):
-            at = (start + token).to(tl.int64) * stride_out + head * D + d
-            tl.store(out + at, tl.zeros([BLOCK_D], out.dtype.element_ty), mask=d < D)
-    elif is_cut & (after < end):
-        for token in range(count):
-            row = token * GROUP + head % GROUP
+            row = token * GROUP + member
             p = tl.arange(0, BLOCK_P)
-            place = (owner * (PLACES + 1) + PLACES).to(tl.int64)
             peak = tl.load(peaks + place * (2 * ROWS) + row)
             for chunk in range(after, end, BLOCK_P):
                 others = (chunk + p) // share * (PLACES + 1) + (chunk + p) % share
@@ -253,14 +255,23 @@ def _add_segments(
             total = tl.load(sums + (place * ROWS + row) * D + d, mask=d < D, other=0.0) * factor
             for chunk in range(after, end, UNROLL):
                 for ahead in tl.static_range(UNROLL):  # so that several loads are under way
-                    other = chunk + ahead
-                    place = (other // share * (PLACES + 1) + other % share).to(tl.int64)
-                    factor = tl.exp2(tl.load(peaks + place * (2 * ROWS) + row, mask=other < end, other=_LOWEST) - peak)
-                    weight += tl.load(peaks + place * (2 * ROWS) + ROWS + row, mask=other < end, other=0.0) * factor
-                    at = sums + (place * ROWS + row) * D + d
-                    total += tl.load(at, mask=(other < end) & (d < D), other=0.0) * factor
+                    unit = chunk + ahead
+                    other = (unit // share * (PLACES + 1) + unit % share).to(tl.int64)
+                    factor = tl.exp2(tl.load(peaks + other * (2 * ROWS) + row, mask=unit < end, other=_LOWEST) - peak)
+                    weight += tl.load(peaks + other * (2 * ROWS) + ROWS + row, mask=unit < end, other=0.0) * factor
+                    at = sums + (other * ROWS + row) * D + d
+                    total += tl.load(at, mask=(unit < end) & (d < D), other=0.0) * factor
             result = (total / weight * value_scale).to(out.dtype.element_ty)
-            tl.store(out + (start + token).to(tl.int64) * stride_out + head * D + d, result, mask=d < D)
+            at = (start + token).to(tl.int64) * stride_out + (head * GROUP + member) * D + d
+            tl.store(out + at, result, mask=d < D)
+    for seq in range(owner, num_seqs, tl.num_programs(0)):
+        start = tl.load(query_starts + seq)
+        count = tl.load(query_starts + seq + 1) - start
+        if (count <= TOKENS) & (tl.load(unit_starts + seq) == tl.load(unit_starts + seq + 1)):  # fills up a batch
+            for token in range(count):
+                for head in range(KV_HEADS):
+                    at = (start + token).to(tl.int64) * stride_out + (head * GROUP + member) * D + d
+                    tl.store(out + at, tl.zeros([BLOCK_D], out.dtype.element_ty), mask=d < D)
 
 
 @triton.jit(do_not_specialize=["num_seqs"])
