@@ -1,7 +1,7 @@
 """Paged attention by Triton: single tokens split over their context, and chunks of prompts in tiles of queries.
 
-Both kernels compute the same sum. Keys come in tiles of BLOCK_N at absolute positions, tiles are summed into segments
-of SEGMENT_TOKENS positions, also absolute, and segments are added one after another. Maxima are rounded up to whole
+Both kernels compute the same sum. Keys come in tiles at absolute positions, tiles are summed into segments of
+SEGMENT_TOKENS positions, also absolute, and segments are added one after another. Maxima are rounded up to whole
 numbers (in powers of two), so that every rescaling is exact and only the order of sums counts; the sum of weights is a
 product with ones, so that it has the order of a product. All query heads of a KV head, for as many tokens as fit, are
 the rows of one tile; masked keys add exact zeros.
@@ -43,12 +43,12 @@ class Tile(NamedTuple):
     """How one kernel is cut and compiled for one head size."""
 
     block_m: int
+    """Rows of queries."""
+    block_n: int
+    """Keys of one product. How many is no part of a sum's order: products add 16 terms at a time."""
     num_warps: int
     num_stages: int
 
-
-BLOCK_N = 64
-"""Keys of one product, in both kernels: the order of a sum of weights follows from it."""
 
 BYTES_OF_SUMS = 192 * 2**20
 """Most memory for partial sums; beyond it long contexts of many sequences are shared out whole."""
@@ -58,15 +58,15 @@ MOST_TOKEN_ROWS = 64
 """Query heads of a KV head, times tokens of a sequence, that attend_tokens takes."""
 
 
-def token_tile(rows: int, head_dim: int) -> Tile:
+def token_tile(rows: int) -> Tile:
     """Of single tokens, or of few."""
-    return Tile(max(16, triton.next_power_of_2(rows)), 4 if head_dim <= 128 else 8, 3 if head_dim <= 128 else 2)
+    return Tile(max(16, triton.next_power_of_2(rows)), 64, 4, 3)
 
 
 def chunk_tile(group: int, head_dim: int) -> Tile:
-    """Of chunks."""
-    rows = max(64 if head_dim > 128 else 128, triton.next_power_of_2(group))
-    return Tile(rows, 8, 3 if head_dim <= 128 else 2)
+    """Of chunks. Two sums of 128 x 256 have no place in registers."""
+    rows, keys = (64, 32) if head_dim > 128 else (128, 64)
+    return Tile(max(rows, triton.next_power_of_2(group)), keys, 8, 3)
 
 
 class Scratch(NamedTuple):
@@ -117,7 +117,7 @@ class Cache(NamedTuple):
         assert self.keys.stride(0) == self.values.stride(0) and num_heads % num_kv_heads == 0
         return dict(
             KV_HEADS=num_kv_heads, GROUP=num_heads // num_kv_heads, D=head_dim,
-            BLOCK_D=max(16, triton.next_power_of_2(head_dim)), PAGE=block_size, BLOCK_N=BLOCK_N,
+            BLOCK_D=max(16, triton.next_power_of_2(head_dim)), PAGE=block_size,
             SEGMENT=SEGMENT_TOKENS, WINDOW=self.window or 0, SOFTCAP=self.softcap is not None,
         )  # fmt: skip
 
@@ -154,7 +154,7 @@ def attend_tokens(
     """
     shape = cache.shape(q.shape[1])
     group, head_dim, num_seqs = int(shape["GROUP"]), int(shape["D"]), len(context_lens)
-    tile = token_tile(group * tokens, head_dim)
+    tile = token_tile(group * tokens)
     assert group * tokens <= min(MOST_TOKEN_ROWS, scratch.rows) and q.stride()[1:] == out.stride()[1:] == (head_dim, 1)
     scale, softcap = cache.numbers()
     max_segments = -(-max_context // SEGMENT_TOKENS) + 1
@@ -162,7 +162,7 @@ def attend_tokens(
         q, cache.keys, cache.values, block_tables, query_starts, context_lens, unit_starts, out,
         scratch.sums, scratch.peaks, q.stride(0), out.stride(0), cache.keys.stride(0), block_tables.stride(0),
         num_seqs, max_segments, scale, softcap, cache.value_scale,
-        **shape, BLOCK_M=tile.block_m, ROWS=scratch.rows, PLACES=scratch.places,
+        **shape, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, ROWS=scratch.rows, PLACES=scratch.places,
         BLOCK_S=max(16, triton.next_power_of_2(num_seqs)), num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
     block, block_seqs = min(64, int(shape["BLOCK_D"])), max(16, triton.next_power_of_2(num_seqs))
@@ -210,7 +210,7 @@ def attend_chunks(
     _attend_chunks[(len(tiles) * int(shape["KV_HEADS"]),)](
         q, cache.keys, cache.values, block_tables, query_starts, context_lens, tiles, out,
         q.stride(0), out.stride(0), cache.keys.stride(0), block_tables.stride(0), scale, softcap, cache.value_scale,
-        **shape, BLOCK_M=tile.block_m, num_warps=tile.num_warps, num_stages=tile.num_stages,
+        **shape, BLOCK_M=tile.block_m, BLOCK_N=tile.block_n, num_warps=tile.num_warps, num_stages=tile.num_stages,
     )  # fmt: skip
 
 
@@ -280,5 +280,6 @@ VARIANTS = [
         "Qwen2 7B float16": lambda: _step(torch.float16, 28, 4, 128, 32),
         "heads of 64": lambda: _step(torch.bfloat16, 9, 3, 64, 16),
         "heads of 96, window": lambda: _step(torch.bfloat16, 32, 32, 96, 16, 2048),
+        "Gemma3, heads of 256, pages of 64": lambda: _step(torch.bfloat16, 8, 4, 256, 64, 1024),
     }.items()
 ]

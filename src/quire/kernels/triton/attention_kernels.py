@@ -17,9 +17,25 @@ _LOWEST = tl.constexpr(-1e30)
 
 @triton.jit
 def _look_up(table, tile, context, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """The blocks of a tile's keys. Behind the context it is block 0, whose finite numbers meet weights of zero."""
-    keys = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    return tl.load(table + keys // PAGE, mask=keys < context, other=0)
+    """The blocks of a tile's keys, or the one that has all of them. Behind the context it is block 0, whose finite
+    numbers meet weights of zero."""
+    if PAGE % BLOCK_N == 0:
+        block = tl.load(table + tile * BLOCK_N // PAGE, mask=tile * BLOCK_N < context, other=0)
+    else:
+        keys = tile * BLOCK_N + tl.arange(0, BLOCK_N)
+        block = tl.load(table + keys // PAGE, mask=keys < context, other=0)
+    return block
+
+
+@triton.jit
+def _places(block, stride_block, row, tile, WIDTH: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Where a tile's keys begin, whose rows of WIDTH begin at ``row`` in their blocks."""
+    n = tl.arange(0, BLOCK_N)
+    if PAGE % BLOCK_N == 0:
+        place = block.to(tl.int64) * stride_block + (row + tile * BLOCK_N % PAGE) * WIDTH + n * WIDTH
+    else:
+        place = block.to(tl.int64) * stride_block + (row + (tile * BLOCK_N + n) % PAGE) * WIDTH
+    return place
 
 
 @triton.jit
@@ -55,7 +71,7 @@ def _fold_chunk(
     block = _look_up(table, first_tile, context, PAGE, BLOCK_N)
     for tile in range(first_tile, last_tile):
         keys = tile * BLOCK_N + n
-        place = (block.to(tl.int64) * stride_block + head * (PAGE * D) + (keys % PAGE) * D)[:, None] + d[None, :]
+        place = _places(block, stride_block, head * PAGE, tile, D, PAGE, BLOCK_N)[:, None] + d[None, :]
         block = _look_up(table, tile + 1, context, PAGE, BLOCK_N)
         k = _load_pages(key_cache, place, D, BLOCK_D)
         s = tl.dot(q, tl.trans(k.to(q.dtype)), input_precision="ieee")
@@ -109,7 +125,7 @@ def _fold_tokens(
     block = _look_up(table, first_tile, context, PAGE, BLOCK_N)
     for tile in range(first_tile, last_tile):
         keys = tile * BLOCK_N + n
-        place = (block.to(tl.int64) * stride_block + head * (PAGE * D) + (keys % PAGE) * D)[:, None] + d[None, :]
+        place = _places(block, stride_block, head * PAGE, tile, D, PAGE, BLOCK_N)[:, None] + d[None, :]
         block = _look_up(table, tile + 1, context, PAGE, BLOCK_N)
         k = _load_pages(key_cache, place, D, BLOCK_D)
         s = tl.dot(k.to(q.dtype), q, input_precision="ieee")
