@@ -58,15 +58,18 @@ MOST_TOKEN_ROWS = 64
 """Query heads of a KV head, times tokens of a sequence, that attend_tokens takes."""
 
 
-def token_tile(rows: int) -> Tile:
+def token_tile(rows: int, dtype: torch.dtype) -> Tile:
     """Of single tokens, or of few."""
-    return Tile(max(16, triton.next_power_of_2(rows)), 64, 4, 3)
+    rows = max(16, triton.next_power_of_2(rows))
+    return Tile(rows, 64, 4, 3) if dtype.itemsize == 2 else Tile(rows, 32, 4, 1)
 
 
-def chunk_tile(group: int, head_dim: int) -> Tile:
-    """Of chunks. Two sums of 128 x 256 have no place in registers."""
-    rows, keys = (64, 32) if head_dim > 128 else (128, 64)
-    return Tile(max(rows, triton.next_power_of_2(group)), keys, 8, 3)
+def chunk_tile(group: int, head_dim: int, dtype: torch.dtype) -> Tile:
+    """Of chunks. Two sums of 128 x 256 have no place in registers; float32 is for checks."""
+    tile = Tile(128, 64, 8, 3) if head_dim <= 128 else Tile(64, 32, 8, 3)
+    if dtype.itemsize > 2:
+        tile = Tile(32, 32, 8, 1)
+    return tile._replace(block_m=max(tile.block_m, triton.next_power_of_2(group)))
 
 
 class Scratch(NamedTuple):
@@ -154,7 +157,7 @@ def attend_tokens(
     """
     shape = cache.shape(q.shape[1])
     group, head_dim, num_seqs = int(shape["GROUP"]), int(shape["D"]), len(context_lens)
-    tile = token_tile(group * tokens)
+    tile = token_tile(group * tokens, q.dtype)
     assert group * tokens <= min(MOST_TOKEN_ROWS, scratch.rows) and q.stride()[1:] == out.stride()[1:] == (head_dim, 1)
     scale, softcap = cache.numbers()
     max_segments = -(-max_context // SEGMENT_TOKENS) + 1
@@ -186,9 +189,9 @@ def chunk_tiles(counts: np.ndarray, context_lens: np.ndarray, rows: int, *, toke
     return np.stack((seqs, firsts), 1)[order].astype(np.int32)
 
 
-def chunk_rows(group: int, head_dim: int) -> int:
-    """Queries of one tile of attend_chunks, by query heads of a KV head."""
-    return chunk_tile(group, head_dim).block_m // group
+def chunk_rows(group: int, head_dim: int, dtype: torch.dtype) -> int:
+    """Queries of ``dtype`` of one tile of attend_chunks, by query heads of a KV head."""
+    return chunk_tile(group, head_dim, dtype).block_m // group
 
 
 def attend_chunks(
@@ -204,7 +207,7 @@ def attend_chunks(
     if not len(tiles):
         return
     shape = cache.shape(q.shape[1])
-    tile = chunk_tile(int(shape["GROUP"]), int(shape["D"]))
+    tile = chunk_tile(int(shape["GROUP"]), int(shape["D"]), q.dtype)
     assert q.stride()[1:] == out.stride()[1:] == (shape["D"], 1)
     scale, softcap = cache.numbers()
     _attend_chunks[(len(tiles) * int(shape["KV_HEADS"]),)](
@@ -236,7 +239,7 @@ def attend(
     query_starts, context_lens = query_starts.to(q.device), context_lens.to(q.device)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     num_heads, num_kv_heads, head_dim = q.shape[1], *key_cache.shape[1::2]
-    tiles = chunk_tiles(counts, lens.numpy(), chunk_rows(num_heads // num_kv_heads, head_dim))
+    tiles = chunk_tiles(counts, lens.numpy(), chunk_rows(num_heads // num_kv_heads, head_dim, q.dtype))
     attend_chunks(q, cache, block_tables, query_starts, context_lens, torch.from_numpy(tiles).to(q.device), out)
     if (counts == 1).any():
         unit_starts, context = torch.empty_like(query_starts), int(lens.max())
@@ -273,7 +276,7 @@ def _step(dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, block: i
 _FAST = {"HGMMA": 4, "LDGSTS.128": 8}
 
 VARIANTS = [
-    Variant(name, call, {"_attend_tokens": _FAST, "_attend_chunks": _FAST})
+    Variant(name, call, {"_attend_tokens": _FAST, "_attend_chunks": _FAST} if "float32" not in name else {})
     for name, call in {
         "Llama 8B": lambda: _step(torch.bfloat16, 32, 8, 128, 16),
         "Qwen3 30B, pages of 64": lambda: _step(torch.bfloat16, 32, 4, 128, 64),
@@ -281,5 +284,6 @@ VARIANTS = [
         "heads of 64": lambda: _step(torch.bfloat16, 9, 3, 64, 16),
         "heads of 96, window": lambda: _step(torch.bfloat16, 32, 32, 96, 16, 2048),
         "Gemma3, heads of 256, pages of 64": lambda: _step(torch.bfloat16, 8, 4, 256, 64, 1024),
+        "float32": lambda: _step(torch.float32, 32, 8, 128, 16),
     }.items()
 ]

@@ -145,7 +145,7 @@ class CudaAttention(PagedAttention):
         cache = Cache(keys, values, scale, sliding_window, softcap)
         group = num_heads // keys.shape[1]
         where = (plan.block_tables, plan.query_starts, plan.context_lens)
-        tiles = self._tiles(plan, chunk_rows(group, q.shape[2]))
+        tiles = self._tiles(plan, chunk_rows(group, q.shape[2], q.dtype))
         if tiles is not None:
             attend_chunks(q, cache, *where, tiles, out)
         if plan.max_query:
