@@ -177,3 +177,14 @@ async def test_models_that_are_not_served(client, family):
     assert "'nope'" in message
     assert re.search(r"'fake(:latest)?'", message), message
     assert param in (None, "$.model")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["prompt is too long", "longer than the model's context length", "This model's maximum context length is 64"],
+)
+async def test_of_a_long_prompt_openais_clients_are_told_in_words_they_look_for(client, words):
+    answer = await client.post("/v1/chat/completions", json={"messages": LONG_TALK})
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]["message"]
+    assert answer.json()["error"]["code"] == "context_length_exceeded"

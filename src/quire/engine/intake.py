@@ -132,9 +132,10 @@ class Intake:
             tokens = tokens[-keep:] if params.truncation_side == "left" else tokens[:keep]
         if len(tokens) >= self.info.max_model_len:
             raise PromptTooLong(
-                f"The prompt of {len(tokens)} tokens is longer than the model's context length. This model's maximum "
-                f"context length is {self.info.max_model_len} tokens, of which at least one is for the answer: shorten "
-                f"the prompt to {self.info.max_model_len - 1} tokens.",
+                # Clients look for these words, of several servers, and shorten their conversation.
+                f"The prompt is too long: with {len(tokens)} tokens it is longer than the model's context length. "
+                f"This model's maximum context length is {self.info.max_model_len} tokens, of which at least one is "
+                f"for the answer: shorten the prompt to {self.info.max_model_len - 1} tokens.",
                 param="$.prompt",
                 num_prompt_tokens=len(tokens),
                 max_model_len=self.info.max_model_len,

@@ -6,6 +6,7 @@ from typing import Literal
 
 import openai
 from langchain_anthropic import ChatAnthropic
+from langchain_core.exceptions import ContextOverflowError
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
@@ -53,6 +54,17 @@ def conversation(chat: BaseChatModel) -> None:
     loop.run(asynchronously())
 
 
+def too_long(chat: BaseChatModel) -> None:
+    """What agents catch, to shorten their conversation."""
+    for call in (lambda: chat.invoke("word " * 20000), lambda: list(chat.stream("word " * 20000))):
+        try:
+            call()
+        except ContextOverflowError as error:
+            assert "too long" in str(error), error
+        else:
+            raise AssertionError("not refused")
+
+
 def tools(chat: BaseChatModel, choice: str) -> None:
     """A tool that the model must call, whole and streamed, and its result."""
     asked = HumanMessage("What is the weather in Paris on the next 3 days?")
@@ -80,6 +92,7 @@ def shapes(chat: BaseChatModel, *methods: str) -> None:
 def of_openai() -> None:
     chat = ChatOpenAI(**OPENAI, max_tokens=100, stream_usage=True)
     conversation(chat)
+    too_long(chat)
     tools(chat, "required")
     tools(chat, "weather")
     shapes(chat, "json_schema", "function_calling")
@@ -92,6 +105,7 @@ def of_openai() -> None:
 
     responses = ChatOpenAI(**OPENAI, max_tokens=100, use_responses_api=True)
     conversation(responses)
+    too_long(responses)
     tools(responses, "required")
     shapes(responses, "json_schema", "function_calling")
     first = responses.invoke(HI)
@@ -106,7 +120,6 @@ def of_openai() -> None:
     for call in (
         lambda: ChatOpenAI(**OPENAI | {"temperature": 9}).invoke(HI),
         lambda: list(ChatOpenAI(**OPENAI | {"temperature": 9}).stream(HI)),
-        lambda: chat.invoke("word " * 20000),
     ):
         try:
             call()
@@ -127,6 +140,7 @@ def of_openai() -> None:
 def of_anthropic() -> None:
     chat = ChatAnthropic(model=MODEL, base_url=URL, api_key="none", temperature=0, max_tokens=100, max_retries=0)
     conversation(chat)
+    too_long(chat)
     tools(chat, "any")
     tools(chat, "weather")
     shapes(chat, "function_calling", "json_schema")

@@ -83,12 +83,17 @@ def tools(route: str) -> None:
 
 def errors(route: str) -> None:
     ask = {"model": f"{route}quire", "max_tokens": 5, "num_retries": 0, **ROUTES[route]}
-    wrong = {"messages": HI, "temperature": -1}, {"messages": [{"role": "user", "content": "word " * 20000}]}
-    for change in wrong:
+    long = [{"role": "user", "content": "word " * 20000}]
+    # Of Ollama's servers LiteLLM does not expect to be told that a prompt is too long.
+    too_long = litellm.BadRequestError if route == "ollama_chat/" else litellm.ContextWindowExceededError
+    for kind, told, change in (
+        (litellm.BadRequestError, "temperature", {"messages": HI, "temperature": -1}),
+        (too_long, "8192", {"messages": long}),
+    ):
         try:
             litellm.completion(**ask | change)
-        except litellm.BadRequestError as error:
-            assert "temperature" in str(error) or "token" in str(error), error
+        except kind as error:
+            assert told in str(error), error
         else:
             raise AssertionError((route, change))
     try:
