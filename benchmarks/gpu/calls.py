@@ -4,7 +4,7 @@ A case makes its tensors anew, from a seed of its own name, on whatever device i
 the shapes of real models or small ones, for a trial without a device.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -97,7 +97,7 @@ class Call:
     def answer(self, function: Callable[..., Any]) -> list[Tensor]:
         """Call and read."""
         returned = function(*self.args, **self.kwargs)
-        tensors = list(_tensors(returned)) if self.read is None else self.read(returned)
+        tensors = list(tensors_in(returned)) if self.read is None else self.read(returned)
         return tensors + [self.args[place] for place in self.written]
 
 
@@ -111,7 +111,7 @@ class Case(NamedTuple):
 
 def some_rows(call: Call, places: Sequence[int], rows: Sequence[int] | Tensor) -> tuple[Call, Tensor]:
     """The same call of some rows: ``places`` are the arguments that have a row for each of the answer's."""
-    device = next(_tensors(call.args)).device
+    device = next(tensors_in(call.args)).device
     index = torch.as_tensor(rows, device=device)
     args = tuple(
         arg[index].contiguous() if place in places and isinstance(arg, Tensor) else arg
@@ -139,9 +139,10 @@ def widen(value: Any) -> Any:
     return value
 
 
-def _tensors(value: Any) -> Any:
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """All tensors in tuples and lists, however deep."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, tuple | list):
         for one in value:
-            yield from _tensors(one)
+            yield from tensors_in(one)

@@ -13,7 +13,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,7 @@ threads.settle()  # before torch is imported
 
 import torch  # noqa: E402
 from benchmarks.gpu import check_engine, check_ops, check_sampling, report  # noqa: E402
-from benchmarks.gpu.journal import Journal, Outcome, Part, run_here, supervise, work  # noqa: E402
+from benchmarks.gpu.journal import Journal, Outcome, Part, add_flags, run_here, supervise, work  # noqa: E402
 
 OP_LIMIT_S, ENGINE_LIMIT_S = 150.0, 200.0
 
@@ -37,9 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     reason = check_ops.import_bodies(_stand_in(options))
     parts = [part for part in _parts(options, reason) if re.search(options.only, part.name)]
     if options.part:
-        work(parts, options.part, Path(options.journal))
+        work(parts, options.part, Path(options.journal), options.seconds)
         return 0
-    if options.dry_run:
+    if options.dry_run and not options.apart:
         outcomes = run_here(parts)
     else:
         command = [sys.executable, "-m", "benchmarks.gpu.check", *_passed_on(options)]
@@ -73,26 +73,23 @@ def summary(outcomes: Sequence[Outcome], page: Path, seconds: float) -> list[str
 
 
 def _parts(options: argparse.Namespace, reason: str) -> list[Part]:
-    device, stand_in = ("cpu" if options.dry_run else "cuda"), _stand_in(options)
+    device, stand_in = torch.device("cpu" if options.dry_run else "cuda"), _stand_in(options)
     found = []
+
+    def add(name: str, limit_s: float, run: Callable[[Journal], None]) -> None:
+        found.append(Part(name, limit_s, lambda journal, seconds: run(journal)))
+
     if options.smollm2:
-        found.append(Part("smollm2", ENGINE_LIMIT_S, partial(check_engine.check_model, Path(options.smollm2), device)))
+        add("smollm2", ENGINE_LIMIT_S, partial(check_engine.check_model, Path(options.smollm2), device.type))
     for name in options.families or check_engine.families():
-        found.append(Part(f"family {name}", ENGINE_LIMIT_S, partial(_family, name, device)))
+        add(f"family {name}", ENGINE_LIMIT_S, partial(check_engine.check_family, name, device.type))
     if reason:
-        return [*found, Part("operators", OP_LIMIT_S, partial(_fail, reason))]
-    found.append(Part("sampling", OP_LIMIT_S, partial(check_sampling.check, torch.device(device), stand_in)))
+        add("operators", OP_LIMIT_S, partial(_fail, reason))
+        return found
+    add("sampling", OP_LIMIT_S, partial(check_sampling.check, device, stand_in))
     for name in check_ops.device_ops():
-        found.append(Part(f"op {name}", OP_LIMIT_S, partial(_op, name, torch.device(device), stand_in)))
+        add(f"op {name}", OP_LIMIT_S, partial(check_ops.check_op, name, device, stand_in))
     return found
-
-
-def _family(name: str, device: str, journal: Journal) -> None:
-    check_engine.check_family(name, device, journal)
-
-
-def _op(name: str, device: torch.device, stand_in: check_ops.StandIn, journal: Journal) -> None:
-    check_ops.check_op(name, device, stand_in, journal)
 
 
 def _fail(reason: str, journal: Journal) -> None:
@@ -105,7 +102,8 @@ def _stand_in(options: argparse.Namespace) -> check_ops.StandIn:
 
 
 def _passed_on(options: argparse.Namespace) -> list[str]:
-    return ["--smollm2", options.smollm2] if options.smollm2 else []
+    flags = ["--smollm2", options.smollm2] if options.smollm2 else []
+    return flags + (["--dry-run", "--stand-in", options.stand_in] if options.dry_run else [])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,9 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=7.5, help="all ends by then")
     parser.add_argument("--workers", type=int, default=8, help="parts at a time")
     parser.add_argument("--dry-run", action="store_true", help="small shapes on the CPU, in this process")
+    parser.add_argument("--apart", action="store_true", help="in a dry run too, each part in a process of its own")
     parser.add_argument("--stand-in", choices=("references", "interpreter"), default="references", help="in a dry run")
-    parser.add_argument("--part", default="", help=argparse.SUPPRESS)
-    parser.add_argument("--journal", default="", help=argparse.SUPPRESS)
+    add_flags(parser)
     return parser
 
 

@@ -8,7 +8,6 @@ import importlib.util
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,13 +15,13 @@ from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
+from benchmarks.gpu.devices import beside
 from benchmarks.gpu.journal import Journal
 from benchmarks.gpu.report import ROOT
 
 from quire import LLM, SamplingParams
 from quire.core.outputs import RequestOutput
 from quire.engine.executor.inline import InlineExecutor
-from quire.kernels import platform
 
 LENGTHS = (1, 2, 5, 15, 16, 17, 31, 33, 40, 63, 64, 65, 90)
 SIZES: dict[str, Any] = dict(max_num_batched_tokens=256, max_num_seqs=12, max_model_len=128, block_size=16)
@@ -122,7 +121,7 @@ def _go(
     """One road, twice: the second time with a warm prefix cache."""
     steps: Counter[str] = Counter()
     try:
-        with _beside(road != "not ahead"), _counted(steps):
+        with beside(road != "not ahead"), _counted(steps):
             llm = _llm(path, device, dtype, **ROADS[road])
             given = tokens(llm.generate(list(asked), params, use_tqdm=False))
             again = tokens(llm.generate(list(asked), params, use_tqdm=False))
@@ -150,7 +149,7 @@ def _check_replays(path: Path, name: str, device: str, journal: Journal) -> list
     wrong = []
     for dtype in ("float32", "bfloat16"):
         wish = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True, logprobs=4)
-        with _beside(True):
+        with beside(True):
             engines = [_llm(path, device, dtype, enforce_eager=is_eager) for is_eager in (False, True)]
         for size in (1, 2, 4, 8, 3, 11):
             one, other = (engine.generate(prompts()[:size], wish, use_tqdm=False) for engine in engines)
@@ -182,18 +181,6 @@ def tokens(outputs: list[RequestOutput]) -> list[list[int]]:
 def _llm(path: Path, device: str, dtype: str, **settings: Any) -> LLM:
     blocks = {"num_gpu_blocks_override": 200}
     return LLM(str(path), **(SIZES | blocks | settings), device=device, dtype=dtype, cpu_kernels="torch")
-
-
-@contextmanager
-def _beside(is_beside: bool) -> Iterator[None]:
-    """Whether the device is one that computes beside the host, whatever it is."""
-    inspect = platform.inspect
-
-    def told(device: str = "auto") -> platform.Machine:
-        return replace(inspect(device), computes_beside_host=is_beside)
-
-    with patch.object(platform, "inspect", told):
-        yield
 
 
 @contextmanager

@@ -5,6 +5,7 @@ stopped; an illegal access on a device ends one process and no more. Law: ``supe
 one outcome for each part, and says of each that was not reached that it was not.
 """
 
+import argparse
 import json
 import os
 import signal
@@ -70,7 +71,9 @@ class Part(NamedTuple):
 
     name: str
     limit_s: float
-    run: Callable[[Journal], None]
+    """The most that it may take; less where all together would not end in time."""
+    run: Callable[[Journal, float], None]
+    """With the seconds that it has in fact."""
 
 
 class Outcome(NamedTuple):
@@ -83,10 +86,10 @@ class Outcome(NamedTuple):
     rows: list[Row]
 
 
-def run_part(part: Part, journal: Journal) -> None:
+def run_part(part: Part, journal: Journal, seconds: float) -> None:
     """Run a part here; what it raises is written down, never raised."""
     try:
-        part.run(journal)
+        part.run(journal, seconds)
     except Exception as error:
         traceback.print_exc()
         journal.end(f"{type(error).__name__}: {str(error)[:500]}")
@@ -99,16 +102,23 @@ def run_here(parts: Sequence[Part]) -> list[Outcome]:
     outcomes = []
     for part in parts:
         journal, began = Journal(), time.monotonic()
-        run_part(part, journal)
+        run_part(part, journal, part.limit_s)
         outcomes.append(Outcome(part.name, time.monotonic() - began, journal.ended or "", journal.rows))
     return outcomes
 
 
-def work(parts: Sequence[Part], name: str, path: Path) -> None:
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Those by which ``supervise`` tells a process what to do."""
+    parser.add_argument("--part", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--journal", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=0.0, help=argparse.SUPPRESS)
+
+
+def work(parts: Sequence[Part], name: str, path: Path, seconds: float) -> None:
     """What a process started by ``supervise`` does."""
     part = next(part for part in parts if part.name == name)
     with path.open("w") as file:
-        run_part(part, Journal(file))
+        run_part(part, Journal(file), seconds)
 
 
 class _Running(NamedTuple):
@@ -123,16 +133,20 @@ class _Running(NamedTuple):
 def supervise(
     command: Sequence[str], parts: Sequence[Part], folder: Path, *, deadline: float, workers: int = 1
 ) -> list[Outcome]:
-    """Run each part as ``command --part NAME --journal FILE``, in order, ``workers`` at a time.
+    """Run each part as ``command --part NAME --journal FILE --seconds S``, in order, ``workers`` at a time.
 
-    ``deadline`` by time.monotonic; what is running then is stopped. Journals and logs go to ``folder``.
+    ``deadline`` by time.monotonic; what is running then is stopped. Where the time left is less than the limits of all
+    that wait, each is given its share of it. Journals and logs go to ``folder``.
     """
     waiting, running, outcomes = deque(parts), list[_Running](), dict[str, Outcome]()
     try:
         while waiting or running:
             now = time.monotonic()
             while waiting and len(running) < workers and deadline - now >= _LEAST_S:
-                running.append(_start(command, waiting.popleft(), folder, deadline))
+                share = (deadline - now) * workers / sum(part.limit_s for part in waiting)
+                part = waiting.popleft()
+                seconds = min(part.limit_s * min(1.0, share), deadline - now)
+                running.append(_start(command, part, folder, seconds))
             if deadline - now < _LEAST_S:
                 outcomes |= {part.name: Outcome(part.name, 0.0, "not reached: no time left", []) for part in waiting}
                 waiting.clear()
@@ -147,18 +161,18 @@ def supervise(
     return [outcomes[part.name] for part in parts]
 
 
-def _start(command: Sequence[str], part: Part, folder: Path, deadline: float) -> _Running:
+def _start(command: Sequence[str], part: Part, folder: Path, seconds: float) -> _Running:
     name = part.name.replace(" ", "-").replace("/", "-")
     journal, log = folder / f"{name}.jsonl", folder / f"{name}.log"
     now = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "--part", part.name, "--journal", str(journal)],
+            [*command, "--part", part.name, "--journal", str(journal), "--seconds", f"{seconds:.1f}"],
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    return _Running(part, process, now, min(now + part.limit_s, deadline), journal, log)
+    return _Running(part, process, now, now + seconds, journal, log)
 
 
 def _finish(one: _Running) -> Outcome:

@@ -131,16 +131,13 @@ class Model:
         attention = limits.seconds(2 * total * self.kv_bytes, products)
         return Floor(self.linear(total, limits), self.head(num_prompts, limits), attention)
 
-    def serving(self, num_requests: int, batch: int, prompt: int, output: int, limits: Limits) -> float:
-        """Seconds for requests of which ``batch`` run at once: all prompts, and every decode step."""
-        prompts = num_requests * (self.prefill(prompt, limits).total - self.linear(prompt, limits))
-        prompts += self.linear(prompt * num_requests, limits)
-        full, rest = divmod(num_requests, batch)
-
-        def decodes(rows: int) -> float:
-            return sum(self.decode(rows, prompt + step, limits).total for step in range(1, output)) if rows else 0.0
-
-        return prompts + full * decodes(batch) + decodes(rest)
+    def step(self, starts: Any, counts: Any, num_rows: int, limits: Limits) -> float:
+        """Seconds of any step: arrays [S] of where sequences begin in it and how many tokens they compute."""
+        counts, starts = counts.astype(float), starts.astype(float)
+        pairs = float((counts * starts + counts * (counts + 1) / 2).sum())
+        products = 4 * self.layers * self.heads * self.head_dim * pairs
+        attention = limits.seconds(float((starts + counts).sum()) * self.kv_bytes, products)
+        return self.linear(int(counts.sum()), limits) + self.head(num_rows, limits) + attention
 
 
 def main() -> None:
@@ -153,8 +150,6 @@ def main() -> None:
             print(f"  decode, context {context}: " + ", ".join(cells))
         prompts = ((tokens, model.prefill(tokens, H200).total) for tokens in (1024, 4096, 8192))
         print("  prompts: " + ", ".join(f"{tokens}: {1e3 * floor:.1f} ms" for tokens, floor in prompts))
-        rate = 512 * 1000 / model.serving(512, 512, 1000, 1000, H200)
-        print(f"  512 requests of 1000 / 1000 at once: {rate:.0f} tokens/s")
 
 
 if __name__ == "__main__":

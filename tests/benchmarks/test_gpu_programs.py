@@ -36,7 +36,7 @@ def test_parts_do_not_spoil_each_other(tmp_path: Path) -> None:
     from benchmarks.gpu.journal import Part, supervise
 
     names = ("works", "hangs", "crashes", "fails", "works still")
-    parts = [Part(name, 2.0 if name == "hangs" else 60.0, lambda journal: None) for name in names]
+    parts = [Part(name, 2.0 if name == "hangs" else 60.0, lambda journal, seconds: None) for name in names]
     command = [sys.executable, "-c", PARTS]
     outcomes = supervise(command, parts, tmp_path, deadline=time.monotonic() + 60, workers=5)
     assert [outcome.name for outcome in outcomes] == list(names)
@@ -50,7 +50,7 @@ def test_parts_do_not_spoil_each_other(tmp_path: Path) -> None:
 def test_what_is_not_reached_is_said(tmp_path: Path) -> None:
     from benchmarks.gpu.journal import Part, supervise
 
-    parts = [Part("late", 60.0, lambda journal: None)]
+    parts = [Part("late", 60.0, lambda journal, seconds: None)]
     (outcome,) = supervise([sys.executable], parts, tmp_path, deadline=time.monotonic() + 1)
     assert outcome.error.startswith("not reached")
 
@@ -74,3 +74,22 @@ def test_the_checks_fit_the_references(tmp_path: Path) -> None:
     """Every operator with a body for CUDA has cases, and its reference passes them."""
     tables = run("check", tmp_path, "--only", "op |sampling")
     assert len(tables["operators"]) > 100 and len(tables["sampling"]) > 20
+
+
+def test_the_measurements_run(tmp_path: Path) -> None:
+    tables = run("bench", tmp_path, "--only", "^(limits|llama-8b-bf16|operators)$")
+    assert {row["workload"] for row in tables["serving"]} == {"one alone", "beside transformers"}
+    assert all(isinstance(row["ms"], float) for row in (*tables["decode"], *tables["prompts"]))
+    assert len(tables["operators"]) > 80 and not any("note" in row for row in tables["operators"])
+
+
+def test_floors_are_those_of_a_hand_calculation() -> None:
+    from benchmarks.gpu.roofline import H200, Model
+    from benchmarks.gpu.shapes import LLAMA_8B, QWEN_30B_A3B, fp8
+
+    llama, qwen = Model.of(LLAMA_8B), Model.of(fp8(QWEN_30B_A3B))
+    assert llama.kv_bytes == 131_072 and qwen.kv_bytes == 98_304
+    assert llama.decode(1, 1024, H200).total == pytest.approx(3.52e-3, rel=2e-3)
+    assert llama.decode(256, 1024, H200).total == pytest.approx(12.85e-3, rel=2e-3)
+    assert qwen.decode(1, 1024, H200).total == pytest.approx(0.81e-3, rel=1e-2)
+    assert llama.prefill(4096, H200).total == pytest.approx(78.2e-3, rel=2e-3)
