@@ -202,3 +202,21 @@ def test_tiles_are_all_queries_of_chunks_once() -> None:
     assert sorted(map(tuple, tiles.tolist())) == [(1, 0), (1, 16), (1, 32), (2, 0), (4, 0), (4, 16), (4, 32)]
     assert tiles[0].tolist() == [2, 0]
     assert chunk_tiles(counts[:1], lens[:1], 16).shape == (0, 2)
+
+
+def test_a_cache_of_8_bits_has_its_scales() -> None:
+    history = History(Setting(4, 2, 32), [SEGMENT + 9, 40])
+    keys, values = ((2 * t).to(torch.float8_e4m3fn) for t in (history.keys, history.values))
+    history.keys, history.values = keys.float() / 2, values.float() / 4
+    q, tables, starts, lens = history.step([(0, SEGMENT + 8, SEGMENT + 9), (1, 20, 40)])
+    cache = Cache(keys, values, 0.2, key_scale=0.5, value_scale=0.25)
+    out, units = torch.empty_like(q).bfloat16(), torch.empty_like(starts)
+    scratch = Scratch.make(q.device, 3, rows=2, head_dim=32, max_context=SEGMENT + 9)
+    q = q.bfloat16()
+    history.q = [one.bfloat16().float() for one in history.q]
+    count_units(starts, lens, units)
+    attend_tokens(q, cache, tables, starts, lens, units, scratch, out, max_context=SEGMENT + 9)
+    tiles = chunk_tiles(np.array([1, 20]), lens.numpy(), chunk_rows(2, 32, q.dtype))
+    attend_chunks(q, cache, tables, starts, lens, torch.from_numpy(tiles), out)
+    torch.testing.assert_close(out[:1].double(), history.expected(0, SEGMENT + 8), rtol=1e-2, atol=3e-3)
+    torch.testing.assert_close(out[1:].double(), history.expected(1, 20), rtol=1e-2, atol=3e-3)

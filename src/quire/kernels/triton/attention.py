@@ -58,10 +58,12 @@ MOST_TOKEN_ROWS = 64
 """Query heads of a KV head, times tokens of a sequence, that attend_tokens takes."""
 
 
-def token_tile(rows: int, dtype: torch.dtype) -> Tile:
+def token_tile(rows: int, dtype: torch.dtype, kv_dtype: torch.dtype) -> Tile:
     """Of single tokens, or of few."""
     rows = max(16, triton.next_power_of_2(rows))
-    return Tile(rows, 64, 4, 3) if dtype.itemsize == 2 else Tile(rows, 32, 4, 1)
+    if dtype.itemsize > 2:
+        return Tile(rows, 32, 4, 1)
+    return Tile(rows, 64, 4, 3) if kv_dtype.itemsize > 1 else Tile(rows, 64, 8, 4)
 
 
 def chunk_tile(group: int, head_dim: int, dtype: torch.dtype) -> Tile:
@@ -98,7 +100,7 @@ class Cache(NamedTuple):
     """One layer's pages, and how their keys are scored: what every launch of a layer shares."""
 
     keys: Tensor
-    """[N, K, B, D]: whole pages, dimension 0 may be strided."""
+    """[N, K, B, D] of q's dtype or float8_e4m3fn: whole pages, dimension 0 may be strided."""
     values: Tensor
     scale: float
     window: int | None = None
@@ -157,7 +159,7 @@ def attend_tokens(
     """
     shape = cache.shape(q.shape[1])
     group, head_dim, num_seqs = int(shape["GROUP"]), int(shape["D"]), len(context_lens)
-    tile = token_tile(group * tokens, q.dtype)
+    tile = token_tile(group * tokens, q.dtype, cache.keys.dtype)
     assert group * tokens <= min(MOST_TOKEN_ROWS, scratch.rows) and q.stride()[1:] == out.stride()[1:] == (head_dim, 1)
     scale, softcap = cache.numbers()
     max_segments = -(-max_context // SEGMENT_TOKENS) + 1
@@ -260,9 +262,17 @@ def programs_of(device: torch.device) -> int:
     return 2 * torch.cuda.get_device_properties(device).multi_processor_count
 
 
-def _step(dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, block: int, window: int | None = None) -> None:
+def _step(
+    dtype: torch.dtype,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    block: int,
+    window: int | None = None,
+    kv_dtype: torch.dtype | None = None,
+) -> None:
     """A step of 64 sequences, and one of 2048 tokens."""
-    pages = blank(8192, kv_heads, block, head_dim, dtype=dtype)
+    pages = blank(8192, kv_heads, block, head_dim, dtype=kv_dtype or dtype)
     cache = Cache(pages, pages, 0.1, window)
     tables, starts, lens, units = (blank(*size, dtype=torch.int32) for size in ((64, 512), (65,), (64,), (65,)))
     scratch = Scratch.make(torch.device("meta"), 264, rows=heads // kv_heads, head_dim=head_dim, max_context=8192)
@@ -276,14 +286,15 @@ def _step(dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, block: i
 _FAST = {"HGMMA": 4, "LDGSTS.128": 8}
 
 VARIANTS = [
-    Variant(name, call, {"_attend_tokens": _FAST, "_attend_chunks": _FAST} if "float32" not in name else {})
+    Variant(name, call, {"_attend_tokens": _FAST, "_attend_chunks": _FAST} if "float" not in name else {})
     for name, call in {
         "Llama 8B": lambda: _step(torch.bfloat16, 32, 8, 128, 16),
         "Qwen3 30B, pages of 64": lambda: _step(torch.bfloat16, 32, 4, 128, 64),
-        "Qwen2 7B float16": lambda: _step(torch.float16, 28, 4, 128, 32),
+        "Qwen2 7B in half precision": lambda: _step(torch.float16, 28, 4, 128, 32),
         "heads of 64": lambda: _step(torch.bfloat16, 9, 3, 64, 16),
         "heads of 96, window": lambda: _step(torch.bfloat16, 32, 32, 96, 16, 2048),
         "Gemma3, heads of 256, pages of 64": lambda: _step(torch.bfloat16, 8, 4, 256, 64, 1024),
+        "Llama 8B, float8 cache": lambda: _step(torch.bfloat16, 32, 8, 128, 16, kv_dtype=torch.float8_e4m3fn),
         "float32": lambda: _step(torch.float32, 32, 8, 128, 16),
     }.items()
 ]

@@ -2,7 +2,8 @@
 
 Algebra of a tile of queries and a tile of keys, scores s in powers of 2: m' = max(m, ceil(max s)), p = 2^(s - m'),
 weight' = weight 2^(m - m') + sum p, total' = total 2^(m - m') + p V. Two sums (total, weight, m) are added likewise.
-Products are those of the cache's dtype with float32 sums; p is rounded to q's dtype for the second.
+Products are those of q's dtype with float32 sums, to which p is rounded for the second; where the cache is of float8,
+those of float16, into which its numbers go at once and exactly.
 
 Threading: programs share nothing but what _attend_tokens leaves for _add_segments, which is launched after it. A place
 for a partial sum is written by one program once.
@@ -204,6 +205,8 @@ def _attend_tokens(
             inner = (head * GROUP + rows % GROUP)[None, :] * D + d[:, None]
             is_row = (rows < count * GROUP)[None, :] & (d[:, None] < D)
             tile_of_q = tl.load(q + at[None, :] * stride_q + inner, mask=is_row, other=0.0)
+            if key_cache.dtype.element_ty.primitive_bitwidth == 8:
+                tile_of_q = tile_of_q.to(tl.float16)
             segment = first
             first_tile = segment * (SEGMENT // BLOCK_N)
             if WINDOW:
@@ -333,6 +336,8 @@ def _attend_chunks(
         inner = (head * GROUP + rows % GROUP)[:, None] * D + d[None, :]
         is_row = (rows < (last - first) * GROUP)[:, None] & (d[None, :] < D)
         tile_of_q = tl.load(q + at[:, None] * stride_q + inner, mask=is_row, other=0.0)
+        if key_cache.dtype.element_ty.primitive_bitwidth == 8:
+            tile_of_q = tile_of_q.to(tl.float16)
         total, weight = _fold_chunk(
             tile_of_q, key_cache, value_cache, block_tables + seq.to(tl.int64) * stride_table,
             position, lowest, highest, context, stride_block, head, scale, softcap,
