@@ -114,7 +114,7 @@ def _supervise(
     outcomes = supervise(command, limits, folder, deadline=deadline)
     compiled_by = min(deadline, time.monotonic() + COMPILE_S)
     outcomes += supervise(command, compiling, folder, deadline=compiled_by, workers=workers)
-    return outcomes + supervise(command, measuring, folder, deadline=deadline)
+    return outcomes + supervise(command, measuring, folder, deadline=deadline, is_shared=True)
 
 
 def _stages(device: torch.device) -> list[list[Part]]:

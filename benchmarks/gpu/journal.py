@@ -131,19 +131,25 @@ class _Running(NamedTuple):
 
 
 def supervise(
-    command: Sequence[str], parts: Sequence[Part], folder: Path, *, deadline: float, workers: int = 1
+    command: Sequence[str],
+    parts: Sequence[Part],
+    folder: Path,
+    *,
+    deadline: float,
+    workers: int = 1,
+    is_shared: bool = False,
 ) -> list[Outcome]:
     """Run each part as ``command --part NAME --journal FILE --seconds S``, in order, ``workers`` at a time.
 
-    ``deadline`` by time.monotonic; what is running then is stopped. Where the time left is less than the limits of all
-    that wait, each is given its share of it. Journals and logs go to ``folder``.
+    ``deadline`` by time.monotonic; what is running then is stopped. ``is_shared``: where the time left is less than the
+    limits of all that wait, each is given its share of it, so that all are reached. Journals and logs go to ``folder``.
     """
     waiting, running, outcomes = deque(parts), list[_Running](), dict[str, Outcome]()
     try:
         while waiting or running:
             now = time.monotonic()
             while waiting and len(running) < workers and deadline - now >= _LEAST_S:
-                share = (deadline - now) * workers / sum(part.limit_s for part in waiting)
+                share = (deadline - now) * workers / sum(part.limit_s for part in waiting) if is_shared else 1.0
                 part = waiting.popleft()
                 seconds = min(part.limit_s * min(1.0, share), deadline - now)
                 running.append(_start(command, part, folder, seconds))
