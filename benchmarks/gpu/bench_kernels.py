@@ -219,7 +219,7 @@ def attend_planned(call: Call) -> Callable[[], object]:
     out, where = torch.empty_like(q), (tables, starts, lens)
     counts, host_lens = starts.diff().cpu().numpy(), lens.cpu().numpy()
     if counts.max() > 1:
-        tiles = torch.from_numpy(kernels.chunk_tiles(counts, host_lens, kernels.chunk_rows(group, q.shape[2])))
+        tiles = torch.from_numpy(kernels.chunk_tiles(counts, host_lens, kernels.chunk_rows(group, q.shape[2], q.dtype)))
         attend = partial(kernels.attend_chunks, q, cache, *where, tiles.to(q.device), out)
     else:
         units, context = torch.empty_like(starts), int(host_lens.max())
