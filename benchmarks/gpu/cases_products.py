@@ -83,6 +83,14 @@ def _fp8(shape: tuple[str, str], kind: str, rows: tuple[int, int], has_residual:
     return _among(call, 0, 5, thin=THIN_NARROW)
 
 
+def _fp8_gated(kind: str, rows: tuple[int, int], m: Maker) -> Call:
+    sizes, num_rows = m.models["llama"], m.size(*rows)
+    weight, scale = fp8_weight(m, 2 * sizes.ffn, sizes.hidden, kind)
+    given = torch.full((1,), 0.02, device=m.device) if kind == "static" else None
+    call = Call((m.normal(num_rows, sizes.hidden), weight, scale, "silu", given), tolerance=2 * _FP8_TOLERANCE)
+    return _among(call, 0, thin=THIN_NARROW)
+
+
 def _w8a8(rows: tuple[int, int], m: Maker) -> Call:
     sizes, num_rows = m.models["llama"], m.size(*rows)
     weight = m.integers(-127, 128, sizes.hidden, sizes.hidden, dtype=torch.int8)
@@ -119,6 +127,7 @@ def cases() -> list[Case]:
             Case("gated_linear", f"Llama, {many}", partial(_gated, "llama", "silu", rows)),
             Case("fp8_linear", f"blocks, {many}", partial(_fp8, ("hidden", "ffn"), "blocks", rows, True)),
             Case("fp8_linear", f"rows, {many}", partial(_fp8, ("ffn", "hidden"), "rows", rows, False)),
+            Case("fp8_gated_linear", f"blocks, {many}", partial(_fp8_gated, "blocks", rows)),
             Case("w8a8_linear", many, partial(_w8a8, rows)),
             Case("w4a16_linear", f"groups of 128, zeros, {many}", partial(_w4a16, rows, 128, True, BF16)),
         ]
@@ -132,6 +141,8 @@ def cases() -> list[Case]:
         Case("gated_linear", "Gemma, 300 rows", partial(_gated, "gemma", "gelu_tanh", some)),
         Case("fp8_linear", "a known scale, 8 rows", partial(_fp8, ("hidden", "hidden"), "static", few, True)),
         Case("fp8_linear", "a known scale, 300 rows", partial(_fp8, ("hidden", "hidden"), "static", some, True)),
+        Case("fp8_gated_linear", "rows, 8 rows", partial(_fp8_gated, "rows", few)),
+        Case("fp8_gated_linear", "a known scale, 300 rows", partial(_fp8_gated, "static", some)),
         Case("w4a16_linear", "groups of 32, float16", partial(_w4a16, few, 32, False, F16)),
         Case("w4a16_linear", "groups of 64, 300 rows", partial(_w4a16, some, 64, False, BF16)),
         Case("logits", "Llama, 1 row", partial(_logits, "llama", None, one)),
