@@ -104,7 +104,7 @@ class Sampler:
     @torch.inference_mode()
     def draw(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> Tensor:
         """As ``sample``, for slots that are plain: [R] int32, where the logits are."""
-        return torch.from_numpy(self._choose(logits, slots, positions)).to(logits.device)
+        return self._sampling.draw_there(logits, self._draws(slots, positions))
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> Sampled:
@@ -162,15 +162,17 @@ class Sampler:
 
     def _choose(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Token ids [R] int32 from the processed logits, -1 where there is none to choose."""
+        return self._sampling.draw_tokens(logits, self._draws(slots, positions))
+
+    def _draws(self, slots: np.ndarray, positions: np.ndarray) -> Draws:
         table = self._slots
-        draws = Draws(
+        return Draws(
             temperature=table.temperature[slots],
             log_min_p=table.log_min_p[slots],
             top_k=table.top_k[slots],
             top_p=table.top_p[slots],
             uniforms=uniforms(table.seed[slots], positions),
         )
-        return self._sampling.draw_tokens(logits, draws)
 
     def _record(self, slots: np.ndarray, token_ids: np.ndarray) -> Given:
         """Count the tokens just chosen, and those that they bring with them, which are returned."""

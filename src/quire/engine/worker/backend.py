@@ -74,7 +74,7 @@ def make_runner(
         sizes.max_num_seqs,
         model.vocab_size,
         machine.device,
-        _sampling(native, model.vocab_size),
+        _sampling(native, model.vocab_size, machine.device),
         grammars,
         has_jumps=resolved.config.scheduler.enable_chunked_prefill,
     )
@@ -185,8 +185,13 @@ def device_attention(
     return PagedAttention(block_size, device)
 
 
-def _sampling(native: Packer | None, vocab_size: int) -> Sampling:
+def _sampling(native: Packer | None, vocab_size: int, device: torch.device) -> Sampling:
     """What chooses tokens and scores them, of what computes the model where it can."""
+    if device.type == "cuda":
+        from quire.kernels.triton.sampling import MAX_VOCAB_SIZE, TritonSampling  # as above
+
+        if vocab_size <= MAX_VOCAB_SIZE:
+            return TritonSampling()
     if native is None or vocab_size > NativeSampling.MAX_VOCAB_SIZE:
         return TorchSampling()
     return NativeSampling(native.library, native.pool)

@@ -40,7 +40,7 @@ def _mix(z):
     return z ^ (z >> 31)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _wishes(
     reals, wholes, slots, positions, temperature, log_min_p, top_k, top_p, uniforms, num_rows, BLOCK: tl.constexpr
 ):
@@ -77,7 +77,7 @@ def _penalise(x, slots, reals, wholes, counts, in_prompt, size, stride, BLOCK: t
         tl.store(x + row * stride + ids, value, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _count(tokens, slots, wholes, counts, size, num_rows, BLOCK: tl.constexpr):
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = row < num_rows
