@@ -123,6 +123,7 @@ def _products(rows: int) -> list[Work]:
         Work("gated_linear", f"Llama, {many}", partial(_gated, rows), _matmul),
         Work("fp8_linear", f"Llama gate and up, blocks, {many}", partial(_fp8, rows, "blocks"), _matmul, None, 1),
         Work("fp8_linear", f"Llama gate and up, rows, {many}", partial(_fp8, rows, "rows"), _matmul, None, 1),
+        Work("fp8_gated_linear", f"Llama, blocks, {many}", partial(_fp8_gated, rows), _matmul, None, 1),
         Work("w4a16_linear", f"Llama down, {many}", partial(_w4, rows), _w4_flops),
     ]
     for kind, itemsize in ((None, 2), ("blocks", 1)):
@@ -145,6 +146,11 @@ def _gated(rows: int, m: Maker) -> Call:
 def _fp8(rows: int, kind: str, m: Maker) -> Call:
     sizes = m.models["llama"]
     return Call((m.normal(m.size(rows, 2), sizes.hidden), *fp8_weight(m, 2 * sizes.ffn, sizes.hidden, kind)))
+
+
+def _fp8_gated(rows: int, m: Maker) -> Call:
+    call = _fp8(rows, "blocks", m)
+    return Call((*call.args, "silu"))
 
 
 def _w4(rows: int, m: Maker) -> Call:

@@ -63,7 +63,7 @@ class Bench:
             max_num_batched_tokens=64 if self.is_tiny else 8192,
             block_size=self.block_size,
             enable_prefix_caching=False,
-            gpu_memory_utilization=0.92,
+            gpu_memory_utilization=0.9,
             cpu_kernels="torch",
         )
         if is_quick or self.is_tiny:
