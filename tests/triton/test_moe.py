@@ -102,6 +102,14 @@ def test_the_experts_answer_is_the_references(kind: str, num_rows: int) -> None:
     torch.testing.assert_close(y, expected, rtol=2**-6, atol=0.03)
 
 
+@pytest.mark.parametrize("num_rows", (3, 130))
+def test_weights_of_float32_keep_their_digits(num_rows: int) -> None:
+    gate_up, down = torch.randn(E, 96, 80) / 9, torch.randn(E, 80, 48) / 7
+    x, (weights, experts) = torch.randn(num_rows, 80), chosen(num_rows)
+    args = (gate_up, down, weights, experts, "gelu_tanh")
+    torch.testing.assert_close(multiply_mlp(x, *args), experts_mlp(x, *args), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", SIZES)
 def test_grouped_products_are_the_reference(kind: str) -> None:
     weight, scale = made(kind, E, 72, 272)

@@ -42,6 +42,7 @@ def test_symmetric_float16_and_ordered_inputs(num_rows: int) -> None:
     check(matrix(64, 256, 128), num_rows, torch.float16)
     check(matrix(64, 256, 128, has_zeros=False), num_rows, torch.float16)
     check(matrix(40, 256, 32, has_order=True), num_rows)
+    check(matrix(40, 256, 64), num_rows, torch.float32)
 
 
 def test_a_row_has_the_same_bits_alone() -> None:

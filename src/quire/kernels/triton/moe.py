@@ -2,9 +2,9 @@
 
 Contract: as ``grouped_linear`` and ``experts_mlp``. A program takes a tile of pairs of one expert, as ``align`` sorts
 them, and a tile of its output features; tiles not in use end at once. Up to DIRECT_PAIRS, each pair is a tile of its
-own, and nothing is sorted. Plain weights, e4m3 in blocks and with a scale for each row share the kernels. With few rows
-for each expert a product takes slices of K, with more the large instructions; within each, a row's bits do not depend
-on its company.
+own, and nothing is sorted. Plain weights, e4m3 in blocks and with a scale for each row share the kernels; float32 is
+multiplied as three products of tf32. With few rows for each expert a product takes slices of K, with more the large
+instructions; within each, a row's bits do not depend on its company.
 
 Bound: at decode the reading of the experts that are met, in prompts the tensor cores.
 """
@@ -226,6 +226,12 @@ def _call(num_rows: int, kind: str) -> object:
     return multiply_mlp(x, gate_up, down, weights, chosen, "silu", scale_in, scale_out, residual)
 
 
+def _call_float32(num_rows: int) -> object:
+    gate_up, down = blank(8, 512, 256, dtype=torch.float32), blank(8, 256, 256, dtype=torch.float32)
+    weights, chosen = blank(num_rows, 2, dtype=torch.float32), blank(num_rows, 2, dtype=torch.int32)
+    return multiply_mlp(blank(num_rows, 256, dtype=torch.float32), gate_up, down, weights, chosen)
+
+
 def _variant(num_rows: int, kind: str) -> Variant:
     instruction = "HGMMA" if kind == "plain" else "QGMMA"
     expects = {"_thin_experts": {"HMMA": 4, "LDGSTS.128": 8}}
@@ -245,4 +251,6 @@ VARIANTS = [
     _variant(4096, "plain"),
     _variant(64, "rows"),
     _variant(4096, "rows"),
+    Variant("small, float32, 64 tokens", lambda: _call_float32(64)),
+    Variant("small, float32, 2048 tokens", lambda: _call_float32(2048)),
 ]

@@ -12,6 +12,8 @@ THIN_ROWS = 32
 """Up to so many rows a product is taken by few rows and many slices. Up to some 200 it is bound by memory."""
 THIN_PLAIN_ROWS = 16
 """The same for unquantized weights, beyond which the vendor's library is as good."""
+_DEPTHS = {1: 128, 2: 64, 4: 32}
+"""By the size of a number: as many as stand in a line of the cache."""
 _SHARED_BYTES = 100 * 1024
 """Of one program, so that two fit on a multiprocessor."""
 _MOST_SHARED_BYTES = 200 * 1024
@@ -43,7 +45,7 @@ class WideTile(NamedTuple):
 def thin_tile(num_rows: int, num_out: int, num_in: int, itemsize: int, *, is_gated: bool = False) -> ThinTile:
     """For up to THIN_ROWS rows; ``itemsize`` is that of the operands."""
     rows = next(size for size in (8, 16, 32) if num_rows <= size)
-    slices, depth = (4 if num_in > 1024 else 2), (64 if itemsize == 2 else 128)
+    slices, depth = (4 if num_in > 1024 else 2), _DEPTHS[itemsize]
     outputs = 16 if num_rows <= 2 or num_out < 4096 else 32
     if is_gated:
         outputs = 16
@@ -82,7 +84,7 @@ def w4_wide_tile(num_rows: int, num_out: int) -> WideTile:
 
 
 def _wide(rows: int, outputs: int, itemsize: int) -> WideTile:
-    depth = 64 if itemsize == 2 else 128
+    depth = _DEPTHS[itemsize]
     stages = _stages((rows + outputs) * depth * itemsize, most=5)
     return WideTile(rows, outputs, depth, 8, 4 if rows == 64 else 8, stages)
 

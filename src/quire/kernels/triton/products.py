@@ -107,7 +107,7 @@ def thin_sums(
                 rows = round_to_int8(rows.to(tl.float32), tl.load(x_scale))
             elif ROUNDS:
                 rows = round_to_fp8(rows.to(tl.float32), tl.load(x_scale))
-            total = tl.dot(weights, rows.trans(0, 2, 1), total, out_dtype=SUMS)
+            total = tl.dot(weights, rows.trans(0, 2, 1), total, input_precision="tf32x3", out_dtype=SUMS)
     return tl.sum(total, 0)
 
 
@@ -156,8 +156,8 @@ def thin_sums_of_two(
             if ROUNDS:
                 rows = round_to_fp8(rows.to(tl.float32), tl.load(x_scale))
             columns = rows.trans(0, 2, 1)
-            gate = tl.dot(gates, columns, gate)
-            up = tl.dot(ups, columns, up)
+            gate = tl.dot(gates, columns, gate, input_precision="tf32x3")
+            up = tl.dot(ups, columns, up, input_precision="tf32x3")
     return tl.sum(gate, 0), tl.sum(up, 0)
 
 
@@ -195,7 +195,7 @@ def wide_sums(
         elif weight.dtype.element_ty == tl.float8e4nv:
             total = tl.dot(rows, weights.T, total, max_num_imprecise_acc=128)
         else:
-            total = tl.dot(rows, weights.T, total, out_dtype=SUMS)
+            total = tl.dot(rows, weights.T, total, input_precision="tf32x3", out_dtype=SUMS)
     return total
 
 

@@ -136,7 +136,9 @@ def _wide_w4(
 
 @w4a16_linear.on("cuda")
 def multiply_w4(x: Tensor, weight: W4Matrix, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-    """See w4a16_linear. x is bfloat16 or float16."""
+    """See w4a16_linear. Rows of float32, which codes have no quick way to, are multiplied as the reference does."""
+    if x.dtype == torch.float32:
+        return w4a16_linear.reference(x, weight, bias, residual)
     num_rows, size = len(x), half(weight.group_size)
     out = torch.empty((num_rows, weight.num_out), dtype=x.dtype, device=x.device)
     if not out.numel():
