@@ -26,10 +26,13 @@ from quire.core import codec
 from quire.core.request import Request
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import ModelOutput, SchedulerOutput
+from quire.decoding.device import DeviceSampler
+from quire.decoding.device_reference import TorchDeviceSampling
 from quire.decoding.sampler import Sampler
 from quire.engine.engine import Engine
 from quire.engine.executor.executor import Ticket
 from quire.engine.executor.inline import InlineExecutor
+from quire.engine.worker.chooser import Chooser
 from quire.engine.worker.graphed import GraphedForward
 from quire.engine.worker.model_runner import ModelRunner
 from quire.engine.worker.slot_tokens import DeviceTokens
@@ -104,7 +107,9 @@ def make_runner(num_seqs: int, max_model_len: int) -> ModelRunner:
     sizes = {"max_num_seqs": num_seqs, "max_model_len": max_model_len, "block_size": BLOCK_SIZE}
     attention = PagedAttention(BLOCK_SIZE, DEVICE)
     forward = GraphedForward(model, model, kv, attention, tokens, NoRecorder(), **sizes)
-    return ModelRunner(forward, kv, Sampler(num_seqs, VOCAB_SIZE, DEVICE), tokens, **sizes)
+    beside = DeviceSampler(num_seqs, VOCAB_SIZE, DEVICE, TorchDeviceSampling())
+    chooser = Chooser(Sampler(num_seqs, VOCAB_SIZE, DEVICE), beside, DEVICE)
+    return ModelRunner(forward, kv, chooser, tokens, **sizes)
 
 
 class Timed(InlineExecutor):

@@ -23,14 +23,15 @@ STEPS: dict[str, int] = {}
 
 
 def params(i: int) -> SamplingParams:
-    """Mostly what can be chosen on a device, some draws; few that need the host for every token."""
+    """Mostly what can be chosen on a device; few that need the host for every token."""
     kinds: list[dict[str, Any]] = [
         {"temperature": 0},
         {"temperature": 0.9, "seed": i},
         {"temperature": 0},
         {"temperature": 0.8, "seed": i, "top_p": 0.9, "top_k": 20},
         {"temperature": 0, "max_tokens": 4},
-        {"temperature": 0, "repetition_penalty": 1.2, "logprobs": 2, "max_tokens": 3} if i < 8 else {"temperature": 0},
+        {"temperature": 0, "repetition_penalty": 1.2, "presence_penalty": 0.5, "logprobs": 2},
+        {"temperature": 0, "bad_words": ["a"], "max_tokens": 3, "logprobs": 1 + i % 2},
         {"temperature": 0, "max_tokens": 1},
         {"temperature": 1.2, "seed": i, "stop_token_ids": list(range(0, 250, 9))},
     ]
@@ -68,13 +69,13 @@ def path(request: pytest.FixtureRequest, tiny_checkpoint: Callable[[str], Path])
 
 
 @pytest.fixture(scope="module")
-def expected(path: Path) -> list[list[int]]:
+def expected(path: Path) -> list[Any]:
     return answers(engine(path))
 
 
-def answers(llm: LLM, some: slice = slice(None)) -> list[list[int]]:
+def answers(llm: LLM, some: slice = slice(None)) -> list[Any]:
     outputs = llm.generate(PROMPTS[some], PARAMS[some], use_tqdm=False)
-    return [output.outputs[0].token_ids for output in outputs]
+    return [(output.outputs[0].token_ids, output.outputs[0].logprobs) for output in outputs]
 
 
 @pytest.mark.usefixtures("beside")
@@ -91,7 +92,7 @@ def answers(llm: LLM, some: slice = slice(None)) -> list[list[int]]:
     ],
     ids=str,
 )
-def test_the_same_tokens(path: Path, expected: list[list[int]], settings: dict[str, Any]) -> None:
+def test_the_same_tokens(path: Path, expected: list[Any], settings: dict[str, Any]) -> None:
     llm = engine(path, **settings)
     assert answers(llm) == expected
     assert STEPS["done"] > 0 and STEPS["ahead"] > 5
@@ -110,7 +111,7 @@ def test_up_to_the_full_length(path: Path) -> None:
 
 @pytest.mark.usefixtures("beside")
 @pytest.mark.parametrize("level", [1, 2])
-def test_the_same_tokens_after_sleep(path: Path, expected: list[list[int]], level: int) -> None:
+def test_the_same_tokens_after_sleep(path: Path, expected: list[Any], level: int) -> None:
     llm = engine(path)
     llm.sleep(level)
     llm.wake_up()

@@ -85,6 +85,10 @@ class DeviceSampler:
         held: np.ndarray = self._is_held[slots]
         return held
 
+    def takes_likeliest(self, slots: np.ndarray) -> bool:
+        """Whether all of these slots take the likeliest token of the logits as they are, and want nothing else."""
+        return bool(self._slots.is_bare[slots].all())
+
     def num_logprobs(self, slots: np.ndarray) -> np.ndarray:
         """[n]: how many log probabilities beside the chosen token's, or NO_LOGPROBS (slots.py)."""
         wanted: np.ndarray = self._slots.num_logprobs[slots]

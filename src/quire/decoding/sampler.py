@@ -96,16 +96,6 @@ class Sampler:
         """Whether all of these slots take the likeliest token of the logits as they are, and want nothing else."""
         return bool(self._slots.is_bare[slots].all())
 
-    def is_plain(self, slots: np.ndarray) -> bool:
-        """Whether none of these slots has anything to do with a token but its draw, so that it may stay on a device."""
-        table = self._slots
-        return not (table.is_edited[slots].any() or (table.num_logprobs[slots] != NO_LOGPROBS).any())
-
-    @torch.inference_mode()
-    def draw(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> Tensor:
-        """As ``sample``, for slots that are plain: [R] int32, where the logits are."""
-        return self._sampling.draw_there(logits, self._draws(slots, positions))
-
     @torch.inference_mode()
     def sample(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> Sampled:
         """Choose the next token of each row, and count it as the sequence's own.
@@ -162,17 +152,15 @@ class Sampler:
 
     def _choose(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Token ids [R] int32 from the processed logits, -1 where there is none to choose."""
-        return self._sampling.draw_tokens(logits, self._draws(slots, positions))
-
-    def _draws(self, slots: np.ndarray, positions: np.ndarray) -> Draws:
         table = self._slots
-        return Draws(
+        draws = Draws(
             temperature=table.temperature[slots],
             log_min_p=table.log_min_p[slots],
             top_k=table.top_k[slots],
             top_p=table.top_p[slots],
             uniforms=uniforms(table.seed[slots], positions),
         )
+        return self._sampling.draw_tokens(logits, draws)
 
     def _record(self, slots: np.ndarray, token_ids: np.ndarray) -> Given:
         """Count the tokens just chosen, and those that they bring with them, which are returned."""

@@ -33,7 +33,7 @@ class _Defaults(NamedTuple):
 
 
 _CPU = _Defaults(0.25, 512, 128, 32)
-_GPU = _Defaults(0.9, 8192, 512, 32)
+_GPU = _Defaults(0.9, 8192, 512, 64)
 
 
 def _defaults(machine: Machine) -> _Defaults:

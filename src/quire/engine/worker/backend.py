@@ -5,15 +5,18 @@ beside this process keeps tokens and block tables itself, and replays decode ste
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from quire.core.config import EngineConfig
 from quire.core.errors import ConfigError
+from quire.decoding.device import DeviceSampler
+from quire.decoding.device_reference import TorchDeviceSampling
 from quire.decoding.grammar import Grammars
 from quire.decoding.sampler import Sampler
 from quire.engine.resolve import ModelShape, Resolved, step_sizes
+from quire.engine.worker.chooser import Chooser
 from quire.engine.worker.forward import EagerForward, Forward
 from quire.engine.worker.graphed import GraphedForward, recorder_for
 from quire.engine.worker.model_runner import ModelRunner
@@ -25,6 +28,7 @@ from quire.kernels.cpu.library import Pool, available, folder
 from quire.kernels.cpu.packing import Packer
 from quire.kernels.cpu.program import DTYPES, CannotRecord
 from quire.kernels.cpu.sampling import NativeSampling
+from quire.kernels.ops.device_sampling import DeviceSampling
 from quire.kernels.ops.sampling import Sampling, TorchSampling
 from quire.kernels.platform import Machine
 from quire.model.attention.backend import DeviceAttention, kv_storage
@@ -32,6 +36,9 @@ from quire.model.attention.native import NativeAttention
 from quire.model.attention.paged import PagedAttention
 from quire.model.families.decoder import CausalLM
 from quire.model.kv import KVSpec, KVStorage
+
+if TYPE_CHECKING:
+    from quire.kernels.triton.sampling import TritonSampling
 
 
 def open_native(config: EngineConfig, machine: Machine, num_threads: int) -> tuple[Packer | None, str]:
@@ -78,10 +85,11 @@ def make_runner(
         grammars,
         has_jumps=resolved.config.scheduler.enable_chunked_prefill,
     )
+    beside = _device_sampler(sizes, model.vocab_size, machine.device) if machine.computes_beside_host else None
     return ModelRunner(
         forward,
         kv,
-        sampler,
+        Chooser(sampler, beside, machine.device),
         tokens,
         max_num_seqs=sizes.max_num_seqs,
         max_model_len=sizes.max_model_len,
@@ -185,16 +193,24 @@ def device_attention(
     return PagedAttention(block_size, device)
 
 
+def _device_sampler(sizes: Sizes, vocab_size: int, device: torch.device) -> DeviceSampler:
+    sampling: DeviceSampling = _triton_sampling(vocab_size, device) or TorchDeviceSampling()
+    return DeviceSampler(sizes.max_num_seqs, vocab_size, device, sampling)
+
+
 def _sampling(native: Packer | None, vocab_size: int, device: torch.device) -> Sampling:
     """What chooses tokens and scores them, of what computes the model where it can."""
-    if device.type == "cuda":
-        from quire.kernels.triton.sampling import MAX_VOCAB_SIZE, TritonSampling  # as above
-
-        if vocab_size <= MAX_VOCAB_SIZE:
-            return TritonSampling()
     if native is None or vocab_size > NativeSampling.MAX_VOCAB_SIZE:
-        return TorchSampling()
+        return _triton_sampling(vocab_size, device) or TorchSampling()
     return NativeSampling(native.library, native.pool)
+
+
+def _triton_sampling(vocab_size: int, device: torch.device) -> "TritonSampling | None":
+    if device.type != "cuda":
+        return None
+    from quire.kernels.triton.sampling import MAX_VOCAB_SIZE, TritonSampling
+
+    return TritonSampling() if vocab_size <= MAX_VOCAB_SIZE else None
 
 
 def _why_not(config: EngineConfig) -> str | None:

@@ -3,23 +3,23 @@
 Owns, by slot, what a device must know of running sequences: their tokens and their block tables. Nothing here loops
 over sequences in a steady step; objects appear only when a sequence is admitted or asked for prompt log probabilities.
 
-On a device that computes beside this process, a step whose tokens can be chosen there is over only when its ticket is
-asked; the next may be launched before. A step in which someone wants what is decided here, such as a grammar or log
-probabilities, is over when its launch returns.
+On a device that computes beside this process, a step whose tokens are all chosen there is over only when its ticket is
+asked; the next may be launched before. A step in which someone needs the host for that, as for a grammar, is over when
+its launch returns.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from quire.core.step import Admission, ModelOutput, PromptLogprobs, SchedulerOutput
-from quire.decoding.sampler import Sampler
+from quire.decoding.sampler import Sampled
 from quire.engine.executor.executor import Computed, Ticket
+from quire.engine.worker.chooser import Chooser, OnDevice, Reading
 from quire.engine.worker.forward import Batch, Forward
 from quire.engine.worker.prompt_scores import PromptScores
-from quire.engine.worker.slot_tokens import DeviceTokens, SlotTokens
+from quire.engine.worker.slot_tokens import SlotTokens
 from quire.model.kv import KVStorage
 
 
@@ -30,20 +30,19 @@ class ModelRunner:
         self,
         forward: Forward,
         kv: KVStorage,
-        sampler: Sampler,
+        chooser: Chooser,
         tokens: SlotTokens,
         *,
         max_num_seqs: int,
         max_model_len: int,
         block_size: int,
     ) -> None:
-        """``tokens`` on the device: what can be chosen there is, and read later."""
+        """``tokens`` and ``chooser`` of a device, both, or of the host."""
         self._forward = forward
         self.kv = kv
-        self._sampler = sampler
+        self._chooser = chooser
         self._block_size = block_size
         self._tokens = tokens
-        self._is_beside = isinstance(tokens, DeviceTokens)
         self._block_tables = np.zeros((max_num_seqs, -(-max_model_len // block_size)), np.int32)
         self._scores = PromptScores()
 
@@ -58,46 +57,27 @@ class ModelRunner:
         sampled_rows = (np.cumsum(counts) - 1)[decision.samples]
         asked = np.arange(len(rows)) if self._scores else sampled_rows
         sampled_slots = slots[decision.samples]
-        self._sampler.prepare(sampled_slots)
+        self._chooser.prepare(sampled_slots)
         tokens = self._tokens.at(slots[rows], positions)
         self._forward.run(Batch(tokens, positions, slots, starts, counts, tables, asked))
-        scores = self._scores.of(decision, self._forward.logits, self._sampler) if self._scores else {}
+        scores = self._scores.of(decision, self._forward.logits, self._chooser.host) if self._scores else {}
         if not len(sampled_rows):
             return Computed(ModelOutput(token_ids=np.empty(0, np.int32), prompt_logprobs=scores))
         places = sampled_rows if self._scores else np.arange(len(sampled_rows))  # among those asked for
-        return self._choose(places, sampled_slots, (starts + counts)[decision.samples], scores)
+        next_positions = (starts + counts)[decision.samples]
+        chosen = self._chooser.choose(self._forward, places, sampled_slots, next_positions)
+        if isinstance(chosen, OnDevice):
+            self._tokens.put(sampled_slots, next_positions, chosen.ids)
+            reading = Reading.begin(chosen)
+            return Computed(_output(reading.result(), scores)) if scores else _Later(reading)
+        self._tokens.put(sampled_slots, next_positions, chosen.token_ids)
+        forced = self._write_runs(chosen.given.forced, sampled_slots, next_positions + 1)
+        return Computed(_output(chosen, scores, forced))
 
     def restore_kv(self) -> None:
         """Have the KV storage again after its ``release``, all zeros. Raises torch.OutOfMemoryError."""
         self.kv.restore()
         self._forward.kv_has_moved()
-
-    def _choose(
-        self, places: np.ndarray, slots: np.ndarray, positions: np.ndarray, scores: dict[int, PromptLogprobs]
-    ) -> Ticket:
-        """Choose the tokens of ``slots`` [R] at ``positions`` [R], by the hidden states at ``places`` [R]."""
-        sampler = self._sampler
-        if sampler.takes_likeliest(slots):
-            ids = self._forward.likeliest(places)
-        elif self._is_beside and sampler.is_plain(slots):
-            ids = sampler.draw(self._forward.logits(places), slots, positions)
-        else:
-            sampled = sampler.sample(self._forward.logits(places), slots, positions)
-            self._tokens.put(slots, positions, sampled.token_ids)
-            return Computed(
-                ModelOutput(
-                    token_ids=sampled.token_ids,
-                    forced=self._write_runs(sampled.given.forced, slots, positions + 1),
-                    concluded=sampled.given.concluded,
-                    failures=sampled.failures,
-                    logprobs=sampled.logprobs,
-                    prompt_logprobs=scores,
-                )
-            )
-        self._tokens.put(slots, positions, ids)
-        if self._is_beside and not scores:
-            return _begin_to_read(ids)
-        return Computed(ModelOutput(token_ids=ids.cpu().numpy().copy(), prompt_logprobs=scores))
 
     def _write_runs(self, runs: dict[int, list[int]], slots: np.ndarray, firsts: np.ndarray) -> dict[int, np.ndarray]:
         """Note the tokens that follow at once, by row, from position ``firsts`` [R] on; returns them as arrays."""
@@ -108,7 +88,7 @@ class ModelRunner:
 
     def _apply(self, decision: SchedulerOutput) -> None:
         if len(decision.released):
-            self._sampler.release(decision.released)
+            self._chooser.release(decision.released)
             self._scores.release(decision.released)
         for admission in decision.admitted:
             self._admit(admission)
@@ -121,17 +101,14 @@ class ModelRunner:
 
     def _admit(self, admission: Admission) -> None:
         self._tokens.admit(admission.slot, admission.tokens)
-        self._sampler.admit(admission)
+        self._chooser.admit(admission)
         self._scores.admit(admission)
 
 
-class _Reading(NamedTuple):
+class _Later(NamedTuple):
     """A step on a device whose tokens are on their way here."""
 
-    ids: Tensor
-    """[R] int32, in memory of this process."""
-    arrived: torch.cuda.Event | None
-    """None where the device is this process's own."""
+    reading: Reading
 
     @property
     def is_done(self) -> bool:
@@ -139,19 +116,20 @@ class _Reading(NamedTuple):
 
     def result(self) -> ModelOutput:
         """See Ticket.result."""
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return ModelOutput(token_ids=self.ids.numpy())
+        return _output(self.reading.result(), {})
 
 
-def _begin_to_read(ids: Tensor) -> _Reading:
-    if ids.device.type == "cpu":
-        return _Reading(ids.clone(), None)
-    here = torch.empty(ids.shape, dtype=ids.dtype, pin_memory=True)
-    here.copy_(ids, non_blocking=True)
-    arrived: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    arrived.record()
-    return _Reading(here, arrived)
+def _output(
+    sampled: Sampled, scores: dict[int, PromptLogprobs], forced: dict[int, np.ndarray] | None = None
+) -> ModelOutput:
+    return ModelOutput(
+        token_ids=sampled.token_ids,
+        forced=forced or {},
+        concluded=sampled.given.concluded,
+        failures=sampled.failures,
+        logprobs=sampled.logprobs,
+        prompt_logprobs=scores,
+    )
 
 
 def _spread(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

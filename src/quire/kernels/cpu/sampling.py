@@ -44,10 +44,6 @@ class NativeSampling:
         assert code == 0, f"quire_draw_tokens: {code}"
         return token_ids
 
-    def draw_there(self, logits: Tensor, draws: Draws) -> Tensor:
-        """See Sampling.draw_there."""
-        return torch.from_numpy(self.draw_tokens(logits, draws))
-
     def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
         """See Sampling.score_tokens."""
         num_rows, vocab_size = _shape(logits)

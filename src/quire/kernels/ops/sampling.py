@@ -59,10 +59,6 @@ class Sampling(Protocol):
         """
         ...
 
-    def draw_there(self, logits: Tensor, draws: Draws) -> Tensor:
-        """As draw_tokens, left where the logits are: whoever computes beside this process is not waited for."""
-        ...
-
     def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
         """Score ``tokens`` [n] in ``rows`` [n] of ``logits`` [R, V] float32, and list the k likeliest, 0 <= k <= V.
 
@@ -92,10 +88,6 @@ class TorchSampling:
         if random.size:
             token_ids[random] = _draw(logits[torch.as_tensor(random, device=logits.device)], draws, random)
         return token_ids
-
-    def draw_there(self, logits: Tensor, draws: Draws) -> Tensor:
-        """See Sampling.draw_there. Waits, all the same."""
-        return torch.from_numpy(self.draw_tokens(logits, draws)).to(logits.device)
 
     def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
         """See Sampling.score_tokens."""

@@ -62,11 +62,7 @@ class TritonSampling:
 
     def draw_tokens(self, logits: Tensor, draws: Draws) -> np.ndarray:
         """See Sampling.draw_tokens."""
-        return self.draw_there(logits, draws).cpu().numpy()
-
-    def draw_there(self, logits: Tensor, draws: Draws) -> Tensor:
-        """See Sampling.draw_there."""
-        return self.draw(logits, device_draws(draws, logits.device))
+        return self.draw(logits, device_draws(draws, logits.device)).cpu().numpy()
 
     def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
         """See Sampling.score_tokens."""

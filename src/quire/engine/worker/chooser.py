@@ -1,0 +1,159 @@
+"""Who chooses a sequence's tokens: the Sampler on the host, or, on a device beside it, the DeviceSampler.
+
+A sequence belongs to one of them from its admission to its release. Law: which one does not change its tokens.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quire.core.step import Admission, TopLogprobs
+from quire.decoding.device import DeviceSampler
+from quire.decoding.grammar import Given
+from quire.decoding.logprobs import WHOLE_VOCABULARY
+from quire.decoding.sampler import Sampled, Sampler
+from quire.decoding.slots import NO_LOGPROBS
+from quire.engine.worker.forward import Forward
+from quire.engine.worker.slot_tokens import to_device
+from quire.kernels.ops.device_sampling import DeviceScores
+
+
+@dataclass(frozen=True)
+class OnDevice:
+    """What was chosen on a device and is not read yet."""
+
+    ids: Tensor
+    """[R] int32."""
+    scores: list[tuple[np.ndarray, DeviceScores]]
+    """Rows [n] that asked for equally many log probabilities, and theirs."""
+
+
+class Chooser:
+    """The samplers of one model runner, as one. ``device``: None where the model runs on the host."""
+
+    def __init__(self, host: Sampler, device: DeviceSampler | None, where: torch.device) -> None:
+        self.host = host
+        self._device = device
+        self._where = where
+
+    def admit(self, admission: Admission) -> None:
+        if self._device is None or not self._device.admit(admission):
+            self.host.admit(admission)
+
+    def release(self, slots: np.ndarray) -> None:
+        self.host.release(slots)
+        if self._device is not None:
+            self._device.release(slots)
+
+    def prepare(self, slots: np.ndarray) -> None:
+        """See Sampler.prepare."""
+        if self._device is None:
+            self.host.prepare(slots)
+            return
+        self._device.flush()
+        others = slots[~self._device.holds(slots)]
+        if others.size:
+            self.host.prepare(others)
+
+    def choose(
+        self, forward: Forward, places: np.ndarray, slots: np.ndarray, positions: np.ndarray
+    ) -> Sampled | OnDevice:
+        """Choose the tokens of ``slots`` [R] at ``positions`` [R], by the step's hidden states at ``places`` [R]."""
+        if self._device is None:
+            if self.host.takes_likeliest(slots):
+                return Sampled(forward.likeliest(places).numpy().copy())
+            return self.host.sample(forward.logits(places), slots, positions)
+        held = self._device.holds(slots)
+        if held.all():
+            return self._choose_there(self._device, forward, places, slots, positions)
+        theirs, ours = np.flatnonzero(held), np.flatnonzero(~held)
+        if not theirs.size:
+            return self.host.sample(forward.logits(places), slots, positions)
+        there = _read(self._choose_there(self._device, forward, places[theirs], slots[theirs], positions[theirs]))
+        here = self.host.sample(forward.logits(places[ours]), slots[ours], positions[ours])
+        return _joined(len(slots), (theirs, there), (ours, here))
+
+    def _choose_there(
+        self, sampler: DeviceSampler, forward: Forward, places: np.ndarray, slots: np.ndarray, positions: np.ndarray
+    ) -> OnDevice:
+        if sampler.takes_likeliest(slots):
+            return OnDevice(forward.likeliest(places), [])
+        wanted, flags = sampler.num_logprobs(slots), sampler.flags(slots)
+        asking = np.flatnonzero(wanted != NO_LOGPROBS)
+        logits = forward.logits(places)
+        raw = logits.clone() if asking.size and flags.has_penalties else logits
+        there = to_device(np.stack((slots, positions)).astype(np.int64), self._where)
+        ids = sampler.sample(logits, there[0], there[1], flags)
+        scores = []
+        for k in np.unique(wanted[asking]).tolist():
+            rows = np.flatnonzero(wanted == k)
+            alike = to_device(rows, self._where)
+            most = logits.shape[1] if k == WHOLE_VOCABULARY else min(k, logits.shape[1])
+            scores.append((rows, sampler.score(raw, alike, ids[alike], most)))
+        return OnDevice(ids, scores)
+
+
+class Reading(NamedTuple):
+    """What was chosen on a device, on its way here."""
+
+    there: OnDevice
+    """In memory of this process."""
+    arrived: torch.cuda.Event | None
+    """None where the device is this process's own."""
+
+    @staticmethod
+    def begin(chosen: OnDevice) -> "Reading":
+        """Let it come."""
+        scores = [
+            (rows, DeviceScores(*map(_copy, (found.token_ids, found.logprobs, found.ranks))))
+            for rows, found in chosen.scores
+        ]
+        there = OnDevice(_copy(chosen.ids), scores)
+        if chosen.ids.device.type == "cpu":
+            return Reading(there, None)
+        arrived: torch.cuda.Event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
+        return Reading(there, arrived)
+
+    def result(self) -> Sampled:
+        """Wait for it."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        ids = self.there.ids.numpy()
+        logprobs: dict[int, TopLogprobs] = {}
+        for rows, found in self.there.scores:
+            lists = zip(found.token_ids.numpy(), found.logprobs.numpy(), found.ranks.tolist(), strict=True)
+            entries = (TopLogprobs(tokens, floats, rank) for tokens, floats, rank in lists)
+            logprobs |= {row: entry for row, entry in zip(rows.tolist(), entries, strict=True) if ids[row] >= 0}
+        return Sampled(ids, logprobs)
+
+
+def _read(chosen: OnDevice) -> Sampled:
+    return Reading.begin(chosen).result()
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    """In memory of this process, on its way when this returns."""
+    if tensor.device.type == "cpu":
+        return tensor.clone()
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
+def _joined(num_rows: int, *parts: tuple[np.ndarray, Sampled]) -> Sampled:
+    """One answer of those for some rows each."""
+    token_ids = np.empty(num_rows, np.int32)
+    logprobs: dict[int, TopLogprobs] = {}
+    forced: dict[int, list[int]] = {}
+    concluded: set[int] = set()
+    failures: dict[int, str] = {}
+    for rows, part in parts:
+        places: list[int] = rows.tolist()
+        token_ids[rows] = part.token_ids
+        logprobs |= {places[row]: entry for row, entry in part.logprobs.items()}
+        forced |= {places[row]: run for row, run in part.given.forced.items()}
+        concluded |= {places[row] for row in part.given.concluded}
+        failures |= {places[row]: reason for row, reason in part.failures.items()}
+    return Sampled(token_ids, logprobs, Given(forced, frozenset(concluded)), failures)
