@@ -196,6 +196,10 @@ def test_keywords_of_other_programs(tiny_checkpoint: Callable[[str], Path], capl
     assert llm.info.cache_config["enable_prefix_caching"] == "False"
     assert "trust_remote_code" in caplog.text
     assert "enforce_eager" in caplog.text
-    for keyword in ({"quantization": "awq"}, {"enable_lora": True}, {"speculative_config": {"num_tokens": 3}}):
+    for keyword in (
+        {"quantization_config": {"bits": 4}},
+        {"enable_lora": True},
+        {"speculative_config": {"num_tokens": 3}},
+    ):
         with pytest.raises(ConfigError, match=next(iter(keyword))):
             LLM("x", **keyword)
