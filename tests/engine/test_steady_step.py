@@ -11,9 +11,9 @@ import pytest
 HOST_STEP = Path(__file__).parents[2] / "benchmarks" / "host_step.py"
 FEW, MANY = 2, 100
 STEPS = 40
-MOST_CALLS = 250
+MOST_CALLS = 200
 """Of Python and C functions in Engine.step, which schedules and launches one step and answers the one before."""
-MOST_LAUNCH_CALLS = 170
+MOST_LAUNCH_CALLS = 130
 
 
 @pytest.fixture(scope="module")

@@ -123,8 +123,8 @@ def logits(forward: Forward, pieces: list[int]) -> Tensor:
     table, found, done = np.arange(4, dtype=np.int32)[None], [], 0
     for count in pieces:
         tokens, positions = np.array(TOKENS[done : done + count]), np.arange(done, done + count)
-        slots, starts, counts = np.zeros(1, np.int64), np.array([done], np.int32), np.array([count], np.int32)
-        forward.run(Batch(tokens, positions, slots, starts, counts, table, np.arange(count)))
+        starts, counts = np.array([done], np.int32), np.array([count], np.int32)
+        forward.run(Batch(tokens, positions, starts, counts, table, np.arange(count)))
         found.append(forward.logits(np.arange(count)).clone())
         done += count
     return torch.cat(found)

@@ -17,7 +17,7 @@ from quire.decoding.logprobs import WHOLE_VOCABULARY
 from quire.decoding.sampler import Sampled, Sampler
 from quire.decoding.slots import NO_LOGPROBS
 from quire.engine.worker.forward import Forward
-from quire.engine.worker.slot_tokens import to_device
+from quire.engine.worker.slot_tokens import Places, to_device
 from quire.kernels.ops.device_sampling import DeviceScores
 
 
@@ -59,40 +59,44 @@ class Chooser:
             self.host.prepare(others)
 
     def choose(
-        self, forward: Forward, places: np.ndarray, slots: np.ndarray, positions: np.ndarray
+        self, forward: Forward, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray, places: Places
     ) -> Sampled | OnDevice:
-        """Choose the tokens of ``slots`` [R] at ``positions`` [R], by the step's hidden states at ``places`` [R]."""
+        """Choose the tokens of ``slots`` [R] at ``positions`` [R], by ``rows`` [R] of the step's hidden states.
+
+        ``places``: these slots and positions, where the tokens will be written.
+        """
         if self._device is None:
             if self.host.takes_likeliest(slots):
-                return Sampled(forward.likeliest(places).numpy().copy())
-            return self.host.sample(forward.logits(places), slots, positions)
+                return Sampled(forward.likeliest(rows).numpy().copy())
+            return self.host.sample(forward.logits(rows), slots, positions)
         held = self._device.holds(slots)
         if held.all():
-            return self._choose_there(self._device, forward, places, slots, positions)
+            return self._choose_there(self._device, forward, rows, slots, places)
         theirs, ours = np.flatnonzero(held), np.flatnonzero(~held)
         if not theirs.size:
-            return self.host.sample(forward.logits(places), slots, positions)
-        there = _read(self._choose_there(self._device, forward, places[theirs], slots[theirs], positions[theirs]))
-        here = self.host.sample(forward.logits(places[ours]), slots[ours], positions[ours])
+            return self.host.sample(forward.logits(rows), slots, positions)
+        some = Places(*to_device(np.stack((slots[theirs], positions[theirs])).astype(np.int64), self._where))
+        there = _read(self._choose_there(self._device, forward, rows[theirs], slots[theirs], some))
+        here = self.host.sample(forward.logits(rows[ours]), slots[ours], positions[ours])
         return _joined(len(slots), (theirs, there), (ours, here))
 
     def _choose_there(
-        self, sampler: DeviceSampler, forward: Forward, places: np.ndarray, slots: np.ndarray, positions: np.ndarray
+        self, sampler: DeviceSampler, forward: Forward, rows: np.ndarray, slots: np.ndarray, places: Places
     ) -> OnDevice:
         if sampler.takes_likeliest(slots):
-            return OnDevice(forward.likeliest(places), [])
+            return OnDevice(forward.likeliest(rows), [])
         wanted, flags = sampler.num_logprobs(slots), sampler.flags(slots)
         asking = np.flatnonzero(wanted != NO_LOGPROBS)
-        logits = forward.logits(places)
+        logits = forward.logits(rows)
         raw = logits.clone() if asking.size and flags.has_penalties else logits
-        there = to_device(np.stack((slots, positions)).astype(np.int64), self._where)
-        ids = sampler.sample(logits, there[0], there[1], flags)
+        assert isinstance(places.slots, Tensor) and isinstance(places.positions, Tensor)
+        ids = sampler.sample(logits, places.slots, places.positions, flags)
         scores = []
         for k in np.unique(wanted[asking]).tolist():
-            rows = np.flatnonzero(wanted == k)
-            alike = to_device(rows, self._where)
+            alike = np.flatnonzero(wanted == k)
+            there = to_device(alike, self._where)
             most = logits.shape[1] if k == WHOLE_VOCABULARY else min(k, logits.shape[1])
-            scores.append((rows, sampler.score(raw, alike, ids[alike], most)))
+            scores.append((alike, sampler.score(raw, there, ids[there], most)))
         return OnDevice(ids, scores)
 
 

@@ -1,7 +1,7 @@
 """Running a model for one step: the two things a model runner may have behind it.
 
 Law: what ``logits`` and ``likeliest`` return may be overwritten by the next call; rows are those asked for by the last
-``run``.
+``run`` or ``decode``.
 """
 
 from typing import NamedTuple, Protocol
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quire.engine.worker.slot_tokens import Places
 from quire.model.attention.backend import AttentionBackend
 from quire.model.context import ForwardContext
 from quire.model.families.decoder import CausalLM
@@ -23,8 +24,6 @@ class Batch(NamedTuple):
     """[T] int32, sequence after sequence; a tensor where they are known to the device alone."""
     positions: np.ndarray
     """[T] int64."""
-    slots: np.ndarray
-    """[S]."""
     starts: np.ndarray
     """[S]."""
     counts: np.ndarray
@@ -40,6 +39,13 @@ class Forward(Protocol):
 
     def run(self, batch: Batch) -> None:
         """Compute the hidden states that are asked for, and write all tokens' KV."""
+        ...
+
+    def decode(self, slots: np.ndarray, positions: np.ndarray) -> Places | None:
+        """Compute the token at ``positions`` [S] of each of ``slots`` [S], all asked for, if there is a short way.
+
+        Returns where the next ones will be; None where ``run`` has to do it.
+        """
         ...
 
     def logits(self, rows: np.ndarray) -> Tensor:
@@ -72,6 +78,10 @@ class EagerForward:
         context = ForwardContext(torch.from_numpy(batch.positions).to(self._device), plan, last_plan, self._kv)
         tokens = batch.tokens if isinstance(batch.tokens, Tensor) else torch.from_numpy(batch.tokens)
         self._hidden = self._model(tokens.to(self._device, torch.int64), context)
+
+    def decode(self, slots: np.ndarray, positions: np.ndarray) -> None:
+        """There is none."""
+        return None
 
     def logits(self, rows: np.ndarray) -> Tensor:
         """See Forward.logits."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from quire.engine.worker.forward import Batch, EagerForward
-from quire.engine.worker.slot_tokens import DeviceTokens, to_device
+from quire.engine.worker.slot_tokens import DeviceTokens, Places, to_device
 from quire.model.attention.backend import DeviceAttention
 from quire.model.context import ForwardContext
 from quire.model.families.decoder import CausalLM
@@ -99,8 +99,9 @@ class GraphedForward:
         self._max_model_len, self._block_size = max_model_len, block_size
         self._sizes = bucket_sizes(max_num_seqs)
         device = tokens.device
-        self._slots = torch.full((max_num_seqs,), tokens.nowhere, dtype=torch.int64, device=device)
-        self._positions = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
+        self._inputs = torch.zeros((2, max_num_seqs), dtype=torch.int64, device=device)  # slots, positions
+        self._inputs[0] = tokens.nowhere
+        self._next = torch.zeros(max_num_seqs, dtype=torch.int64, device=device)
         self._query_starts = torch.arange(max_num_seqs + 1, dtype=torch.int32, device=device)
         self._hidden: Tensor | None = None  # of the last step, if it was replayed
         self._recorder = recorder
@@ -108,22 +109,22 @@ class GraphedForward:
 
     def run(self, batch: Batch) -> None:
         """See Forward.run."""
-        count = len(batch.slots)
-        if len(batch.positions) > count or len(batch.asked) != count:
-            self._hidden = None
-            self._eager.run(batch)
-            return
+        self._hidden = None
+        self._eager.run(batch)
+
+    def decode(self, slots: np.ndarray, positions: np.ndarray) -> Places:
+        """See Forward.decode."""
+        count = len(slots)
         place = bisect_left(self._sizes, count)
         size = self._sizes[place]
         inputs = np.zeros((2, size), np.int64)
         inputs[0] = self._tokens.nowhere
-        inputs[:, :count] = batch.slots, batch.starts
-        slots, positions = to_device(inputs, self._tokens.device)
-        self._slots[:size].copy_(slots)
-        self._positions[:size].copy_(positions)
+        inputs[:, :count] = slots, positions
+        self._inputs[:, :size].copy_(to_device(inputs, self._tokens.device))
         replay, hidden = self._replays[place]
         replay()
         self._hidden = hidden[:count]
+        return Places(self._inputs[0, :count], self._next[:count])
 
     def logits(self, rows: np.ndarray) -> Tensor:
         """See Forward.logits."""
@@ -152,14 +153,15 @@ class GraphedForward:
 
     def _decode(self, size: int) -> Tensor:
         """One token of each of ``size`` sequences: hidden states [size, E]."""
-        slots, positions = self._slots[:size], self._positions[:size]
+        slots, positions = self._inputs[:, :size]
+        torch.add(positions, 1, out=self._next[:size])
         tables = self._tokens.block_tables.index_select(0, slots)
         blocks = tables.gather(1, (positions // self._block_size)[:, None]).squeeze(1).long()
         plan = self._attention.plan_on_device(
             slot_mapping=blocks * self._block_size + positions % self._block_size,
             block_tables=tables,
             query_starts=self._query_starts[: size + 1],
-            context_lens=(positions + 1).int(),
+            context_lens=self._next[:size].int(),
             max_query=1,
             max_context=self._max_model_len,
         )

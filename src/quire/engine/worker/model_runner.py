@@ -19,7 +19,7 @@ from quire.engine.executor.executor import Computed, Ticket
 from quire.engine.worker.chooser import Chooser, OnDevice, Reading
 from quire.engine.worker.forward import Batch, Forward
 from quire.engine.worker.prompt_scores import PromptScores
-from quire.engine.worker.slot_tokens import SlotTokens
+from quire.engine.worker.slot_tokens import Places, SlotTokens
 from quire.model.kv import KVStorage
 
 
@@ -50,29 +50,37 @@ class ModelRunner:
     def launch(self, decision: SchedulerOutput) -> Ticket:
         """Apply the decision's changes, compute its tokens, choose where it says so. See Executor.launch."""
         self._apply(decision)
-        slots, starts, counts = decision.slots, decision.starts, decision.counts
+        slots = decision.slots[decision.samples]
+        self._chooser.prepare(slots)
+        rows, places = self._compute(decision)
+        scores = self._scores.of(decision, self._forward.logits, self._chooser.host) if self._scores else {}
+        if not len(slots):
+            return Computed(ModelOutput(token_ids=np.empty(0, np.int32), prompt_logprobs=scores))
+        positions = (decision.starts + decision.counts)[decision.samples]
+        chosen = self._chooser.choose(self._forward, rows, slots, positions, places)
+        if isinstance(chosen, OnDevice):
+            self._tokens.put(places, chosen.ids)
+            reading = Reading.begin(chosen)
+            return Computed(_output(reading.result(), scores)) if scores else _Later(reading)
+        self._tokens.put(places, chosen.token_ids)
+        return Computed(_output(chosen, scores, self._write_runs(chosen.given.forced, slots, positions + 1)))
+
+    def _compute(self, decision: SchedulerOutput) -> tuple[np.ndarray, Places]:
+        """Run the model. For the R that sample: their rows among those asked for, and where their tokens will be."""
+        slots, starts, counts, samples = decision.slots, decision.starts, decision.counts, decision.samples
+        if not self._scores and (counts == 1).all() and samples.all():
+            places = self._forward.decode(slots, starts)
+            if places is not None:
+                return np.arange(len(slots)), places
         rows, positions = _spread(starts, counts)
         num_blocks = -(-int((starts + counts).max()) // self._block_size)
         tables = self._block_tables[slots, :num_blocks]
-        sampled_rows = (np.cumsum(counts) - 1)[decision.samples]
-        asked = np.arange(len(rows)) if self._scores else sampled_rows
-        sampled_slots = slots[decision.samples]
-        self._chooser.prepare(sampled_slots)
+        sampled = (np.cumsum(counts) - 1)[samples]
+        asked = np.arange(len(rows)) if self._scores else sampled
         tokens = self._tokens.at(slots[rows], positions)
-        self._forward.run(Batch(tokens, positions, slots, starts, counts, tables, asked))
-        scores = self._scores.of(decision, self._forward.logits, self._chooser.host) if self._scores else {}
-        if not len(sampled_rows):
-            return Computed(ModelOutput(token_ids=np.empty(0, np.int32), prompt_logprobs=scores))
-        places = sampled_rows if self._scores else np.arange(len(sampled_rows))  # among those asked for
-        next_positions = (starts + counts)[decision.samples]
-        chosen = self._chooser.choose(self._forward, places, sampled_slots, next_positions)
-        if isinstance(chosen, OnDevice):
-            self._tokens.put(sampled_slots, next_positions, chosen.ids)
-            reading = Reading.begin(chosen)
-            return Computed(_output(reading.result(), scores)) if scores else _Later(reading)
-        self._tokens.put(sampled_slots, next_positions, chosen.token_ids)
-        forced = self._write_runs(chosen.given.forced, sampled_slots, next_positions + 1)
-        return Computed(_output(chosen, scores, forced))
+        self._forward.run(Batch(tokens, positions, starts, counts, tables, asked))
+        places = self._tokens.locate(slots[samples], (starts + counts)[samples])
+        return sampled if self._scores else np.arange(len(sampled)), places
 
     def restore_kv(self) -> None:
         """Have the KV storage again after its ``release``, all zeros. Raises torch.OutOfMemoryError."""
@@ -83,7 +91,8 @@ class ModelRunner:
         """Note the tokens that follow at once, by row, from position ``firsts`` [R] on; returns them as arrays."""
         arrays = {row: np.array(run, np.int32) for row, run in runs.items()}
         for row, run in arrays.items():  # what goes beyond the full length ends the sequence
-            self._tokens.put(np.full(len(run), slots[row]), firsts[row] + np.arange(len(run)), run)
+            places = self._tokens.locate(np.full(len(run), slots[row]), firsts[row] + np.arange(len(run)))
+            self._tokens.put(places, run)
         return arrays
 
     def _apply(self, decision: SchedulerOutput) -> None:

@@ -35,7 +35,7 @@ def step_bytes(
     asked = np.arange(num_tokens)[-num_seqs:]
     tokens = np.zeros(num_tokens, np.int32)
     before = _reset(device)
-    forward.run(Batch(tokens, positions, np.arange(len(counts)), starts, counts, tables, asked))
+    forward.run(Batch(tokens, positions, starts, counts, tables, asked))
     forward.likeliest(np.arange(len(asked)))
     taken = _peak(device) - before
     del forward, storage

@@ -73,6 +73,10 @@ class RecordedForward:
         self._attention.narrow(plan, batch.asked)
         self.body.run(self._pool, tokens=num_tokens, sequences=len(batch.counts), asked=len(batch.asked))
 
+    def decode(self, slots: np.ndarray, positions: np.ndarray) -> None:
+        """A step of decodes is one like any other here."""
+        return None
+
     def logits(self, rows: np.ndarray) -> Tensor:
         """See Forward.logits."""
         self._rows.numpy()[: len(rows)] = rows

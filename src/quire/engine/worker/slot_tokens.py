@@ -5,13 +5,20 @@ later. The last slot there, ``nowhere``, is nobody's: rows that fill up a record
 names the storage's spare block.
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Ids = np.ndarray | Tensor
+
+
+class Places(NamedTuple):
+    """Where tokens are to be written: arrays, or tensors on the device; [R] each."""
+
+    slots: Ids
+    positions: Ids
 
 
 class SlotTokens(Protocol):
@@ -25,8 +32,12 @@ class SlotTokens(Protocol):
         """[T] int32: the tokens at ``positions`` [T] of ``slots`` [T]."""
         ...
 
-    def put(self, slots: np.ndarray, positions: np.ndarray, ids: Ids) -> None:
-        """Write ``ids`` [R] int32; a position past the end of a slot is passed over."""
+    def locate(self, slots: np.ndarray, positions: np.ndarray) -> Places:
+        """The places ``positions`` [R] of ``slots`` [R]; those past the end of a slot too."""
+        ...
+
+    def put(self, places: Places, ids: Ids) -> None:
+        """Write ``ids`` [R] int32; what is past the end of a slot is passed over."""
         ...
 
     def set_blocks(self, updates: np.ndarray) -> None:
@@ -49,9 +60,14 @@ class HostTokens:
         found: np.ndarray = self._tokens[slots, positions]
         return found
 
-    def put(self, slots: np.ndarray, positions: np.ndarray, ids: Ids) -> None:
+    def locate(self, slots: np.ndarray, positions: np.ndarray) -> Places:
+        """See SlotTokens.locate."""
+        return Places(slots, positions)
+
+    def put(self, places: Places, ids: Ids) -> None:
         """See SlotTokens.put."""
-        ids = ids if isinstance(ids, np.ndarray) else ids.cpu().numpy()
+        slots, positions = places
+        assert isinstance(slots, np.ndarray) and isinstance(positions, np.ndarray) and isinstance(ids, np.ndarray)
         fits = positions < self._tokens.shape[1]
         self._tokens[slots[fits], positions[fits]] = ids[fits]
 
@@ -85,12 +101,17 @@ class DeviceTokens:
         """The same, from tensors [T] int64."""
         return self.tokens[slots, positions].clamp_min_(0)
 
-    def put(self, slots: np.ndarray, positions: np.ndarray, ids: Ids) -> None:
-        """See SlotTokens.put."""
+    def locate(self, slots: np.ndarray, positions: np.ndarray) -> Places:
+        """See SlotTokens.locate."""
         end = self.tokens.shape[1] - 1
-        places = to_device(np.stack((slots, np.minimum(positions, end))).astype(np.int64), self.device)
-        ids = to_device(ids, self.device) if isinstance(ids, np.ndarray) else ids
-        self.tokens.index_put_((places[0], places[1]), ids)
+        there = to_device(np.stack((slots, np.minimum(positions, end))).astype(np.int64), self.device)
+        return Places(there[0], there[1])
+
+    def put(self, places: Places, ids: Ids) -> None:
+        """See SlotTokens.put."""
+        slots, positions = places
+        assert isinstance(slots, Tensor) and isinstance(positions, Tensor)
+        self.tokens.index_put_((slots, positions), to_device(ids, self.device) if isinstance(ids, np.ndarray) else ids)
 
     def set_blocks(self, updates: np.ndarray) -> None:
         """See SlotTokens.set_blocks."""
