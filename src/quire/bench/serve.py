@@ -15,8 +15,8 @@ import msgspec
 from quire.bench.answer import Answer
 from quire.bench.arrivals import Arrivals, Plan
 from quire.bench.client import Client, ServedModel
-from quire.bench.datasets.sample import Dataset, Sample, Tokens
-from quire.bench.datasets.writer import TextWriter
+from quire.bench.datasets.sample import Dataset, Sample
+from quire.bench.datasets.writer import TextWriter, Tokens
 from quire.bench.measure import Run, measure
 from quire.bench.metrics import Summary, summarize
 from quire.bench.report import Heading

@@ -6,23 +6,23 @@ Composing may compile: call it off the event loop.
 from typing import TYPE_CHECKING
 
 from quire.core.errors import Unsupported
+from quire.server.turn import Turn
 from quire.text.dialects.dialect import ToolDialect
 from quire.text.grammar.door import GrammarDoor
 from quire.text.grammar.lark import Piece, either
 from quire.text.grammar.reply import after_reasoning, answer, calls, calls_in_text
 
 if TYPE_CHECKING:
-    from quire.server.turn import Turn
     from quire.text.dialects.registry import Dialects
 
 
-def needs_grammar(turn: "Turn") -> bool:
+def needs_grammar(turn: Turn) -> bool:
     """Whether the reply may not be just anything."""
     has_shape = turn.params.structured_outputs is not None
     return turn.must_call or has_shape or any(tool.strict for tool in turn.offered)
 
 
-def reply_grammar(turn: "Turn", dialects: "Dialects", door: GrammarDoor, is_reasoning_open: bool) -> str:
+def reply_grammar(turn: Turn, dialects: "Dialects", door: GrammarDoor, is_reasoning_open: bool) -> str:
     """The grammar of the whole reply. Raises InvalidRequest or Unsupported for what cannot be held to."""
     piece = _answer(turn, dialects, door)
     if dialects.reasoning is not None:
@@ -30,7 +30,7 @@ def reply_grammar(turn: "Turn", dialects: "Dialects", door: GrammarDoor, is_reas
     return door.text(piece, "$.tools" if turn.offered else "$.structured_outputs")
 
 
-def _answer(turn: "Turn", dialects: "Dialects", door: GrammarDoor) -> Piece:
+def _answer(turn: Turn, dialects: "Dialects", door: GrammarDoor) -> Piece:
     """Without the reasoning. A call that is required comes before a shape: that is one of answers, not of calls."""
     shape, tools = turn.params.structured_outputs, turn.offered
     at_most_one = turn.forced_tool is not None or not turn.has_parallel_calls

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 
 from quire.core.errors import QuireError
 from quire.server.answers.responses import ResponseAnswer
+from quire.server.exchange import Exchange, Piece
 from quire.server.faces import RESPONSES, encode
 from quire.server.response_store import Kept, NamedItem, ResponseStore
 from quire.server.responses import InternalError
@@ -16,7 +17,6 @@ from quire.server.schema.response_input import Item
 from quire.server.schema.responses import ResponseObject
 from quire.server.service import Service
 from quire.server.streaming import EventStream, SendAtOnce
-from quire.server.turn import Exchange, Piece
 
 log = logging.getLogger("quire.server")
 

@@ -6,14 +6,13 @@ method returns. What is being made is in nobody's way: its number is bounded by 
 """
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator
+from typing import Protocol
 
 import msgspec
 
 from quire.core.errors import InvalidRequest, NotFound
-
-if TYPE_CHECKING:
-    from quire.server.response_runs import BackgroundRun
+from quire.server.schema.responses import ResponseObject
 
 NamedItem = tuple[str, bytes]
 """An item's id, and the item as JSON."""
@@ -52,11 +51,36 @@ _OVERHEAD_BYTES = 64
 """Of one object in memory, about."""
 
 
+class Running(Protocol):
+    """A response that is still being made, with nobody waiting for it."""
+
+    @property
+    def response(self) -> ResponseObject:
+        """As far as it has come."""
+        ...
+
+    @property
+    def input(self) -> tuple[NamedItem, ...]: ...
+
+    @property
+    def has_events(self) -> bool:
+        """Whether its stream may be followed."""
+        ...
+
+    def follow(self, after: int = -1) -> AsyncIterator[bytes]:
+        """The events behind that number, then those that come."""
+        ...
+
+    async def cancel(self) -> ResponseObject:
+        """End it with what there is; returns the response at its end."""
+        ...
+
+
 class ResponseStore:
     """One for each application; lives in its Service."""
 
     def __init__(self, max_count: int, max_bytes: int) -> None:
-        self.running: dict[str, BackgroundRun] = {}
+        self.running: dict[str, Running] = {}
         self.num_bytes = 0
         self._max_count = max_count
         self._max_bytes = max_bytes

@@ -1,12 +1,11 @@
 """What a benchmark asks: one prompt and how long its answer should be; and what every source of them can do."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
-if TYPE_CHECKING:
-    from quire.bench.datasets.writer import TextWriter
+from quire.bench.datasets.writer import TextWriter
 
 
 class Sample(msgspec.Struct, frozen=True):
@@ -19,13 +18,6 @@ class Sample(msgspec.Struct, frozen=True):
     """The most tokens the answer may have."""
 
 
-class Tokens(Protocol):
-    """The part of a tokenizer that is needed here."""
-
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Ids of a text, framed with special tokens where the model wants them."""
-
-
 class Dataset(Protocol):
     """A source of samples."""
 
@@ -34,5 +26,5 @@ class Dataset(Protocol):
     ignores_eos: bool
     """Whether answers are to have their full length."""
 
-    def samples(self, num: int, writer: "TextWriter") -> Sequence[Sample]:
+    def samples(self, num: int, writer: TextWriter) -> Sequence[Sample]:
         """Exactly ``num`` samples, chosen by the writer's random numbers. Raises ConfigError."""

@@ -8,8 +8,8 @@ texts with different seeds hardly the first words are the same, so no prefix cac
 
 import random
 import re
+from typing import Protocol
 
-from quire.bench.datasets.sample import Tokens
 from quire.bench.datasets.sonnets import SONNETS
 from quire.core.errors import ConfigError
 
@@ -17,6 +17,13 @@ _MAX_TRIES = 200
 _FEW = 4
 """So few missing tokens are filled in one try each, with what is known to fit."""
 _SHORT_PIECES = (" a", " I", ",", ".", "!", "?", "1", "-", "x")
+
+
+class Tokens(Protocol):
+    """The part of a tokenizer that is needed here."""
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Ids of a text, framed with special tokens where the model wants them."""
 
 
 class TextWriter:

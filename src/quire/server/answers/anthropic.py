@@ -13,6 +13,7 @@ import msgspec
 from quire.core.outputs import CompletionOutput
 from quire.core.step import FinishReason
 from quire.server.answers.arguments import arguments_of
+from quire.server.exchange import Exchange, broken_off
 from quire.server.faces import encode
 from quire.server.schema.anthropic import (
     AnthropicMessage,
@@ -29,7 +30,6 @@ from quire.server.schema.anthropic import (
     ThinkingBlock,
     ToolUseBlock,
 )
-from quire.server.turn import Exchange, broken_off
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 

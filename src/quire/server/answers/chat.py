@@ -15,6 +15,7 @@ from quire.core.outputs import CompletionOutput
 from quire.server.answers.llamacpp import timings
 from quire.server.answers.logprobs import LogprobShaper, finite
 from quire.server.answers.stops import matched_stop
+from quire.server.exchange import Answered, Exchange, Piece
 from quire.server.schema.chat import (
     CalledFunction,
     ChatChoice,
@@ -31,7 +32,6 @@ from quire.server.schema.chat import (
 from quire.server.schema.common import Usage
 from quire.server.schema.llamacpp import Timings
 from quire.server.streaming import Frames, SendAtOnce
-from quire.server.turn import Answered, Exchange, Piece
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 if TYPE_CHECKING:

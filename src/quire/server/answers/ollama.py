@@ -15,6 +15,7 @@ from quire.core.step import FinishReason
 from quire.server.answers.arguments import arguments_of
 from quire.server.answers.chat import new_call_id
 from quire.server.answers.logprobs import LogprobShaper
+from quire.server.exchange import Exchange, broken_off
 from quire.server.faces import encode
 from quire.server.schema.ollama import (
     OllamaAnswer,
@@ -26,7 +27,6 @@ from quire.server.schema.ollama import (
     OllamaMessage,
     OllamaToolCall,
 )
-from quire.server.turn import Exchange, broken_off
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from quire.core.errors import QuireError
 from quire.core.step import FinishReason
 from quire.server.answers.logprobs import LogprobShaper
 from quire.server.answers.response_items import GrowingCall, GrowingItem, GrowingMessage, GrowingReasoning
+from quire.server.exchange import Piece
 from quire.server.faces import encode
 from quire.server.schema.chat import ChosenLogprob
 from quire.server.schema.common import Usage
@@ -39,7 +40,6 @@ from quire.server.schema.responses import (
     ResponseUsage,
     Status,
 )
-from quire.server.turn import Piece
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 if TYPE_CHECKING:

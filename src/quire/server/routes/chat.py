@@ -12,6 +12,7 @@ from quire.server.beams import beams_of
 from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
+from quire.server.exchange import Exchange, begin
 from quire.server.rendering import Conversation
 from quire.server.responses import json_response
 from quire.server.sampling import chat_params, chat_paths
@@ -22,7 +23,7 @@ from quire.server.schema.shapes import shape_of
 from quire.server.schema.tools import choice_of, tools_of
 from quire.server.service import Service, request_id_of, service_of
 from quire.server.streaming import EventStream
-from quire.server.turn import Exchange, Turn, begin
+from quire.server.turn import Turn
 
 
 async def chat_completions(request: Request) -> Response:

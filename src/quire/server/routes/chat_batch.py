@@ -14,6 +14,7 @@ from quire.core.errors import InvalidRequest, Unsupported
 from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
+from quire.server.exchange import Exchange
 from quire.server.responses import json_response
 from quire.server.routes.chat import answer_of, begin_chat, turn_of
 from quire.server.sampling import renamed
@@ -21,7 +22,7 @@ from quire.server.schema.chat import BatchChatRequest, ChatCompletion
 from quire.server.schema.common import Usage
 from quire.server.schema.faults import bad
 from quire.server.service import Service, request_id_of, service_of
-from quire.server.turn import Exchange, Turn
+from quire.server.turn import Turn
 
 
 async def chat_batch(request: Request) -> Response:

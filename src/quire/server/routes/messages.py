@@ -8,6 +8,7 @@ from quire.server.answers.anthropic import MessageAnswer
 from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
+from quire.server.exchange import Exchange, begin
 from quire.server.faces import ANTHROPIC
 from quire.server.foreign_sampling import MESSAGE_PATHS, message_params
 from quire.server.rendering import Conversation, render
@@ -26,7 +27,7 @@ from quire.server.schema.anthropic_conversation import conversation_of
 from quire.server.schema.anthropic_tools import choice_of, tools_of
 from quire.server.service import Service, request_id_of, service_of
 from quire.server.streaming import EventStream
-from quire.server.turn import Exchange, Turn, begin
+from quire.server.turn import Turn
 
 _EFFORTS = {"xhigh": "high", "max": "high"}
 """Efforts that templates do not know."""

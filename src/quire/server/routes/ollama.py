@@ -12,6 +12,7 @@ from quire.server.answers.ollama_models import check_name
 from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
+from quire.server.exchange import Exchange, begin
 from quire.server.faces import OLLAMA
 from quire.server.foreign_sampling import OLLAMA_PATHS, keep_alive_s, ollama_params
 from quire.server.rendering import Conversation
@@ -29,7 +30,7 @@ from quire.server.schema.ollama_messages import conversation_of
 from quire.server.schema.tools import choice_of, tools_of
 from quire.server.service import Service, request_id_of, service_of
 from quire.server.streaming import EventStream
-from quire.server.turn import Exchange, Turn, begin
+from quire.server.turn import Turn
 from quire.text.fim import FillInMiddle
 
 

@@ -8,6 +8,7 @@ from quire.server.answers.responses import ResponseAnswer
 from quire.server.body import read_json
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
+from quire.server.exchange import begin
 from quire.server.rendering import render
 from quire.server.response_runs import BackgroundRun, Run, event_stream
 from quire.server.response_truncation import shortened
@@ -17,7 +18,6 @@ from quire.server.sampling import response_paths
 from quire.server.schema.response_events import ResponseEvent
 from quire.server.schema.responses import InputTokens, ResponseObject, ResponsesRequest
 from quire.server.service import Service, request_id_of, service_of
-from quire.server.turn import begin
 
 
 async def create_response(request: Request) -> Response:
