@@ -143,7 +143,8 @@ def latent_tile(num_heads: int, block_size: int) -> tuple[int, Tile]:
     """Heads of one program, and how it is compiled. Where a block has whole tiles, addresses take few registers."""
     is_whole = block_size % 64 == 0
     heads = max(heads for heads in range(1, 33 if is_whole else 17) if num_heads % heads == 0)
-    return heads, Tile(max(16, triton.next_power_of_2(heads)), 64, 8, 3 if is_whole and heads <= 16 else 2)
+    rows = max(16, triton.next_power_of_2(heads))
+    return heads, Tile(rows, 64, 8, 3 if heads <= 16 else 2) if is_whole else Tile(rows, 32, 8, 3)
 
 
 class LatentWork:
@@ -239,10 +240,10 @@ def _step(num_heads: int, num_tokens: int, block_size: int) -> None:
 
 
 VARIANTS = [
-    Variant(name, call, {"_attend_latents": {"HMMA": 64, "LDGSTS.128": 36}})
-    for name, call in {
-        "DeepSeek V2 Lite, or V3 in 8 parts": lambda: _step(16, 64, 64),
-        "DeepSeek V3, 1024 tokens": lambda: _step(128, 1024, 64),
-        "GLM 4.7 Flash, pages of 16": lambda: _step(20, 64, 16),
-    }.items()
+    Variant(name, call, {"_attend_latents": {"HMMA": products, "LDGSTS.128": loads}})
+    for name, call, products, loads in (
+        ("DeepSeek V2 Lite, or V3 in 8 parts", lambda: _step(16, 64, 64), 64, 36),
+        ("DeepSeek V3, 1024 tokens", lambda: _step(128, 1024, 64), 64, 36),
+        ("GLM 4.7 Flash, pages of 16", lambda: _step(20, 64, 16), 48, 27),
+    )
 ]
