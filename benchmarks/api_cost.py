@@ -1,11 +1,12 @@
 """What a streamed token costs the HTTP process.
 
-    python benchmarks/api_cost.py [--clients 16] [--rounds 5] [MODEL]
+    python benchmarks/api_cost.py [--clients 16] [--rounds 5] [--num-threads N] [MODEL]
 
 Serves the model for streaming chats of ``quire bench serve``, short answers and long ones in turn, and reads the
 processor time of the HTTP process before and after: the difference is what its share of the tokens costs, and what is
 left is the cost of a request. The engine computes for real meanwhile, so its work disturbs the caches as it does in
-use. Prints medians, minima and maxima over the rounds; also the idle server's processor time, all processes together.
+use; --num-threads 1 leaves the HTTP process one of two cores to itself, as a machine with more would. Prints medians,
+minima and maxima over the rounds; also the idle server's processor time, all processes together.
 """
 
 import argparse
@@ -40,9 +41,11 @@ def main() -> None:
     parser.add_argument("model", nargs="?")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--num-threads", type=int)
     options = parser.parse_args()
     port = free_port()
     command = [sys.executable, "-m", "quire", "serve", *([options.model] if options.model else []), "--port", str(port)]
+    command += ["--num-threads", str(options.num_threads)] if options.num_threads else []
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", server)
