@@ -12,6 +12,7 @@ from llguidance import LLMatcher
 from quire.core.errors import NOTHING_LEFT
 from quire.core.request import ReasoningMarks
 from quire.core.step import Admission
+from quire.decoding.guide import Guide
 from quire.decoding.sampler import Sampled, Sampler
 from quire.kernels.ops.sampling import Sampling, TorchSampling
 
@@ -183,6 +184,20 @@ def test_a_step_that_failed_leaves_nothing_behind(bench: Bench, admit: Admit) ->
     bench.sampler.admit(admit(0, grammar=WORDS, temperature=0.0))
     bench.sampler.prepare(np.array([0]))
     assert bench.lab.text(bench.sample(0, [0], 3).token_ids)[0] in "yn"
+
+
+def test_what_is_prepared_is_made_once(bench: Bench, admit: Admit, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks for it names equal slots, in an array of its own."""
+    made = []
+    fill = Guide.fill
+    monkeypatch.setattr(Guide, "fill", lambda self, *args: made.append(self) or fill(self, *args))
+    bench.sampler.admit(admit(0, grammar=LETTERS))
+    bench.sampler.admit(admit(2, grammar=WORDS))
+    for slots in ([0], [0, 2]):
+        made.clear()
+        bench.sampler.prepare(np.array(slots))
+        bench.sampler.sample(bench.logits(0, len(slots)), np.array(slots), np.full(len(slots), 3))
+        assert len(made) == len(slots)
 
 
 def test_masks_wider_and_narrower_than_the_logits(sampling: Sampling, led_lab: SimpleNamespace, admit: Admit) -> None:

@@ -121,10 +121,10 @@ class Guides:
         """The masks of the rows ``slots`` [R] that have one, now or once they are done; None where none has."""
         if not self._guides:
             return None
-        if self._slots is not slots:
+        if self._slots is None or not np.array_equal(self._slots, slots):
             self.prepare(slots)
         self._settle()
-        asked, self._slots = self._asked, None
+        asked = self._asked
         if not asked:
             return None
         return Masked(
@@ -187,7 +187,8 @@ class Guides:
                 guide.fill(mask, self._num_grammar_words)
 
     def _settle(self) -> None:
-        """Wait for the thread; raises what went wrong there."""
+        """Wait for the thread, whose masks are for the caller or for nobody; raises what went wrong there."""
+        self._slots = None
         filling, self._filling = self._filling, None
         if filling is not None:
             filling.result()
