@@ -12,10 +12,12 @@ from torch import Tensor
 
 from quire import LLM, SamplingParams
 from quire.engine.worker import backend as worker
+from quire.engine.worker.sizes import Sizes
 from quire.kernels import platform
 from quire.model.attention.backend import AttentionPlan, DeviceAttention, kv_storage
 from quire.model.attention.cuda import CudaAttention
 from quire.model.attention.paged import PagedAttention
+from quire.model.families.decoder import CausalLM
 from quire.model.kv import KVSpec, KVStorage
 
 CPU = torch.device("cpu")
@@ -95,11 +97,9 @@ def test_what_it_cannot_run_is_said() -> None:
 def test_a_model_says_the_same(tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """With and without windows: prompts in chunks beside decodes, and recorded decode steps."""
 
-    def attention(
-        specs: list[KVSpec], dtype: torch.dtype, device: torch.device, *, block_size: int, max_context: int
-    ) -> DeviceAttention:
-        assert CudaAttention.why_not(specs, dtype) is None
-        return CudaAttention(block_size, device, max_context=max_context)
+    def attention(model: CausalLM, sizes: Sizes, device: torch.device) -> DeviceAttention:
+        assert CudaAttention.why_not(model.kv_specs, sizes.kv_dtype) is None
+        return CudaAttention(sizes.block_size, device, max_context=sizes.max_model_len)
 
     inspect = platform.inspect
     monkeypatch.setattr(platform, "inspect", lambda device: replace(inspect(device), computes_beside_host=True))

@@ -116,9 +116,10 @@ NO_EFFECT: dict[str, str] = {
     "the fastest kernels for the machine are chosen, and all give the same answer": "--attention-backend= "
     "--prefill-attention-backend= --decode-attention-backend= --attn-backend= --sampling-backend= --moe-backend= "
     "--moe-runner-backend= --linear-backend= --disable-cascade-attn -fa= --flash-attn= --use-v2-block-manager",
+    "the next step is launched ahead wherever a device computes beside the host": "--async-scheduling "
+    "--disable-overlap-schedule --disable-overlap-scheduler",
     "one step always mixes prompts and running sequences": "--enable-mixed-chunk --max-prefill-tokens= "
-    "--num-scheduler-steps= --num-continuous-decode-steps= --async-scheduling --disable-overlap-schedule "
-    "--disable-overlap-scheduler --scheduler-reserve-full-isl --schedule-conservativeness= "
+    "--num-scheduler-steps= --num-continuous-decode-steps= --scheduler-reserve-full-isl --schedule-conservativeness= "
     "--scheduler-config.capacity-scheduler-policy= --scheduler-config.context-chunking-policy= "
     "--enable-prefix-aware-scheduling --cont-batching -cb -ub= --ubatch-size=",
     "sequences that do not fit are computed again, not swapped": "--swap-space= --preemption-mode=",

@@ -4,8 +4,8 @@ On a CPU that is the native kernels, replaying a recorded model, or torch, opera
 beside this process keeps tokens and block tables itself, and replays decode steps.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+import logging
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -23,6 +23,7 @@ from quire.engine.worker.model_runner import ModelRunner
 from quire.engine.worker.peak import step_bytes
 from quire.engine.worker.prompt_scores import PROMPT_ROWS
 from quire.engine.worker.recorded import RecordedForward
+from quire.engine.worker.sizes import Sizes
 from quire.engine.worker.slot_tokens import DeviceTokens, HostTokens, SlotTokens
 from quire.kernels.cpu.library import Pool, available, folder
 from quire.kernels.cpu.packing import Packer
@@ -35,10 +36,12 @@ from quire.model.attention.backend import DeviceAttention, kv_storage
 from quire.model.attention.native import NativeAttention
 from quire.model.attention.paged import PagedAttention
 from quire.model.families.decoder import CausalLM
-from quire.model.kv import KVSpec, KVStorage
+from quire.model.kv import KVStorage
 
 if TYPE_CHECKING:
     from quire.kernels.triton.sampling import TritonSampling
+
+log = logging.getLogger("quire.engine")
 
 
 def open_native(config: EngineConfig, machine: Machine, num_threads: int) -> tuple[Packer | None, str]:
@@ -100,42 +103,11 @@ def make_runner(
 def measure_step(config: EngineConfig, shape: ModelShape, model: CausalLM, machine: Machine) -> int:
     """Bytes that the greatest step takes of the device, beside weights and KV."""
     num_seqs, num_tokens = step_sizes(config, machine)
-    block_size, kv_dtype = config.cache.block_size, config.cache.kv_cache_dtype
-    assert block_size
-    dtype, max_model_len = getattr(torch, kv_dtype), config.model.max_model_len or shape.max_position_embeddings
-    return step_bytes(
-        model,
-        device_attention(model.kv_specs, dtype, machine.device, block_size=block_size, max_context=max_model_len),
-        num_tokens=num_tokens,
-        num_seqs=num_seqs,
-        max_model_len=max_model_len,
-        block_size=block_size,
-        kv_dtype=dtype,
-        device=machine.device,
-    )
-
-
-class Sizes(NamedTuple):
-    """What a resolved configuration says of a worker's buffers."""
-
-    block_size: int
-    max_num_seqs: int
-    max_num_tokens: int
-    max_model_len: int
-    kv_dtype: torch.dtype
-
-    @classmethod
-    def of(cls, resolved: Resolved) -> "Sizes":
-        config = resolved.config
-        block_size, max_num_seqs = config.cache.block_size, config.scheduler.max_num_seqs
-        max_num_tokens, context = config.scheduler.max_num_batched_tokens, config.model.max_model_len
-        assert block_size and max_num_seqs and max_num_tokens and context
-        return cls(block_size, max_num_seqs, max_num_tokens, context, getattr(torch, config.cache.kv_cache_dtype))
-
-    @property
-    def max_blocks(self) -> int:
-        """Of one sequence."""
-        return -(-self.max_model_len // self.block_size)
+    context = config.model.max_model_len or shape.max_position_embeddings
+    assert config.cache.block_size
+    kv_dtype: torch.dtype = getattr(torch, config.cache.kv_cache_dtype)
+    sizes = Sizes(config.cache.block_size, num_seqs, num_tokens, context, kv_dtype)
+    return step_bytes(model, device_attention(model, sizes, machine.device), sizes, machine.device)
 
 
 def _native_forward(
@@ -158,14 +130,14 @@ def _native_forward(
 def _device_forward(
     resolved: Resolved, sizes: Sizes, model: CausalLM, device: torch.device
 ) -> tuple[Forward, KVStorage, DeviceTokens]:
-    attention = device_attention(
-        model.kv_specs, sizes.kv_dtype, device, block_size=sizes.block_size, max_context=sizes.max_model_len
-    )
+    attention = device_attention(model, sizes, device)
     # One block more than sequences are given, for the rows that fill up a recorded step.
     kv = kv_storage(attention, model.kv_specs, resolved.num_blocks + 1, sizes.kv_dtype, device)
     tokens = DeviceTokens(sizes.max_num_seqs, sizes.max_model_len, sizes.max_blocks, resolved.num_blocks, device)
     eager = EagerForward(model, kv, attention, device)
-    if resolved.config.machine.enforce_eager:
+    if attention.waits:
+        log.warning("no step is recorded, which is slow: Triton's kernels do not attend to such keys and values")
+    if resolved.config.machine.enforce_eager or attention.waits:
         return eager, kv, tokens
     forward = GraphedForward(
         eager,
@@ -181,16 +153,14 @@ def _device_forward(
     return forward, kv, tokens
 
 
-def device_attention(
-    specs: Sequence[KVSpec], kv_dtype: torch.dtype, device: torch.device, *, block_size: int, max_context: int
-) -> DeviceAttention:
+def device_attention(model: CausalLM, sizes: Sizes, device: torch.device) -> DeviceAttention:
     """What attends on a device: Triton's kernels on a CUDA device, where they can."""
     if device.type == "cuda":
         from quire.model.attention.cuda import CudaAttention  # loads Triton, which other machines need not have
 
-        if CudaAttention.why_not(specs, kv_dtype) is None:
-            return CudaAttention(block_size, device, max_context=max_context)
-    return PagedAttention(block_size, device)
+        if CudaAttention.why_not(model.kv_specs, sizes.kv_dtype) is None:
+            return CudaAttention(sizes.block_size, device, max_context=sizes.max_model_len)
+    return PagedAttention(sizes.block_size, device)
 
 
 def _device_sampler(sizes: Sizes, vocab_size: int, device: torch.device) -> DeviceSampler:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from quire.engine.worker.forward import Batch, EagerForward
+from quire.engine.worker.sizes import Sizes
 from quire.model.attention.backend import AttentionBackend, kv_storage
 from quire.model.families.decoder import CausalLM
 
@@ -14,26 +15,16 @@ _SPARE_BYTES = 512 * 2**20
 
 
 @torch.inference_mode()
-def step_bytes(
-    model: CausalLM,
-    attention: AttentionBackend,
-    *,
-    num_tokens: int,
-    num_seqs: int,
-    max_model_len: int,
-    block_size: int,
-    kv_dtype: torch.dtype,
-    device: torch.device,
-) -> int:
-    """Bytes of the device that a step of ``num_tokens``, and then logits of ``num_seqs`` rows, take at their peak."""
-    counts = _counts(num_tokens, max_model_len)
-    tables = _tables(counts, block_size)
-    storage = kv_storage(attention, model.kv_specs, int(tables.max()) + 1, kv_dtype, device)
+def step_bytes(model: CausalLM, attention: AttentionBackend, sizes: Sizes, device: torch.device) -> int:
+    """Bytes of the device that the greatest step, and then a row of logits for each sequence, take at their peak."""
+    counts = _counts(sizes.max_num_tokens, sizes.max_model_len)
+    tables = _tables(counts, sizes.block_size)
+    storage = kv_storage(attention, model.kv_specs, int(tables.max()) + 1, sizes.kv_dtype, device)
     forward = EagerForward(model, storage, attention, device)
     starts = np.zeros(len(counts), np.int32)
     positions = np.concatenate([np.arange(count, dtype=np.int64) for count in counts.tolist()])
-    asked = np.arange(num_tokens)[-num_seqs:]
-    tokens = np.zeros(num_tokens, np.int32)
+    asked = np.arange(sizes.max_num_tokens)[-sizes.max_num_seqs :]
+    tokens = np.zeros(sizes.max_num_tokens, np.int32)
     before = _reset(device)
     forward.run(Batch(tokens, positions, starts, counts, tables, asked))
     forward.likeliest(np.arange(len(asked)))

@@ -86,6 +86,11 @@ class AttentionBackend(Protocol):
 class DeviceAttention(AttentionBackend, Protocol):
     """One whose plans can be made of tensors that are known to the device alone, as a recorded step needs them."""
 
+    @property
+    def waits(self) -> bool:
+        """Whether it reads from the device in a step, which can then not be recorded."""
+        ...
+
     def plan_on_device(
         self,
         *,

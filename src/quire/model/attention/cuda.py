@@ -71,6 +71,11 @@ class CudaAttention(PagedAttention):
                 return f"heads of {spec.head_dim}, no multiple of 16 from 16 to 256"
         return None
 
+    @property
+    def waits(self) -> bool:
+        """See DeviceAttention.waits."""
+        return False
+
     def supports(self, spec: KVSpec) -> str | None:
         """See AttentionBackend.supports."""
         return self.why_not([spec], DTYPES[0])

@@ -20,6 +20,11 @@ class PagedAttention:
         self._block_size = block_size
         self._device = device
 
+    @property
+    def waits(self) -> bool:
+        """See DeviceAttention.waits. The operators' references look at lengths."""
+        return self._device.type != "cpu"
+
     def supports(self, spec: KVSpec) -> str | None:
         """It can run every layer there is."""
         return None
