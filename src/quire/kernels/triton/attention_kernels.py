@@ -53,6 +53,25 @@ def _capped(s, scale, softcap):
 
 
 @triton.jit
+def _shares(units, max_segments, PLACES: tl.constexpr):
+    """How many units each program takes, and whether items are cut for it: where partial sums might find no place, they
+    are not, and a program takes those that begin in its share."""
+    share = tl.cdiv(units, tl.num_programs(0))
+    return share, (share <= PLACES) | (max_segments <= PLACES)
+
+
+@triton.jit
+def _item_of(unit, ends, unit_starts, KV_HEADS: tl.constexpr):
+    """The sequence and the KV head of a unit, and from where to where their units are."""
+    seq = tl.sum((ends <= unit // KV_HEADS).to(tl.int32), 0)
+    base = tl.load(unit_starts + seq)
+    segments = tl.load(unit_starts + seq + 1) - base
+    head = (unit - base * KV_HEADS) // segments
+    begin = base * KV_HEADS + head * segments
+    return seq, head, begin, begin + segments
+
+
+@triton.jit
 def _fold_chunk(
     q, key_cache, value_cache, table, position, lowest, highest, context, stride_block, head, scale, softcap,
     D: tl.constexpr, BLOCK_D: tl.constexpr, PAGE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -174,24 +193,17 @@ def _attend_tokens(
 ):  # fmt: skip
     """One program's share of all units. A unit is a segment of a KV head of a sequence, segments first."""
     units = tl.load(unit_starts + num_seqs) * KV_HEADS
-    share = tl.cdiv(units, tl.num_programs(0))
-    # Where partial sums might find no place, items are not cut: a program takes those that begin in its share.
-    is_cut = (share <= PLACES) | (max_segments <= PLACES)
+    share, is_cut = _shares(units, max_segments, PLACES)
     first_place = tl.program_id(0) * (PLACES + 1)
-    unit = tl.program_id(0) * share
-    end = tl.minimum(unit + share, units)
+    begin = tl.program_id(0) * share
+    unit, end = begin, tl.minimum(begin + share, units)
     rows = tl.arange(0, BLOCK_M)
     d = tl.arange(0, BLOCK_D)
     s = tl.arange(0, BLOCK_S)
     ends = tl.load(unit_starts + 1 + s, mask=s < num_seqs, other=2147483647)
-    begin = unit
     while unit < end:
-        seq = tl.sum((ends <= unit // KV_HEADS).to(tl.int32), 0)
-        base = tl.load(unit_starts + seq)
-        segments = tl.load(unit_starts + seq + 1) - base
-        head = (unit - base * KV_HEADS) // segments
-        first = unit - base * KV_HEADS - head * segments
-        item_end = unit - first + segments
+        seq, head, item_begin, item_end = _item_of(unit, ends, unit_starts, KV_HEADS)
+        first = unit - item_begin
         stop = item_end
         if is_cut:
             stop = tl.minimum(item_end, end)
@@ -246,15 +258,10 @@ def _add_segments(
     s = tl.arange(0, BLOCK_S)
     ends = tl.load(unit_starts + 1 + s, mask=s < num_seqs, other=2147483647)
     units = tl.load(unit_starts + num_seqs) * KV_HEADS
-    share = tl.cdiv(units, tl.num_programs(0))
+    share, is_cut = _shares(units, max_segments, PLACES)
     after = (owner + 1) * share
-    if (after < units) & ((share <= PLACES) | (max_segments <= PLACES)):
-        seq = tl.sum((ends <= (after - 1) // KV_HEADS).to(tl.int32), 0)
-        base = tl.load(unit_starts + seq)
-        segments = tl.load(unit_starts + seq + 1) - base
-        head = (after - 1 - base * KV_HEADS) // segments
-        begin = base * KV_HEADS + head * segments
-        end = begin + segments
+    if (after < units) & is_cut:
+        seq, head, begin, end = _item_of(after - 1, ends, unit_starts, KV_HEADS)
         start = tl.load(query_starts + seq)
         count = tl.load(query_starts + seq + 1) - start
         if (begin < owner * share) | (end <= after):

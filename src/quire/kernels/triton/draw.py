@@ -71,33 +71,21 @@ def _target(uniform, mass):
 
 
 @triton.jit
-def _is_cut(top_k, top_p, row, size):
-    """Whether a row's tail is cut."""
-    return (tl.load(top_k + row) < size) | (tl.load(top_p + row) < 1)
+def _wish(bests, temperature, top_k, top_p, row, size, num_stretches, STRETCHES: tl.constexpr):
+    """A row's greatest logit, and whether it is finite; its temperature, and whether its tail is cut."""
+    best, is_sound = best_value(bests, row, num_stretches, STRETCHES)
+    is_cut = (tl.load(top_k + row) < size) | (tl.load(top_p + row) < 1)
+    return best, is_sound, tl.load(temperature + row), is_cut
 
 
 @triton.jit
 def stretch_masses(
-    x,
-    bests,
-    temperature,
-    log_min_p,
-    top_k,
-    top_p,
-    totals,
-    counts,
-    size,
-    stride,
-    num_stretches,
-    LENGTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    STRETCHES: tl.constexpr,
-    BUCKETS: tl.constexpr,
-):
+    x, bests, temperature, log_min_p, top_k, top_p, totals, counts, size, stride, num_stretches, LENGTH: tl.constexpr,
+    BLOCK: tl.constexpr, STRETCHES: tl.constexpr, BUCKETS: tl.constexpr,
+):  # fmt: skip
     """The mass of each stretch [R, S], and of rows that are cut how many tokens are in each bucket [R, S, BUCKETS]."""
     row, stretch = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    warmth, is_cut = tl.load(temperature + row), _is_cut(top_k, top_p, row, size)
-    best, is_sound = best_value(bests, row, num_stretches, STRETCHES)
+    best, is_sound, warmth, is_cut = _wish(bests, temperature, top_k, top_p, row, size, num_stretches, STRETCHES)
     if (warmth > 0) & is_sound:
         floor = tl.load(log_min_p + row)
         total = tl.zeros((BLOCK,), tl.int64)
@@ -116,29 +104,16 @@ def stretch_masses(
 
 @triton.jit
 def bound(
-    bests,
-    temperature,
-    top_k,
-    top_p,
-    totals,
-    counts,
-    bounds,
-    nums,
-    offsets,
-    size,
-    num_stretches,
-    STRETCHES: tl.constexpr,
-    AT_ONCE: tl.constexpr,
-    BUCKETS: tl.constexpr,
-):
+    bests, temperature, top_k, top_p, totals, counts, bounds, nums, offsets, size, num_stretches,
+    STRETCHES: tl.constexpr, AT_ONCE: tl.constexpr, BUCKETS: tl.constexpr,
+):  # fmt: skip
     """How many buckets hold all that a row may keep [R], how many tokens that is [R], and where each stretch's go.
 
     With top_k, enough for k tokens; else so many that the rest has no more than 1 - top_p of the mass. A bucket's mass
     is at most what all its tokens had at its near end.
     """
     row = tl.program_id(0).to(tl.int64)
-    warmth, is_cut = tl.load(temperature + row), _is_cut(top_k, top_p, row, size)
-    _, is_sound = best_value(bests, row, num_stretches, STRETCHES)
+    _, is_sound, warmth, is_cut = _wish(bests, temperature, top_k, top_p, row, size, num_stretches, STRETCHES)
     if (warmth > 0) & is_sound & is_cut:
         k, p = tl.load(top_k + row), tl.load(top_p + row)
         bucket = tl.arange(0, BUCKETS)
@@ -169,28 +144,12 @@ def bound(
 
 @triton.jit
 def gather(
-    x,
-    bests,
-    temperature,
-    log_min_p,
-    top_k,
-    top_p,
-    bounds,
-    nums,
-    offsets,
-    keys,
-    size,
-    stride,
-    num_stretches,
-    LENGTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    STRETCHES: tl.constexpr,
-    CANDIDATES: tl.constexpr,
-):
+    x, bests, temperature, log_min_p, top_k, top_p, bounds, nums, offsets, keys, size, stride, num_stretches,
+    LENGTH: tl.constexpr, BLOCK: tl.constexpr, STRETCHES: tl.constexpr, CANDIDATES: tl.constexpr,
+):  # fmt: skip
     """The keys [R, CANDIDATES] of the tokens in those buckets, of rows where they are few enough."""
     row, stretch = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    warmth, is_cut = tl.load(temperature + row), _is_cut(top_k, top_p, row, size)
-    best, is_sound = best_value(bests, row, num_stretches, STRETCHES)
+    best, is_sound, warmth, is_cut = _wish(bests, temperature, top_k, top_p, row, size, num_stretches, STRETCHES)
     if (warmth > 0) & is_sound & is_cut:
         last = tl.load(bounds + row)
         if tl.load(nums + row) <= CANDIDATES:
@@ -208,26 +167,12 @@ def gather(
 
 @triton.jit
 def draw_whole(
-    x,
-    bests,
-    temperature,
-    log_min_p,
-    top_k,
-    top_p,
-    uniforms,
-    totals,
-    out,
-    size,
-    stride,
-    num_stretches,
-    LENGTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    STRETCHES: tl.constexpr,
-):
+    x, bests, temperature, log_min_p, top_k, top_p, uniforms, totals, out, size, stride, num_stretches,
+    LENGTH: tl.constexpr, BLOCK: tl.constexpr, STRETCHES: tl.constexpr,
+):  # fmt: skip
     """Tokens [R] of rows of which nothing is cut, in the order of ids; of the greedy ones; and -1 for unsound ones."""
     row = tl.program_id(0).to(tl.int64)
-    warmth, is_cut = tl.load(temperature + row), _is_cut(top_k, top_p, row, size)
-    best, is_sound = best_value(bests, row, num_stretches, STRETCHES)
+    best, is_sound, warmth, is_cut = _wish(bests, temperature, top_k, top_p, row, size, num_stretches, STRETCHES)
     lane = tl.arange(0, STRETCHES)
     if (warmth == 0) | (is_sound == 0):
         tl.store(out + row, tl.where(is_sound, best_token(bests, row, num_stretches, STRETCHES), -1))
@@ -249,24 +194,12 @@ def draw_whole(
 
 @triton.jit
 def draw_sorted(
-    bests,
-    temperature,
-    top_k,
-    top_p,
-    uniforms,
-    totals,
-    nums,
-    keys,
-    out,
-    size,
-    num_stretches,
-    STRETCHES: tl.constexpr,
+    bests, temperature, top_k, top_p, uniforms, totals, nums, keys, out, size, num_stretches, STRETCHES: tl.constexpr,
     CANDIDATES: tl.constexpr,
-):
+):  # fmt: skip
     """Tokens [R] of rows that are cut, and of which few enough are kept."""
     row = tl.program_id(0).to(tl.int64)
-    warmth, is_cut = tl.load(temperature + row), _is_cut(top_k, top_p, row, size)
-    _, is_sound = best_value(bests, row, num_stretches, STRETCHES)
+    _, is_sound, warmth, is_cut = _wish(bests, temperature, top_k, top_p, row, size, num_stretches, STRETCHES)
     if (warmth > 0) & is_sound & is_cut:
         num = tl.load(nums + row)
         if num <= CANDIDATES:
@@ -316,26 +249,12 @@ def _search(x, start, size, best, temperature, log_min_p, highest, num, least, B
 
 @triton.jit
 def draw_searched(
-    x,
-    bests,
-    temperature,
-    log_min_p,
-    top_k,
-    top_p,
-    uniforms,
-    nums,
-    out,
-    size,
-    stride,
-    num_stretches,
-    BLOCK: tl.constexpr,
-    STRETCHES: tl.constexpr,
-    CANDIDATES: tl.constexpr,
-):
+    x, bests, temperature, log_min_p, top_k, top_p, uniforms, nums, out, size, stride, num_stretches,
+    BLOCK: tl.constexpr, STRETCHES: tl.constexpr, CANDIDATES: tl.constexpr,
+):  # fmt: skip
     """Tokens [R] of rows that are cut, and of which more is kept than can be sorted."""
     row = tl.program_id(0).to(tl.int64)
-    warmth, is_cut = tl.load(temperature + row), _is_cut(top_k, top_p, row, size)
-    best, is_sound = best_value(bests, row, num_stretches, STRETCHES)
+    best, is_sound, warmth, is_cut = _wish(bests, temperature, top_k, top_p, row, size, num_stretches, STRETCHES)
     if (warmth > 0) & is_sound & is_cut:
         num = tl.load(nums + row)
         if num > CANDIDATES:

@@ -28,39 +28,40 @@ def _finite(x):
 
 
 @triton.jit
+def _keep(
+    a, b, cache, slot, head, feature, inside, half, block_size, block_stride, head_stride, token_stride
+):  # fmt: skip
+    """Store halves of heads in their slot of a cache."""
+    to = cache + slot // block_size * block_stride + slot % block_size * token_stride + head * head_stride + feature
+    tl.store(to, _finite(a.to(tl.float32)).to(cache.dtype.element_ty), inside)
+    tl.store(to + half, _finite(b.to(tl.float32)).to(cache.dtype.element_ty), inside)
+
+
+@triton.jit
+def _norm(a, b, q_norm, k_norm, is_query, is_key, feature, half, eps):
+    """Both halves of heads, queries and keys normed by weights of their own; zeros of values, which nobody takes."""
+    scale = tl.rsqrt(tl.sum(a * a + b * b, 1) / (2 * half) + eps)[:, None]
+    weight_a = tl.load(q_norm + feature, is_query, other=0.0).to(tl.float32)
+    weight_b = tl.load(q_norm + half + feature, is_query, other=0.0).to(tl.float32)
+    weight_a += tl.load(k_norm + feature, is_key, other=0.0).to(tl.float32)
+    weight_b += tl.load(k_norm + half + feature, is_key, other=0.0).to(tl.float32)
+    return a * scale * weight_a, b * scale * weight_b
+
+
+@triton.jit
 def _store_heads(
-    qkv,
-    q_norm,
-    k_norm,
-    cos,
-    sin,
-    out,
-    key_cache,
-    value_cache,
-    slot_mapping,
-    eps,
-    row_stride,
-    head_stride,
-    key_block_stride,
-    key_head_stride,
-    key_token_stride,
-    value_block_stride,
-    value_head_stride,
-    value_token_stride,
-    num_heads,
-    num_kv_heads,
-    block_size,
-    half,
-    HEADS: tl.constexpr,
-    HALF: tl.constexpr,
-):
+    qkv, q_norm, k_norm, cos, sin, out, key_cache, value_cache, slot_mapping, eps, row_stride, head_stride,
+    key_block_stride, key_head_stride, key_token_stride, value_block_stride, value_head_stride, value_token_stride,
+    num_heads, num_kv_heads, block_size, half, HEADS: tl.constexpr, HALF: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     head = (tl.program_id(1) * HEADS + tl.arange(0, HEADS))[:, None]
     feature = tl.arange(0, HALF)[None, :]
     is_feature = feature < half
     inside = (head < num_heads + 2 * num_kv_heads) & is_feature
-    is_query = head < num_heads
     is_value = head >= num_heads + num_kv_heads
+    is_query = (head < num_heads) & is_feature
+    is_key = (head >= num_heads) & is_feature & (head < num_heads + num_kv_heads)
 
     start = qkv + row * row_stride + head * head_stride + feature
     first = tl.load(start, inside, other=0.0).to(tl.float32)
@@ -70,53 +71,31 @@ def _store_heads(
     s = tl.load(sin + row * half + feature, is_feature, other=0.0)
     a, b = first, second
     if q_norm is not None:
-        scale = tl.rsqrt(tl.sum(a * a + b * b, 1) / (2 * half) + eps)[:, None]
-        of_query, of_key = is_query & is_feature, (head >= num_heads) & is_feature
-        weight_a = tl.load(q_norm + feature + head * 0, of_query, other=0.0).to(tl.float32)
-        weight_b = tl.load(q_norm + half + feature + head * 0, of_query, other=0.0).to(tl.float32)
-        weight_a += tl.load(k_norm + feature + head * 0, of_key, other=0.0).to(tl.float32)
-        weight_b += tl.load(k_norm + half + feature + head * 0, of_key, other=0.0).to(tl.float32)
-        a, b = a * scale * weight_a, b * scale * weight_b
-    turned_a, turned_b = a * c - b * s, b * c + a * s
+        a, b = _norm(a, b, q_norm, k_norm, is_query, is_key, feature + head * 0, half, eps)
     # Rounded as queries are, whatever the cache's type: what a float32 cache holds does not depend on the body.
-    turned_a = tl.where(is_value, first, turned_a).to(out.dtype.element_ty)
-    turned_b = tl.where(is_value, second, turned_b).to(out.dtype.element_ty)
+    turned_a = tl.where(is_value, first, a * c - b * s).to(out.dtype.element_ty)
+    turned_b = tl.where(is_value, second, b * c + a * s).to(out.dtype.element_ty)
 
     query = out + (row * num_heads + head) * (2 * half) + feature
-    tl.store(query, turned_a, is_query & is_feature)
-    tl.store(query + half, turned_b, is_query & is_feature)
+    tl.store(query, turned_a, is_query)
+    tl.store(query + half, turned_b, is_query)
 
     slot = tl.load(slot_mapping + row)
-    block, offset = slot // block_size, slot % block_size
-    key_head, value_head = head - num_heads, head - num_heads - num_kv_heads
-    kept = inside & (slot >= 0)
-    wide_a, wide_b = _finite(turned_a.to(tl.float32)), _finite(turned_b.to(tl.float32))
-    key = key_cache + block * key_block_stride + offset * key_token_stride + key_head * key_head_stride + feature
-    is_key = kept & (head >= num_heads) & (head < num_heads + num_kv_heads)
-    tl.store(key, wide_a.to(key_cache.dtype.element_ty), is_key)
-    tl.store(key + half, wide_b.to(key_cache.dtype.element_ty), is_key)
-    value = value_cache + block * value_block_stride + offset * value_token_stride + feature
-    value += value_head * value_head_stride
-    tl.store(value, wide_a.to(value_cache.dtype.element_ty), kept & is_value)
-    tl.store(value + half, wide_b.to(value_cache.dtype.element_ty), kept & is_value)
+    _keep(
+        turned_a, turned_b, key_cache, slot, head - num_heads, feature, is_key & (slot >= 0), half, block_size,
+        key_block_stride, key_head_stride, key_token_stride,
+    )  # fmt: skip
+    _keep(
+        turned_a, turned_b, value_cache, slot, head - num_heads - num_kv_heads, feature,
+        inside & is_value & (slot >= 0), half, block_size, value_block_stride, value_head_stride, value_token_stride,
+    )  # fmt: skip
 
 
 @triton.jit
 def _write(
-    new,
-    cache,
-    slot_mapping,
-    token_stride,
-    head_stride,
-    cache_block_stride,
-    cache_head_stride,
-    cache_token_stride,
-    num_heads,
-    block_size,
-    size,
-    HEADS: tl.constexpr,
-    SIZE: tl.constexpr,
-):
+    new, cache, slot_mapping, token_stride, head_stride, cache_block_stride, cache_head_stride, cache_token_stride,
+    num_heads, block_size, size, HEADS: tl.constexpr, SIZE: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     head = (tl.program_id(1) * HEADS + tl.arange(0, HEADS))[:, None]
     feature = tl.arange(0, SIZE)[None, :]

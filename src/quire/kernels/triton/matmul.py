@@ -15,6 +15,7 @@ from torch import Tensor
 
 from quire.kernels.triton.product_tiles import THIN_ROWS, ThinTile, WideTile, thin_tile, wide_tile
 from quire.kernels.triton.products import gated, grouped_order, thin_sums, thin_sums_of_two, wide_sums
+from quire.kernels.triton.rows import in_rows
 
 
 @triton.jit
@@ -191,8 +192,3 @@ def _strides(x: Tensor, x_scale: Tensor | None, weight_scale: Tensor | None) -> 
     of_x_scale = x_scale.stride(0) if x_scale is not None and x_scale.dim() == 2 else 0
     of_weight_scale = weight_scale.stride(0) if weight_scale is not None and weight_scale.dim() == 2 else 0
     return x.stride(0), of_x_scale, of_weight_scale
-
-
-def in_rows(x: Tensor) -> Tensor:
-    """x [T, K] with its rows' elements side by side."""
-    return x if x.stride(1) == 1 else x.contiguous()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from quire.kernels.ops.mla import latent_attention
 from quire.kernels.triton.attention import LOG2E, SEGMENT_TOKENS, Scratch, Tile, programs_of
-from quire.kernels.triton.attention_kernels import _LOWEST, _add_segments, _count_units, _look_up, _places
+from quire.kernels.triton.attention_kernels import _LOWEST, _add_segments, _count_units, _look_up, _places, _shares
 from quire.kernels.triton.variant import Variant, blank
 
 
@@ -79,8 +79,7 @@ def _attend_latents(
 ):  # fmt: skip
     """One program's share of all units: segments of tiles of ROWS heads of tokens. See _attend_tokens."""
     units = tl.load(unit_starts + num_tokens) * TILES
-    share = tl.cdiv(units, tl.num_programs(0))
-    is_cut = (share <= PLACES) | (max_segments <= PLACES)
+    share, is_cut = _shares(units, max_segments, PLACES)
     first_place = tl.program_id(0) * (PLACES + 1)
     begin = tl.program_id(0) * share
     unit, end = begin, tl.minimum(begin + share, units)

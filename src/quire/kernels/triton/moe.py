@@ -23,6 +23,7 @@ from quire.kernels.triton.product_tiles import ThinTile, expert_tile
 from quire.kernels.triton.products import gated, thin_sums, thin_sums_of_two, wide_sums
 from quire.kernels.triton.quantize import round_fp8
 from quire.kernels.triton.routing import add_answers, place_pairs
+from quire.kernels.triton.rows import in_rows
 from quire.kernels.triton.variant import Variant, blank
 
 DIRECT_PAIRS = 32
@@ -30,10 +31,19 @@ DIRECT_PAIRS = 32
 
 
 @triton.jit
-def _pairs_of(pairs, tile_experts, tile, num_pairs, m, IS_DIRECT: tl.constexpr, ROWS: tl.constexpr):
-    """The expert of a tile, and its pairs, num_pairs where there is none."""
+def _pairs_of(pairs, tile_experts, num_pairs, top_k, IS_DIRECT: tl.constexpr, ROWS: tl.constexpr):
+    """The expert of this program's tile, its pairs, num_pairs where there is none, and their rows of x."""
+    tile, m = tl.program_id(1), tl.arange(0, ROWS)
     pair = tl.where(m == 0, tile, num_pairs) if IS_DIRECT else tl.load(pairs + tile * ROWS + m)
-    return tl.load(tile_experts + tile), pair
+    return tl.load(tile_experts + tile).to(tl.int64), pair, (pair // top_k).to(tl.int64)
+
+
+@triton.jit
+def _outputs_of(num_out, OUTPUTS: tl.constexpr):
+    """This program's first output feature, all of them, and where their weights are: behind the last, the first's."""
+    start = tl.program_id(0) * OUTPUTS
+    n = start + tl.arange(0, OUTPUTS)
+    return start, n, n % num_out
 
 
 @triton.jit
@@ -43,39 +53,30 @@ def _thin_experts(
     IS_DIRECT: tl.constexpr, IS_EVEN: tl.constexpr, ROWS: tl.constexpr, OUTPUTS: tl.constexpr, SLICES: tl.constexpr,
     DEPTH: tl.constexpr,
 ):  # fmt: skip
-    m = tl.arange(0, ROWS)
-    expert, pair = _pairs_of(pairs, tile_experts, tl.program_id(1), num_pairs, m, IS_DIRECT, ROWS)
+    expert, pair, row = _pairs_of(pairs, tile_experts, num_pairs, top_k, IS_DIRECT, ROWS)
     if (expert < 0) | (expert >= num_experts):
         return
-    start = tl.program_id(0) * OUTPUTS
-    n = start + tl.arange(0, OUTPUTS)
     is_row = pair < num_pairs
-    row = (pair // top_k).to(tl.int64)
-    at = n % num_out
-    height = num_out * (1 if ACTIVATION is None else 2)
-    first = expert.to(tl.int64) * height
-    matrix = weight + first * num_in
-    scales = weight_scale
-    if KIND == "blocks":
-        scales = weight_scale + expert.to(tl.int64) * stride_we
-    x_at = row * stride_x
+    start, n, at = _outputs_of(num_out, OUTPUTS)
+    matrix = weight + expert * num_in * num_out * (1 if ACTIVATION is None else 2)
+    scales = None if KIND == "plain" else weight_scale + expert * stride_we
     if ACTIVATION is None:
         y = thin_sums(
-            x, x_scale, matrix, scales, x_at, row * stride_xs, is_row, at.to(tl.int64) * num_in,
+            x, x_scale, matrix, scales, row * stride_x, row * stride_xs, is_row, at.to(tl.int64) * num_in,
             start // 128 * stride_ws, num_in, KIND, ROUNDS, IS_EVEN, SLICES, DEPTH,
         )  # fmt: skip
         if KIND == "rows":
-            y = y * tl.load(x_scale + row, is_row, other=0.0)[None, :] * tl.load(scales + first + at)[:, None]
+            y = y * tl.load(x_scale + row, is_row, other=0.0)[None, :] * tl.load(scales + at)[:, None]
     else:
         gate, up = thin_sums_of_two(
-            x, x_scale, matrix, scales, x_at, row * stride_xs, is_row, at.to(tl.int64) * num_in,
+            x, x_scale, matrix, scales, row * stride_x, row * stride_xs, is_row, at.to(tl.int64) * num_in,
             start // 128 * stride_ws, (num_out + at).to(tl.int64) * num_in, (num_out + start) // 128 * stride_ws,
             num_in, KIND, ROUNDS, IS_EVEN, SLICES, DEPTH,
         )  # fmt: skip
         if KIND == "rows":
             of_row = tl.load(x_scale + row, is_row, other=0.0)[None, :]
-            gate = gate * of_row * tl.load(scales + first + at)[:, None]
-            up = up * of_row * tl.load(scales + first + num_out + at)[:, None]
+            gate = gate * of_row * tl.load(scales + at)[:, None]
+            up = up * of_row * tl.load(scales + num_out + at)[:, None]
         y = gated(gate, up, ACTIVATION)
     to = out + pair.to(tl.int64)[None, :] * num_out + n[:, None]
     tl.store(to, y.to(out.dtype.element_ty), is_row[None, :] & (n < num_out)[:, None])
@@ -87,35 +88,27 @@ def _wide_experts(
     stride_x, stride_xs, stride_we, stride_ws, KIND: tl.constexpr, ACTIVATION: tl.constexpr, IS_EVEN: tl.constexpr,
     ROWS: tl.constexpr, OUTPUTS: tl.constexpr, DEPTH: tl.constexpr,
 ):  # fmt: skip
-    m = tl.arange(0, ROWS)
-    expert, pair = _pairs_of(pairs, tile_experts, tl.program_id(1), num_pairs, m, False, ROWS)
+    expert, pair, row = _pairs_of(pairs, tile_experts, num_pairs, top_k, False, ROWS)
     if (expert < 0) | (expert >= num_experts):
         return
-    start = tl.program_id(0) * OUTPUTS
-    n = start + tl.arange(0, OUTPUTS)
     is_row = pair < num_pairs
-    row = (pair // top_k).to(tl.int64)
-    at = n % num_out
-    height = num_out * (1 if ACTIVATION is None else 2)
-    first = expert.to(tl.int64) * height
-    matrix = weight + first * num_in
-    scales = weight_scale
-    if KIND == "blocks":
-        scales = weight_scale + expert.to(tl.int64) * stride_we
+    start, n, at = _outputs_of(num_out, OUTPUTS)
+    matrix = weight + expert * num_in * num_out * (1 if ACTIVATION is None else 2)
+    scales = None if KIND == "plain" else weight_scale + expert * stride_we
     y = wide_sums(
         x, x_scale, matrix, scales, row * stride_x, row * stride_xs, is_row, at.to(tl.int64) * num_in,
         start // 128 * stride_ws, num_in, KIND, IS_EVEN, DEPTH,
     )  # fmt: skip
     if KIND == "rows":
         of_row = tl.load(x_scale + row, is_row, other=0.0)[:, None]
-        y = y * of_row * tl.load(scales + first + at)[None, :]
+        y = y * of_row * tl.load(scales + at)[None, :]
     if ACTIVATION is not None:
         up = wide_sums(
             x, x_scale, matrix, scales, row * stride_x, row * stride_xs, is_row, (num_out + at).to(tl.int64) * num_in,
             (num_out + start) // 128 * stride_ws, num_in, KIND, IS_EVEN, DEPTH,
         )  # fmt: skip
         if KIND == "rows":
-            up = up * of_row * tl.load(scales + first + num_out + at)[None, :]
+            up = up * of_row * tl.load(scales + num_out + at)[None, :]
         y = gated(y, up, ACTIVATION)
     to = out + pair.to(tl.int64)[:, None] * num_out + n[None, :]
     tl.store(to, y.to(out.dtype.element_ty), is_row[:, None] & (n < num_out)[None, :])
@@ -147,14 +140,15 @@ def multiply_experts(
     """x [R, K] by weight [E, N, K] -> out [R * top_k, N], or with an activation [R * top_k, N / 2]."""
     num_pairs, num_out = out.shape
     num_experts, _, num_in = weight.shape
-    x = x if x.stride(1) == 1 else x.contiguous()
+    x = in_rows(x)
     kind = "plain" if scale is None else "blocks" if scale.dim() == 3 else "rows"
     is_rounded_on_the_way = kind == "blocks" and tiles.rows == 8
     x_scale = None
     if kind != "plain" and not is_rounded_on_the_way:
         x, x_scale = round_fp8(x, BLOCK if kind == "blocks" else None)
     args = (x, x_scale, weight, scale, out, tiles.pairs, tiles.experts, num_pairs, num_experts, num_out, num_in, top_k)
-    stride_we, stride_ws = (scale.stride(0), scale.stride(1)) if scale is not None and kind == "blocks" else (0, 0)
+    stride_we = 0 if scale is None else scale.stride(0)
+    stride_ws = scale.stride(1) if scale is not None and kind == "blocks" else 0
     strides = (x.stride(0), 0 if x_scale is None else x_scale.stride(0), stride_we, stride_ws)
     is_alone, is_gated = tiles.pairs is None, activation is not None
     tile = expert_tile(tiles.rows, num_out, num_in, weight.itemsize, is_alone=is_alone, is_gated=is_gated)

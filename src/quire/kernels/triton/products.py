@@ -45,7 +45,7 @@ def fp8_scale(greatest):
 
 @triton.jit
 def gated(gate, up, ACTIVATION: tl.constexpr):
-    """activation(gate) * up in float32."""
+    """activation(gate) * up in float32. Of gelu, (1 + tanh u) / 2 is written as 1 / (1 + exp(-2u))."""
     if ACTIVATION == "silu":
         return gate / (1.0 + tl.exp(-gate)) * up
     inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)

@@ -14,6 +14,7 @@ from torch import Tensor
 from quire.kernels.ops.fp8 import FP8, quantize_fp8, quantize_fp8_static
 from quire.kernels.ops.w8a8 import quantize_int8, quantize_int8_static
 from quire.kernels.triton.products import fp8_scale, round_to_fp8, round_to_int8
+from quire.kernels.triton.rows import in_rows
 from quire.kernels.triton.tuning import row_tile
 from quire.kernels.triton.variant import Variant, blank
 
@@ -72,11 +73,9 @@ def round_fp8(x: Tensor, group: int | None = None) -> tuple[Tensor, Tensor]:
     out = torch.empty((num_rows, size), dtype=FP8, device=x.device)
     scales = torch.empty((num_rows, num_groups), dtype=torch.float32, device=x.device)
     if num_rows:
-        x = x if x.stride(1) == 1 else x.contiguous()
+        x = in_rows(x)
         grid = (num_rows, triton.cdiv(num_groups, _GROUPS))
-        _round_groups[grid](
-            x, out, scales, size, x.stride(0), num_groups, GROUPS=_GROUPS, GROUP=group, num_warps=4
-        )  # fmt: skip
+        _round_groups[grid](x, out, scales, size, x.stride(0), num_groups, GROUPS=_GROUPS, GROUP=group, num_warps=4)
     return out, scales
 
 
@@ -103,11 +102,9 @@ def _rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     out = torch.empty((num_rows, size), dtype=dtype, device=x.device)
     scales = torch.empty((num_rows, 1), dtype=torch.float32, device=x.device)
     if num_rows:
-        x = x if x.stride(1) == 1 else x.contiguous()
-        tile = row_tile(size)
-        _round_rows[(num_rows,)](
-            x, out, scales, size, x.stride(0), BLOCK=tile.block, num_warps=tile.num_warps
-        )  # fmt: skip
+        x = in_rows(x)
+        block, num_warps = row_tile(size)
+        _round_rows[(num_rows,)](x, out, scales, size, x.stride(0), BLOCK=block, num_warps=num_warps)
     return out, scales
 
 
@@ -115,7 +112,7 @@ def _static(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     num_rows, size = x.shape
     out = torch.empty((num_rows, size), dtype=dtype, device=x.device)
     if num_rows:
-        x = x if x.stride(1) == 1 else x.contiguous()
+        x = in_rows(x)
         grid = (num_rows, triton.cdiv(size, _STATIC_BLOCK))
         _round_static[grid](x, scale, out, size, x.stride(0), BLOCK=_STATIC_BLOCK, num_warps=4)
     return out

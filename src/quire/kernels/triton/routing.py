@@ -13,6 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quire.kernels.ops.moe import ExpertTiles, Routing, align, combine, max_tiles, route
+from quire.kernels.triton.rows import in_rows
 from quire.kernels.triton.variant import Variant, blank
 
 CHUNK = 1024
@@ -153,7 +154,7 @@ def choose_experts(logits: Tensor, routing: Routing, bias: Tensor | None = None)
     weights = torch.empty((num_rows, routing.top_k), dtype=torch.float32, device=logits.device)
     experts = torch.empty((num_rows, routing.top_k), dtype=torch.int32, device=logits.device)
     if num_rows:
-        logits = logits if logits.stride(1) == 1 else logits.contiguous()
+        logits = in_rows(logits)
         size = num_experts // routing.num_groups
         _route[(num_rows,)](
             logits,
@@ -217,8 +218,7 @@ def add_answers(
     size = y.shape[1]
     out = torch.empty((num_rows, size), dtype=y.dtype, device=y.device)
     if num_rows:
-        if residual is not None and residual.stride(1) != 1:
-            residual = residual.contiguous()
+        residual = None if residual is None else in_rows(residual)
         _combine[(num_rows, triton.cdiv(size, _COMBINED))](
             y,
             weights.contiguous(),

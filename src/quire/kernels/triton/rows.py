@@ -28,6 +28,11 @@ def _gather(table, rows, out, size, stride, scale, BLOCK: tl.constexpr):
     tl.store(out + place * size + column, value, inside)
 
 
+def in_rows(x: Tensor) -> Tensor:
+    """x [T, K] with its rows' elements side by side."""
+    return x if x.stride(1) == 1 else x.contiguous()
+
+
 @take_rows.on("cuda")
 def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
     """See take_rows. Negative ids are no rows."""

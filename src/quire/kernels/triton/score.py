@@ -20,17 +20,9 @@ from quire.kernels.triton.vocabulary import best_value, stretch_bests
 
 @triton.jit
 def _stretch_sum(
-    x,
-    rows,
-    bests,
-    sums,
-    size,
-    stride,
-    num_stretches,
-    LENGTH: tl.constexpr,
-    BLOCK: tl.constexpr,
+    x, rows, bests, sums, size, stride, num_stretches, LENGTH: tl.constexpr, BLOCK: tl.constexpr,
     STRETCHES: tl.constexpr,
-):
+):  # fmt: skip
     place, stretch = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = tl.load(rows + place).to(tl.int64)
     best, _ = best_value(bests, row, num_stretches, STRETCHES)
@@ -50,21 +42,9 @@ def _logprob(x, best, sums, place, num_stretches, STRETCHES: tl.constexpr):
 
 @triton.jit
 def _stretch_rank(
-    x,
-    rows,
-    tokens,
-    bests,
-    sums,
-    own,
-    likelier,
-    keys,
-    size,
-    stride,
-    num_stretches,
-    LENGTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    STRETCHES: tl.constexpr,
-):
+    x, rows, tokens, bests, sums, own, likelier, keys, size, stride, num_stretches, LENGTH: tl.constexpr,
+    BLOCK: tl.constexpr, STRETCHES: tl.constexpr,
+):  # fmt: skip
     """The token's log probability [n], how many in each stretch are likelier [n, S]; and keys [n, V], if asked for."""
     place, stretch = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = tl.load(rows + place).to(tl.int64)

@@ -18,9 +18,10 @@ import triton.language as tl
 from torch import Tensor
 
 from quire.kernels.ops.w4a16 import TILE_ROWS, W4Matrix, half, w4a16_linear
-from quire.kernels.triton.matmul import finish, in_rows
+from quire.kernels.triton.matmul import finish
 from quire.kernels.triton.product_tiles import THIN_ROWS, w4_thin_tile, w4_wide_tile
 from quire.kernels.triton.products import grouped_order
+from quire.kernels.triton.rows import in_rows
 from quire.kernels.triton.variant import Variant, blank
 
 
