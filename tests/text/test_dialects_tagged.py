@@ -259,6 +259,18 @@ def test_grammars_hold_schemas(family: str, arguments: dict[str, str], is_accept
         assert grammar_accepts(dialect, (tool,), special, text) == is_accepted
 
 
+@pytest.mark.parametrize("family", WRITERS)
+@pytest.mark.parametrize(
+    ("schema", "value"), [({"enum": ["a\x7fb"]}, "a\x7fb"), ({"type": "string", "pattern": "^a\\\nb$"}, "a\nb")]
+)
+def test_characters_that_lark_does_not_take_as_they_are_are_spelled_out(
+    family: str, schema: dict[str, Any], value: str, grammar_accepts: Any
+) -> None:
+    tool = Tool(name="f", parameters={"properties": {"a": schema}, "required": ["a"]}, strict=True)
+    dialect = choose(family, "none", None).tools
+    assert grammar_accepts(dialect, (tool,), (), WRITERS[family]("f", a=value))
+
+
 @pytest.mark.parametrize("value", ["<parameter=x>", "a\n<parameter=x>", "a\n</function>", "</function>"])
 def test_qwen_s_values_do_not_hold_tags_that_would_end_them(value: str, grammar_accepts: Any, read_reply: Any) -> None:
     dialect = choose("qwen3_coder", "none", None).tools

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from quire.text.dialects.dialect import Parser, Tool
-from quire.text.dialects.lark import arguments_rules, literal, marker
+from quire.text.dialects.lark import arguments_rules, marker
 from quire.text.dialects.names import read_function_name
 from quire.text.dialects.parsing import ReaderParser
 from quire.text.dialects.scanner import Scanner, Steps
 from quire.text.dialects.sections import Header, Section
+from quire.text.grammar.lark import literal
 
 SECTION = "<｜tool▁calls▁begin｜>"
 SECTION_END = "<｜tool▁calls▁end｜>"

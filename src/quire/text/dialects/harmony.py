@@ -18,9 +18,10 @@ import msgspec
 
 from quire.text.dialects.dialect import Parser, Tool
 from quire.text.dialects.json_calls import read_object
-from quire.text.dialects.lark import arguments_rules, literal, marker
+from quire.text.dialects.lark import arguments_rules, marker
 from quire.text.dialects.parsing import Output, ReaderParser
 from quire.text.dialects.scanner import Emit, Scanner, Steps
+from quire.text.grammar.lark import literal
 
 START = "<|start|>"
 CHANNEL = "<|channel|>"

@@ -6,14 +6,10 @@ from typing import Any
 
 from quire.core.errors import InvalidRequest
 from quire.text.dialects.dialect import Tool
+from quire.text.grammar.lark import literal
 
 _WHITESPACE = r"[ \t\r\n]{1,32}"
 """Between the parts of a JSON value. Without a bound a model may write spaces to the end of its budget."""
-
-
-def literal(text: str) -> str:
-    """Text that must be written exactly."""
-    return json.dumps(text, ensure_ascii=False)
 
 
 def marker(text: str, special: Mapping[str, int]) -> str:

@@ -12,9 +12,10 @@ import msgspec
 
 from quire.text.dialects.dialect import Parser, Tool
 from quire.text.dialects.json_calls import read_marked_call, read_object
-from quire.text.dialects.lark import arguments_rules, literal, marker, object_rules
+from quire.text.dialects.lark import arguments_rules, marker, object_rules
 from quire.text.dialects.parsing import Output, ReaderParser
 from quire.text.dialects.scanner import Scanner, Steps
+from quire.text.grammar.lark import literal
 
 BEGIN = "[TOOL_CALLS]"
 _ARGUMENTS = "[ARGS]"

@@ -12,10 +12,11 @@ from typing import Any
 import msgspec
 
 from quire.text.dialects.dialect import Parser, Tool
-from quire.text.dialects.lark import inline, literal, marker, named_arguments, shared_schemas
+from quire.text.dialects.lark import inline, marker, named_arguments, shared_schemas
 from quire.text.dialects.parsing import Output, ReaderParser
 from quire.text.dialects.python_text import read_literal
 from quire.text.dialects.scanner import Scanner, Steps
+from quire.text.grammar.lark import literal
 
 _BEGINS = ("<|python_start|>", "<|python_tag|>", "<|tool_call_start|>")
 _ENDS = ("<|python_end|>", "<|tool_call_end|>")

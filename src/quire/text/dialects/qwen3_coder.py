@@ -19,12 +19,13 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from quire.text.dialects.dialect import Parser, Tool
-from quire.text.dialects.lark import literal, marker
+from quire.text.dialects.lark import marker
 from quire.text.dialects.names import read_function_name, read_name
 from quire.text.dialects.parsing import Output, ReaderParser
 from quire.text.dialects.scanner import Emit, Scanner, Steps
 from quire.text.dialects.typed_arguments import TypedArguments
 from quire.text.dialects.typed_grammar import Tags, typed_arguments_rules
+from quire.text.grammar.lark import literal
 
 FUNCTION = "<function="
 FUNCTION_END = "</function>"

@@ -16,7 +16,7 @@ from quire.text.dialects.dialect import Tool
 from quire.text.dialects.python_text import read_literal
 from quire.text.dialects.scanner import Emit, Scanner, Steps
 
-UNTYPED = frozenset(("string", "object", "array"))
+_UNTYPED = frozenset(("string", "object", "array"))
 """A schema that names no type: what looks like an object or a list is read as one, all else is text."""
 _WORDS = {"true": "boolean", "false": "boolean", "null": "null", "none": "null"}
 _BRACKETS = {"{": "object", "[": "array"}
@@ -157,7 +157,7 @@ def kinds(schema: Any, root: Mapping[str, Any]) -> frozenset[str]:
                 waiting += part[word]
         if isinstance(part.get("$ref"), str):
             waiting.append(referred(part["$ref"], root))
-    return frozenset(found) or UNTYPED
+    return frozenset(found) or _UNTYPED
 
 
 def referred(path: str, root: Mapping[str, Any]) -> Any:

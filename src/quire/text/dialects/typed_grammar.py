@@ -8,7 +8,6 @@ What a schema says across its arguments (anyOf at its root and the like) cannot 
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,8 +15,9 @@ import msgspec
 
 from quire.core.errors import InvalidRequest
 from quire.text.dialects.dialect import Tool
-from quire.text.dialects.lark import inline, literal, named_arguments, shared_schemas
+from quire.text.dialects.lark import inline, named_arguments, shared_schemas
 from quire.text.dialects.typed_arguments import kinds, property_schema, referred
+from quire.text.grammar.lark import literal, regex_body
 
 _ACROSS = ("anyOf", "oneOf", "allOf", "not", "if", "dependentRequired", "dependentSchemas", "patternProperties", "$ref")
 _UNSAYABLE = ("not", "if")
@@ -171,5 +171,4 @@ def _whole(pattern: str) -> str:
     if "|" in pattern:
         is_first = is_last = False  # An anchor there is one alternative's: the regex's compiler says what it takes.
     inner = pattern[is_first : len(pattern) - is_last]
-    escaped = re.sub(r"\\.|/|\n", lambda match: {"/": "\\/", "\n": "\\n"}.get(match[0], match[0]), inner, flags=re.S)
-    return ("" if is_first else "(?s:.*)") + f"({escaped})" + ("" if is_last else "(?s:.*)")
+    return ("" if is_first else "(?s:.*)") + f"({regex_body(inner)})" + ("" if is_last else "(?s:.*)")

@@ -24,7 +24,7 @@ from quire.text.grammar.structural_tag import structural_tag_piece
 PATH = "$.structured_outputs"
 
 _JSON_SHAPES = ("json", "json_object", "structural_tag")
-_OPTIONS = ("disable_any_whitespace", "whitespace_pattern", "disable_additional_properties", "is_lenient")
+_OPTIONS = ("disable_any_whitespace", "whitespace_pattern", "disable_additional_properties")
 
 
 def compose(wanted: StructuredOutputs, special: Mapping[str, int]) -> Piece:
@@ -59,10 +59,10 @@ def compose(wanted: StructuredOutputs, special: Mapping[str, int]) -> Piece:
 def schema_piece(schema: Any, path: str, options: StructuredOutputs) -> Piece:
     """A JSON value of this schema; raises InvalidRequest."""
     prepared = json_schema.prepare(schema, path, is_closed=options.disable_additional_properties)
-    return json_piece({**prepared, json_schema.OPTIONS: llguidance_options(options)})
+    return json_piece({**prepared, json_schema.OPTIONS: _llguidance_options(options)})
 
 
-def llguidance_options(options: StructuredOutputs) -> dict[str, Any]:
+def _llguidance_options(options: StructuredOutputs) -> dict[str, Any]:
     """How llguidance is to read a schema, and which whitespace answers may have."""
     said: dict[str, Any] = {"lenient": options.is_lenient}
     if options.disable_any_whitespace:
@@ -82,7 +82,7 @@ def _choice(choices: Any, path: str) -> Piece:
 
 def _check_options(wanted: StructuredOutputs, shape: str) -> None:
     if shape not in _JSON_SHAPES:
-        for option in _OPTIONS[:3]:
+        for option in _OPTIONS:
             if getattr(wanted, option):
                 raise Unsupported(
                     f"{PATH}.{option} is set beside {shape}: it means something for {', '.join(_JSON_SHAPES)} only.",

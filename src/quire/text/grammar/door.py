@@ -48,7 +48,8 @@ class GrammarDoor:
     @cached_property
     def special(self) -> Mapping[str, int]:
         """Ids of special tokens by their names, as grammars may name them."""
-        return special_names(self._tokenizer)
+        names = {token: self._tokenizer.id_to_token(token) for token in sorted(self._tokenizer.special_token_ids)}
+        return {name: token for token, name in names.items() if name}
 
     def check(self, wanted: StructuredOutputs) -> str:
         """The grammar of a whole answer of this shape, for ``Request.grammar``.
@@ -116,9 +117,3 @@ class GrammarDoor:
             verdict = self._trial.verdict(text)
             self._verdicts.put(key, verdict, len(verdict.error))
         return verdict
-
-
-def special_names(tokenizer: Tokenizer) -> dict[str, int]:
-    """A tokenizer's special tokens: their ids by their names."""
-    names = {token: tokenizer.id_to_token(token) for token in sorted(tokenizer.special_token_ids)}
-    return {name: token for token, name in names.items() if name}

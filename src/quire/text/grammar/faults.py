@@ -84,6 +84,10 @@ def _named(found: re.Match[str], error: str) -> _Test:
     return lambda keyword, value: keyword in names
 
 
+def _captured(found: re.Match[str], error: str) -> _Test:
+    return lambda keyword, value: keyword == found[1]
+
+
 def _these(*names: str) -> Callable[[re.Match[str], str], _Test]:
     return lambda found, error: lambda keyword, value: keyword in names
 
@@ -125,11 +129,8 @@ _KEYWORDS: tuple[tuple[re.Pattern[str], Callable[[re.Match[str], str], _Test]], 
         re.compile(r"regex for (?:float|integer) range"),
         _these("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"),
     ),
-    (re.compile(r"for '(\w+)'"), lambda found, error: lambda keyword, value: keyword == found[1]),
-    (
-        re.compile(r"^(?:at [\d()]+: failed to compile JSON schema: )?(\$?\w+) must be"),
-        lambda found, error: lambda keyword, value: keyword == found[1],
-    ),
+    (re.compile(r"for '(\w+)'"), _captured),
+    (re.compile(r"^(?:at [\d()]+: failed to compile JSON schema: )?(\$?\w+) must be"), _captured),
 )
 
 

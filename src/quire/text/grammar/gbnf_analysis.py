@@ -40,9 +40,14 @@ class Analysis:
         self.rules = rules
         self._path = path
         self._work_left = MAX_WORK
-        self.regular = self._regular_rules()
+        self._users: dict[str, list[str]] = {name: [] for name in rules}
+        for name, part in rules.items():
+            for used in _used(part):
+                self._users[used].append(name)
+        order = self._regular_rules()
+        self.regular = frozenset(order)
         self._known: dict[str, Sketch] = {name: Sketch(False, NONE, NONE, NONE) for name in rules}
-        self._settle()
+        self._settle([*order, *(name for name in rules if name not in self.regular)])
 
     def is_regular(self, part: Node) -> bool:
         return all(rule in self.regular for rule in _used(part)) and not _has_token(part)
@@ -142,42 +147,29 @@ class Analysis:
                 return self._uses(one, follow if most == 1 else follow | self.sketch(one).first)
         return []
 
-    def _regular_rules(self) -> frozenset[str]:
-        """Rules that neither use themselves nor tokens, nor a rule that does."""
-        users: dict[str, list[str]] = {name: [] for name in self.rules}
-        num_unknown = {}
-        ready = []
-        for name, part in self.rules.items():
-            used = _used(part)
-            num_unknown[name] = len(used) + _has_token(part)
-            for one in used:
-                users[one].append(name)
-            if num_unknown[name] == 0:
-                ready.append(name)
+    def _regular_rules(self) -> list[str]:
+        """Rules that neither use themselves nor tokens, nor a rule that does; each behind those that it uses."""
+        num_unknown = {name: len(_used(part)) + _has_token(part) for name, part in self.rules.items()}
+        ready = [name for name, num in num_unknown.items() if num == 0]
         order = []
         while ready:
             name = ready.pop()
             order.append(name)
-            for user in users[name]:
+            for user in self._users[name]:
                 num_unknown[user] -= 1
                 if num_unknown[user] == 0:
                     ready.append(user)
-        self._order = order + [name for name in self.rules if num_unknown[name]]
-        return frozenset(order)
+        return order
 
-    def _settle(self) -> None:
+    def _settle(self, order: Iterable[str]) -> None:
         """Go over the rules until nothing more is learnt of them."""
-        users: dict[str, set[str]] = {name: set() for name in self.rules}
-        for name, part in self.rules.items():
-            for used in _used(part):
-                users[used].add(name)
-        waiting = dict.fromkeys(self._order)
+        waiting = dict.fromkeys(order)
         while waiting:
             name = next(iter(waiting))
             del waiting[name]
             if (sketch := self.sketch(self.rules[name])) != self._known[name]:
                 self._known[name] = sketch
-                waiting |= dict.fromkeys(users[name])
+                waiting |= dict.fromkeys(self._users[name])
 
     def _spend(self) -> None:
         self._work_left -= 1

@@ -23,7 +23,7 @@ MAX_DEPTH = 12
 """Of parentheses in one rule; llguidance takes 28."""
 
 _ANY = "/(?s:.*)/"
-_UNESCAPED_SLASH = re.compile(r"\\.|/", re.DOTALL)
+_SPELLED_OTHERWISE = re.compile(r"\\.|[\n\r/]", re.DOTALL)
 _TOKEN = re.compile(r"<\[\d+\]>")
 _IN_REGEX = {"\n": r"\n", "\r": r"\r", "/": r"\/", "\\\n": r"\n", "\\\r": r"\r"}
 
@@ -72,9 +72,12 @@ def literal(text: str) -> str:
 
 def regex_literal(pattern: str) -> str:
     """A regular expression, as Lark spells it."""
-    spelled = _UNESCAPED_SLASH.sub(lambda m: _IN_REGEX.get(m[0], m[0]), pattern)
-    spelled = spelled.replace("\n", r"\n").replace("\r", r"\r")
-    return f"/{spelled}/" if spelled else '""'  # two slashes would begin a comment
+    return f"/{regex_body(pattern)}/" if pattern else '""'  # two slashes would begin a comment
+
+
+def regex_body(pattern: str) -> str:
+    """The same without its slashes, to be a part of a longer one."""
+    return _SPELLED_OTHERWISE.sub(lambda found: _IN_REGEX.get(found[0], found[0]), pattern)
 
 
 def text_piece(text: str) -> Piece:

@@ -112,8 +112,8 @@ def _text_without_beginning(text: Piece, beginning: Piece) -> Piece:
 
 def _trigger(dialect: ToolDialect, tools: Sequence[Tool], special: Mapping[str, int]) -> str | None:
     """The mark that a call begins with, if the dialect has one."""
+    sign = _sign(tools)
     for marker in dialect.markers:
-        sign = _sign(tools)
         rules = dialect.grammar(tools, at_most_one=True, special={**special, marker: sign})
         if f"<[{sign}]>" in rules:
             return marker

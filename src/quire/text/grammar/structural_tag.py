@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from quire.core.errors import InvalidRequest, Unsupported
 from quire.text.grammar.ebnf import grammar_of
+from quire.text.grammar.fields import Fields
 from quire.text.grammar.json_schema import check_nesting
 from quire.text.grammar.lark import (
     Piece,
@@ -28,9 +29,6 @@ from quire.text.grammar.lark import (
 SchemaPiece = Callable[[Any, str], Piece]
 """A schema and its path -> a JSON value of it."""
 
-MAX_PARTS = 1024
-"""Of a list of tags, formats or ends."""
-
 _Ends = Sequence[list[Piece]]
 """What may follow free text: one of these."""
 _NO_END: _Ends = [[]]
@@ -38,18 +36,16 @@ _NO_END: _Ends = [[]]
 
 def structural_tag_piece(tag: Any, path: str, special: Mapping[str, int], of_schema: SchemaPiece) -> Piece:
     """Raises InvalidRequest or Unsupported, with the path of what is at fault."""
-    if not isinstance(tag, dict):
-        raise InvalidRequest(f"{path} is {tag!r:.80}: it must be an object.", param=path)
+    fields = Fields(tag, path)
     check_nesting(tag, path)
-    kind = tag.get("type", "structural_tag")
-    if kind != "structural_tag":
-        raise InvalidRequest(f'{path}.type is {kind!r:.80}: it must be "structural_tag".', param=f"{path}.type")
+    fields.check_type("structural_tag")
     reader = _Reader(special, of_schema)
-    if "format" in tag:
-        _Fields({**tag, "format": None}, path).done()
-        return sequence(reader.format(tag["format"], f"{path}.format", _NO_END))
-    if "structures" in tag or "triggers" in tag:
-        return sequence(reader.structures(tag, path))
+    if "format" in fields:
+        whole = fields.of("format", dict)
+        fields.done()
+        return sequence(reader.format(whole, f"{path}.format", _NO_END))
+    if "structures" in fields or "triggers" in fields:
+        return sequence(reader.structures(fields))
     raise InvalidRequest(f"{path} has neither format nor structures and triggers: give one.", param=path)
 
 
@@ -61,53 +57,6 @@ class _Tag(NamedTuple):
     path: str
 
 
-class _Fields:
-    """One format object: its fields by name and type, none of them left over."""
-
-    def __init__(self, value: Any, path: str) -> None:
-        if not isinstance(value, dict):
-            raise InvalidRequest(f"{path} is {value!r:.80}: it must be an object.", param=path)
-        self.path = path
-        self._values = {name: inner for name, inner in value.items() if inner is not None}
-        self._read = {"type"}
-
-    def of(self, name: str, kind: type[Any] | tuple[type[Any], ...], default: Any = ...) -> Any:
-        self._read.add(name)
-        value = self._values.get(name, default)
-        where = f"{self.path}.{name}"
-        if value is ...:
-            raise InvalidRequest(f"{where} is missing: it is required.", param=where)
-        if name in self._values and (not isinstance(value, kind) or (isinstance(value, bool) and kind is int)):
-            kinds = kind if isinstance(kind, tuple) else (kind,)
-            wanted = " or ".join(_JSON_NAMES[one] for one in kinds)
-            raise InvalidRequest(f"{where} is {value!r:.80}: it must be {wanted}.", param=where)
-        return value
-
-    def texts(self, name: str, default: Any = ...) -> list[str]:
-        """A list of strings, none of them empty."""
-        texts: list[str] = self.of(name, list, default)
-        for i, text in enumerate(texts):
-            if not isinstance(text, str) or not text:
-                where = f"{self.path}.{name}[{i}]"
-                raise InvalidRequest(f"{where} is {text!r:.80}: it must be a string, and not empty.", param=where)
-        return texts
-
-    def done(self) -> None:
-        """Raise Unsupported for the first field that nobody read."""
-        for name in self._values.keys() - self._read:
-            where = f"{self.path}.{name}"
-            raise Unsupported(f"{where} is not known here, and would change the answer: leave it out.", param=where)
-
-
-_JSON_NAMES: Mapping[type[Any], str] = {
-    str: "a string",
-    list: "a list",
-    dict: "an object",
-    bool: "true or false",
-    int: "an integer",
-}
-
-
 class _Reader:
     """Makes pieces of formats. A format is a list of pieces, so that free text sees what it ends at."""
 
@@ -115,22 +64,21 @@ class _Reader:
         self._special = special
         self._of_schema = of_schema
 
-    def structures(self, tag: Any, path: str) -> list[Piece]:
-        """What stands beside ``structures`` and ``triggers``."""
-        fields = _Fields(tag, path)
+    def structures(self, fields: Fields) -> list[Piece]:
+        """``structures`` and ``triggers``."""
         triggers = fields.texts("triggers")
         tags = []
-        for one, where in _listed(fields, "structures"):
-            structure = _Fields(one, where)
+        for one, where in fields.listed("structures"):
+            structure = Fields(one, where)
             body = self._of_schema(structure.of("schema", (dict, bool), {}), f"{where}.schema")
             tags.append(_Tag(structure.of("begin", str), [body, *self._marker(structure.of("end", str))], where))
             structure.done()
         fields.done()
-        return self._triggered(triggers, tags, path, any_text(), _NO_END)
+        return self._triggered(triggers, tags, fields.path, any_text(), _NO_END)
 
     def format(self, value: Any, path: str, ends: _Ends) -> list[Piece]:
         """A format; where it is free text, up to one of ``ends`` and with it."""
-        fields = _Fields(value, path)
+        fields = Fields(value, path)
         kind = fields.of("type", str)
         if kind not in _FORMATS:
             raise Unsupported(
@@ -150,11 +98,11 @@ class _Reader:
 
     # --- free text --------------------------------------------------------------------------------------------------
 
-    def _any_text(self, fields: _Fields, ends: _Ends) -> list[Piece]:
+    def _any_text(self, fields: Fields, ends: _Ends) -> list[Piece]:
         return [_until(_text_without(fields.texts("excludes", [])), ends)]
 
-    def _triggered_tags(self, fields: _Fields, ends: _Ends) -> list[Piece]:
-        tags = [self._tag_in_text(one, where) for one, where in _listed(fields, "tags")]
+    def _triggered_tags(self, fields: Fields, ends: _Ends) -> list[Piece]:
+        tags = [self._tag_in_text(one, where) for one, where in fields.listed("tags")]
         text = _text_without(fields.texts("excludes", []))
         is_first, is_once = fields.of("at_least_one", bool, False), fields.of("stop_after_first", bool, False)
         return self._triggered(fields.texts("triggers"), tags, fields.path, text, ends, is_first, is_once)
@@ -197,11 +145,11 @@ class _Reader:
 
     # --- tags -------------------------------------------------------------------------------------------------------
 
-    def _tag(self, fields: _Fields, ends: _Ends) -> list[Piece]:
+    def _tag(self, fields: Fields, ends: _Ends) -> list[Piece]:
         begin = self._delimiter(fields.of("begin", (str, dict)), f"{fields.path}.begin")
         return [*begin, *self._content_and_end(fields, ends)]
 
-    def _content_and_end(self, fields: _Fields, outer: _Ends) -> list[Piece]:
+    def _content_and_end(self, fields: Fields, outer: _Ends) -> list[Piece]:
         given = fields.of("end", (str, list, dict))
         where = f"{fields.path}.end"
         each = fields.texts("end") if isinstance(given, list) else [given]
@@ -213,9 +161,9 @@ class _Reader:
             return self.format(content, path, ends)
         return [self._piece(content, path), _any_of(ends)] if given else [self._piece(content, path)]
 
-    def _tags_with_separator(self, fields: _Fields, ends: _Ends) -> list[Piece]:
+    def _tags_with_separator(self, fields: Fields, ends: _Ends) -> list[Piece]:
         tags = []
-        for one, where in _listed(fields, "tags"):
+        for one, where in fields.listed("tags"):
             tag = _tag_fields(one, where)
             tags.append(sequence(self._tag(tag, _NO_END)))
             tag.done()
@@ -228,7 +176,7 @@ class _Reader:
     def _delimiter(self, value: Any, path: str) -> list[Piece]:
         if isinstance(value, str):
             return self._marker(value)
-        fields = _Fields(value, path)
+        fields = Fields(value, path)
         if fields.of("type", str) != "token":
             raise Unsupported(f"{path} is a format: a tag begins and ends with a string or a token.", param=path)
         token = self._token(fields, _NO_END)
@@ -238,7 +186,7 @@ class _Reader:
     def _marker(self, text: str) -> list[Piece]:
         return marker_parts(text, self._special)
 
-    def _token(self, fields: _Fields, ends: _Ends) -> list[Piece]:
+    def _token(self, fields: Fields, ends: _Ends) -> list[Piece]:
         token = fields.of("token", (int, str))
         token_id = self._special.get(token) if isinstance(token, str) else token
         if token_id is None or token_id not in self._special.values():
@@ -248,10 +196,10 @@ class _Reader:
 
     # --- what is put together ---------------------------------------------------------------------------------------
 
-    def _sequence(self, fields: _Fields, ends: _Ends) -> list[Piece]:
+    def _sequence(self, fields: Fields, ends: _Ends) -> list[Piece]:
         rest: list[Piece] = []
         is_last = True
-        for one, where in reversed(_listed(fields, "elements")):
+        for one, where in reversed(fields.listed("elements")):
             if not _is_free(one):
                 rest[:0] = self.format(one, where, _NO_END)
             elif is_last:
@@ -267,13 +215,13 @@ class _Reader:
             is_last = False
         return rest
 
-    def _or(self, fields: _Fields, ends: _Ends) -> list[Piece]:
-        listed = _listed(fields, "elements")
+    def _or(self, fields: Fields, ends: _Ends) -> list[Piece]:
+        listed = fields.listed("elements")
         if ends == _NO_END:
             return [either([sequence(self.format(one, where, ends)) for one, where in listed])]
         return [either([self._piece(one, where) for one, where in listed])]
 
-    def _repeat(self, fields: _Fields, ends: _Ends) -> list[Piece]:
+    def _repeat(self, fields: Fields, ends: _Ends) -> list[Piece]:
         kind = fields.of("type", str)
         bounds = {"optional": (0, 1), "star": (0, -1), "plus": (1, -1)}
         least, most = bounds[kind] if kind in bounds else (fields.of("min", int), fields.of("max", int))
@@ -287,24 +235,24 @@ class _Reader:
 
     # --- what stands alone ------------------------------------------------------------------------------------------
 
-    def _const_string(self, fields: _Fields, ends: _Ends) -> list[Piece]:
+    def _const_string(self, fields: Fields, ends: _Ends) -> list[Piece]:
         return self._marker(fields.of("value", str)) or [text_piece("")]
 
-    def _regex(self, fields: _Fields, ends: _Ends) -> list[Piece]:
+    def _regex(self, fields: Fields, ends: _Ends) -> list[Piece]:
         return [regex_piece(fields.of("pattern", str))]
 
-    def _json_schema(self, fields: _Fields, ends: _Ends) -> list[Piece]:
+    def _json_schema(self, fields: Fields, ends: _Ends) -> list[Piece]:
         style = fields.of("style", str, "json")
         if style != "json" or fields.of("any_order", bool, False):
             where = f"{fields.path}.{'style' if style != 'json' else 'any_order'}"
             raise Unsupported(f"{where} is not supported: values are JSON, in the order of the schema.", param=where)
         return [self._of_schema(fields.of("json_schema", (dict, bool)), f"{fields.path}.json_schema")]
 
-    def _grammar(self, fields: _Fields, ends: _Ends) -> list[Piece]:
+    def _grammar(self, fields: Fields, ends: _Ends) -> list[Piece]:
         return [grammar_of(fields.of("grammar", str), f"{fields.path}.grammar", self._special)]
 
 
-_FORMATS: Mapping[str, Callable[[_Reader, _Fields, _Ends], list[Piece]]] = {
+_FORMATS: Mapping[str, Callable[[_Reader, Fields, _Ends], list[Piece]]] = {
     "const_string": _Reader._const_string,
     "json_schema": _Reader._json_schema,
     "regex": _Reader._regex,
@@ -323,10 +271,9 @@ _FORMATS: Mapping[str, Callable[[_Reader, _Fields, _Ends], list[Piece]]] = {
 }
 
 
-def _tag_fields(value: Any, path: str) -> _Fields:
-    fields = _Fields(value, path)
-    if (kind := fields.of("type", str, "tag")) != "tag":
-        raise InvalidRequest(f'{path}.type is {kind!r:.80}: it must be "tag".', param=f"{path}.type")
+def _tag_fields(value: Any, path: str) -> Fields:
+    fields = Fields(value, path)
+    fields.check_type("tag")
     return fields
 
 
@@ -365,12 +312,3 @@ def _text_without(excluded: Sequence[str]) -> Piece:
         return any_text()
     found = sequence([any_text(), either([text_piece(text) for text in excluded]), any_text()])
     return without(any_text(), found)
-
-
-def _listed(fields: _Fields, name: str) -> list[tuple[Any, str]]:
-    """The members of a list, with their paths; it has at least one."""
-    values = fields.of(name, list)
-    where = f"{fields.path}.{name}"
-    if not 1 <= len(values) <= MAX_PARTS:
-        raise InvalidRequest(f"{where} has {len(values)} members: give 1 to {MAX_PARTS}.", param=where)
-    return [(value, f"{where}[{i}]") for i, value in enumerate(values)]
