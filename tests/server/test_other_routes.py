@@ -1,5 +1,7 @@
 """Models, tokens, versions, limits, docs."""
 
+import re
+
 import pytest
 
 pytestmark = pytest.mark.anyio
@@ -65,7 +67,7 @@ async def test_the_schema_describes_every_route(client):
     assert len(ids) == len(set(ids))
     assert "security" not in described and "securitySchemes" not in described["components"]
     text = (await client.get("/openapi.json")).text
-    for ref in set(__import__("re").findall(r'"\$ref":"#/components/schemas/([^"]+)"', text)):
+    for ref in set(re.findall(r'"\$ref":"#/components/schemas/([^"]+)"', text)):
         assert ref in described["components"]["schemas"]
 
 

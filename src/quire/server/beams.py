@@ -53,14 +53,19 @@ def beams_of(body: GenerationRequest) -> Beams | None:
     return Beams(max(body.n, body.best_of or 1), body.length_penalty)
 
 
+def takes_no_shape() -> Unsupported:
+    """To be raised: beams are not masked by a grammar."""
+    return Unsupported(
+        "use_beam_search cannot be combined with a prescribed shape of the answer (response_format, "
+        "structured_outputs, a tool that must be called): leave one of them out.",
+        param="$.use_beam_search",
+    )
+
+
 def search_params(params: SamplingParams, beams: Beams) -> BeamSearchParams:
     """The search's settings, out of those that every request has. Raises Unsupported for a prescribed shape."""
     if params.structured_outputs is not None:
-        raise Unsupported(
-            "use_beam_search cannot be combined with a prescribed shape of the answer (response_format, "
-            "structured_outputs, a tool that must be called): leave one of them out.",
-            param="$.use_beam_search",
-        )
+        raise takes_no_shape()
     shared = set(BeamSearchParams.__struct_fields__) & set(SamplingParams.__struct_fields__) - {"temperature"}
     return BeamSearchParams(
         beam_width=beams.width,

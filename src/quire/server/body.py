@@ -6,7 +6,7 @@ msgspec parses (it takes no NaN, no lone surrogates, no invalid UTF-8), pydantic
 import asyncio
 import logging
 import re
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
@@ -23,10 +23,6 @@ log = logging.getLogger("quire.server")
 _SHOWN_FAULTS = 5
 _SUBJECT = re.compile(r"^[A-Z]\w* should ")
 """How pydantic begins a rule: Input should, List should."""
-
-
-class Refusing(Protocol):
-    refused: ClassVar[Refusals]
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -117,8 +113,12 @@ def _invalid(faults: list[ErrorDetails], data: dict[str, Any], root: str) -> Inv
 def _sentence(path: str, fault: ErrorDetails) -> str:
     if fault["type"] == "missing":
         return f"{path} is missing: it is required."
-    rule = _SUBJECT.sub("", fault["msg"]).replace(" after validation", "")
-    return f"{path} is {shown(fault['input'])}: it should {rule}."
+    return f"{path} is {shown(fault['input'])}: it should {rule_of(fault)}."
+
+
+def rule_of(fault: ErrorDetails) -> str:
+    """What pydantic asks of a value, to stand behind "it should"."""
+    return _SUBJECT.sub("", fault["msg"]).replace(" after validation", "")
 
 
 def _path(fault: ErrorDetails, data: Any, root: str) -> tuple[str, int]:

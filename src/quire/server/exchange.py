@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from quire.core.errors import Overloaded, Unsupported
+from quire.core.errors import Overloaded
 from quire.core.outputs import CompletionOutput, RequestMetrics, RequestOutput
 from quire.core.step import FinishReason
 from quire.engine.assembler import OutputKind
+from quire.server.beams import takes_no_shape
 from quire.server.constraint import needs_grammar, reply_grammar
 from quire.server.generation import Generation
 from quire.server.rendering import render
@@ -58,11 +59,7 @@ async def begin(service: Service, turn: Turn) -> "Exchange":
     grammar = None
     if needs_grammar(turn):
         if turn.beams is not None:
-            raise Unsupported(
-                "use_beam_search cannot be combined with a prescribed shape of the answer (response_format, "
-                "structured_outputs, a tool that must be called): leave one of them out.",
-                param="$.use_beam_search",
-            )
+            raise takes_no_shape()
         grammar = await service.llm.grammar_desk.run(reply_grammar, turn, dialects, service.llm.grammars, is_open)
     params = turn.params
     if params.skip_special_tokens and turn.prompt is None:
@@ -80,7 +77,7 @@ async def begin(service: Service, turn: Turn) -> "Exchange":
     )
     generation = await service.generate(plan)
     read = dialects if turn.separates_reasoning else Dialects(tools=dialects.tools)
-    return Exchange(turn, prompt, is_open, generation, read, service.llm.tokenizer)
+    return Exchange(turn, prompt, generation, read, service.llm.tokenizer)
 
 
 async def _asked(service: Service, turn: Turn, prompt: str) -> str | list[int]:
@@ -102,7 +99,6 @@ class Exchange:
         self,
         turn: Turn,
         prompt: str,
-        is_reasoning_open: bool,
         generation: Generation,
         dialects: Dialects,
         tokenizer: "Tokenizer",
@@ -111,7 +107,6 @@ class Exchange:
         self._turn = turn
         self._generation = generation
         self._reasoning = dialects.reasoning
-        self._is_open = is_reasoning_open
         self._tokenizer = tokenizer
         (self._stream,) = generation.streams
         is_plain = not turn.offered and dialects.reasoning is None

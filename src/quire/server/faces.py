@@ -84,9 +84,8 @@ def _anthropic_error(error: QuireError) -> AnthropicErrorBody:
     if isinstance(error, ThreadUnsupported):
         details = {"error_code": error.code, "unsupported": ["thread"]}
         return AnthropicErrorBody(AnthropicError(kind, error.message, details))
-    # Clients look for these words, and shorten their conversation.
     message = _located(error)
-    if isinstance(error, PromptTooLong):
+    if isinstance(error, PromptTooLong):  # clients look for these words, and shorten their conversation
         most = error.max_model_len - 1
         counts = f"{error.num_prompt_tokens} tokens > {most} maximum. " if error.num_prompt_tokens else ""
         message = f"prompt is too long: {counts}{message}"

@@ -10,18 +10,17 @@ from typing import Any
 from quire.core.errors import InvalidRequest
 from quire.core.sampling_params import SamplingParams
 from quire.core.structured_outputs import StructuredOutputs
+from quire.server.penalties import penalties
 from quire.server.schema.anthropic import MessagesRequest, ThinkingEnabled
-from quire.server.schema.ollama import OllamaRequest, Options
+from quire.server.schema.ollama import OllamaRequest
 from quire.server.schema.refused import REFUSED_OPTIONS, refuse
 
-_NAMES = frozenset(SamplingParams.__struct_fields__)
 _LEAST_TOP_P = 1e-9
 """Keeps the likeliest token only, which is what a top_p of 0 asks for."""
 
 _OLLAMA_DEFAULTS: Mapping[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 _OLLAMA_WINDOW = 64
 """How many tokens penalties look at, if nothing is said."""
-_ANY_WINDOW = 2**31 - 1
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"([0-9]{1,18}(?:\.[0-9]{0,18})?)(ns|us|µs|ms|s|m|h)")
 
@@ -59,7 +58,7 @@ def message_params(body: MessagesRequest, defaults: Mapping[str, Any], max_model
     With ``max_tokens: 0`` one token is made, and not shown.
     """
     names = ("temperature", "top_p", "top_k", "seed")
-    values = {name: value for name, value in defaults.items() if name in _NAMES}
+    values = {**defaults}
     values |= {name: value for name in names if (value := getattr(body, name)) is not None}
     thinking, shape = body.thinking, body.format
     if isinstance(thinking, ThinkingEnabled):
@@ -69,7 +68,8 @@ def message_params(body: MessagesRequest, defaults: Mapping[str, Any], max_model
     if "top_p" in values:
         values["top_p"] = max(values["top_p"], _LEAST_TOP_P)
     values["max_tokens"] = max(1, min(body.max_tokens, max_model_len))
-    return SamplingParams(**values | {"stop": tuple(body.stop_sequences or ())})
+    values["stop"] = tuple(body.stop_sequences or ())
+    return SamplingParams(**values)
 
 
 def ollama_params(body: OllamaRequest, defaults: Mapping[str, Any], max_model_len: int) -> SamplingParams:
@@ -87,9 +87,10 @@ def ollama_params(body: OllamaRequest, defaults: Mapping[str, Any], max_model_le
             param="$.top_logprobs",
         )
     names = ("temperature", "top_k", "top_p", "min_p", "presence_penalty", "frequency_penalty", "seed")
-    values = {**_OLLAMA_DEFAULTS, **{name: value for name, value in defaults.items() if name in _NAMES}}
+    values = {**_OLLAMA_DEFAULTS, **defaults}
     values |= {name: value for name in names if (value := getattr(options, name)) is not None}
-    values |= _penalties(options)
+    window = _OLLAMA_WINDOW if options.repeat_last_n is None else options.repeat_last_n
+    values |= penalties(options.repeat_penalty, window)
     values["top_p"] = max(values["top_p"], _LEAST_TOP_P)
     values["max_tokens"] = _max_tokens(options.num_predict, max_model_len)
     values["stop"] = options.stop or ()
@@ -108,15 +109,6 @@ def _max_tokens(num_predict: int | None, max_model_len: int) -> int | None:
             param="$.options.num_predict",
         )
     return None if num_predict is None or num_predict < 0 else min(num_predict, max_model_len)
-
-
-def _penalties(options: Options) -> dict[str, Any]:
-    """They look at the last ``repeat_last_n`` tokens: 0 turns them off, -1 lets them look at all there are."""
-    if options.repeat_last_n == 0:
-        return {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-    penalty, window = options.repeat_penalty, options.repeat_last_n or _OLLAMA_WINDOW
-    found: dict[str, Any] = {} if penalty is None else {"repetition_penalty": penalty}
-    return found | {"penalty_window": _ANY_WINDOW if window < 0 else window}
 
 
 def keep_alive_s(value: float | str | None) -> float | None:

@@ -1,8 +1,8 @@
 """SGLang's fields become what the engine is asked: one Plan for each prompt."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -27,7 +27,6 @@ _RENAMED = {
     "structural_tag": "structured_outputs.structural_tag",
 }
 _SHAPES = ("json_schema", "regex", "ebnf", "structural_tag")
-_NAMES = frozenset(SamplingParams.__struct_fields__)
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,65 +41,46 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     """Nothing was to be generated: the one token that is made is not shown."""
 
 
+class _Scores(NamedTuple):
+    """Which log probabilities are wanted of one prompt and what follows it."""
+
+    is_wanted: bool
+    start: int | None
+    num_top: int
+
+
 def asked_of(service: Service, body: GenerateRequest, request_id: str) -> tuple[list[Asked], bool]:
     """What is asked of each prompt, and whether the answer is a list. Raises InvalidRequest or Unsupported."""
     path, prompts = _prompts(body)
-    count = len(prompts)
-    if count > service.config.max_prompts:
+    count, limit = len(prompts), service.config.max_prompts
+    if count > limit:
         raise InvalidRequest(
-            f"{path} holds {count} prompts: at most {service.config.max_prompts} fit in one request (--max-prompts).",
-            param=path,
+            f"{path} holds {count} prompts: at most {limit} fit in one request (--max-prompts).", param=path
         )
     settings = _settings(body.sampling_params, count)
-    _check_n(settings, max(service.config.max_prompts, MAX_N))
+    _check_n(settings, max(limit, MAX_N))
     given = body.text if body.text is not None else body.input_ids
     is_list = not isinstance(given, str) and not isinstance(given[0], int)
-    if body.rid is None or isinstance(body.rid, str):
-        rid = body.rid or request_id
-        rids = [f"{rid}_{i}" for i in range(count)] if is_list else [rid]
-    else:
-        rids = _each("$.rid", body.rid, count)
-    each = zip(
-        prompts,
-        settings,
-        rids,
-        _each("$.return_logprob", body.return_logprob, count),
-        _each("$.logprob_start_len", body.logprob_start_len, count),
-        _each("$.top_logprobs_num", body.top_logprobs_num, count),
-        _each("$.cache_salt", body.cache_salt, count),
-        _each("$.extra_key", body.extra_key, count),
-        strict=True,
-    )
-    asked = []
-    for prompt, (root, sampling), rid, wants, start, num_top, salt, key in each:
-        _check_logprobs(start, num_top)
-        scored = wants and start >= 0
-        params = _params(
-            sampling,
-            service,
-            root,
-            logprobs=num_top if wants else None,
-            prompt_logprobs=num_top if scored else None,
+    ids = _request_ids(body.rid, request_id, count, is_list=is_list)
+    each = zip(prompts, settings, ids, _scores(body, count), _cache_salts(body, count), strict=True)
+    asked = [
+        Asked(
+            plan=Plan(
+                prompts=[prompt],
+                params=_params(sampling, scores, service, root),
+                kind=OutputKind.CUMULATIVE if body.stream else OutputKind.FINAL,
+                request_id=own_id,
+                add_special_tokens=True,
+                priority=-body.priority,  # here, lower runs first
+                cache_salt=cache_salt,
+            ),
+            wants_logprobs=scores.is_wanted,
+            logprob_start=scores.start,
+            num_top=scores.num_top,
+            is_hidden=sampling.max_new_tokens == 0,
         )
-        plan = Plan(
-            prompts=[prompt],
-            params=params,
-            kind=OutputKind.CUMULATIVE if body.stream else OutputKind.FINAL,
-            request_id=rid,
-            add_special_tokens=True,
-            priority=-body.priority,  # here, lower runs first
-            cache_salt=f"{salt}\x1f{key}" if key else salt,
-        )
-        is_hidden = sampling.max_new_tokens == 0
-        asked.append(
-            Asked(
-                plan=plan,
-                wants_logprobs=wants,
-                logprob_start=start if scored else None,
-                num_top=num_top if wants else 0,
-                is_hidden=is_hidden,
-            )
-        )
+        for prompt, (root, sampling), own_id, scores, cache_salt in each
+    ]
     return asked, is_list or settings[0][1].n > 1
 
 
@@ -174,24 +154,47 @@ def _check_n(settings: Sequence[tuple[str, SglangSampling]], limit: int) -> None
         )
 
 
-def _check_logprobs(start: int, num_top: int) -> None:
-    if start < -1:
-        raise bad("$.logprob_start_len", start, "must be a position in the prompt, or -1 to leave it out")
-    if num_top < 0:
-        raise bad("$.top_logprobs_num", num_top, "must be at least 0")
+def _request_ids(rid: str | list[str] | None, own: str, count: int, *, is_list: bool) -> list[str]:
+    if isinstance(rid, list):
+        return _each("$.rid", rid, count)
+    base = rid or own
+    return [f"{base}_{i}" for i in range(count)] if is_list else [base]
 
 
-def _params(sampling: SglangSampling, service: Service, root: str, **decided: Any) -> SamplingParams:
+def _scores(body: GenerateRequest, count: int) -> list[_Scores]:
+    wanted = _each("$.return_logprob", body.return_logprob, count)
+    starts = _each("$.logprob_start_len", body.logprob_start_len, count)
+    tops = _each("$.top_logprobs_num", body.top_logprobs_num, count)
+    for start, num_top in zip(starts, tops, strict=True):
+        if start < -1:
+            raise bad("$.logprob_start_len", start, "must be a position in the prompt, or -1 to leave it out")
+        if num_top < 0:
+            raise bad("$.top_logprobs_num", num_top, "must be at least 0")
+    return [
+        _Scores(True, start if start >= 0 else None, num_top) if is_wanted else _Scores(False, None, 0)
+        for is_wanted, start, num_top in zip(wanted, starts, tops, strict=True)
+    ]
+
+
+def _cache_salts(body: GenerateRequest, count: int) -> list[str]:
+    salts, keys = _each("$.cache_salt", body.cache_salt, count), _each("$.extra_key", body.extra_key, count)
+    return [f"{salt}\x1f{key}" if key else salt for salt, key in zip(salts, keys, strict=True)]
+
+
+def _params(sampling: SglangSampling, scores: _Scores, service: Service, root: str) -> SamplingParams:
     """One prompt's settings, in the place of the model's own defaults."""
-    defaults: Mapping[str, Any] = service.llm.default_params
-    values = {name: value for name, value in defaults.items() if name in _NAMES}
+    values = {
+        **service.llm.default_params,
+        "logprobs": scores.num_top if scores.is_wanted else None,
+        "prompt_logprobs": None if scores.start is None else scores.num_top,
+    }
     for name in sampling.model_fields_set.difference(_SHAPES):
         values[_RENAMED.get(name, name)] = getattr(sampling, name)
     if sampling.max_new_tokens is None:
         values["max_tokens"] = min(MAX_NEW_TOKENS, service.llm.info.max_model_len)
     values["max_tokens"] = max(1, values["max_tokens"])
     try:
-        return SamplingParams(**values | decided, structured_outputs=_shape(sampling, root))
+        return SamplingParams(**values, structured_outputs=_shape(sampling, root))
     except QuireError as error:
         error.param = _renamed(error.param or "$", root)
         raise

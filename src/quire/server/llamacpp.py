@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from quire.core.errors import InvalidRequest, Unsupported
 from quire.core.sampling_params import SamplingParams
 from quire.core.structured_outputs import StructuredOutputs
+from quire.server.penalties import NO_PENALTIES
 from quire.server.schema.faults import bad
 from quire.server.schema.llamacpp import LlamaCppOptions
 
@@ -32,7 +33,6 @@ SAMPLERS = ("penalties", "temperature", "min_p", "top_k", "top_p")
 """Those that there are, in the order in which they are applied."""
 
 _OFF: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-_NO_PENALTIES: dict[str, Any] = {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
 _DEFAULTS: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05}
 _ALIASES = {"temp": "temperature", "nucleus": "top_p"}
 _ELSEWHERE = frozenset(("dry", "top_n_sigma", "typ_p", "typical", "typical_p", "xtc", "infill", "adaptive_p"))
@@ -145,7 +145,7 @@ def settings_of(params: SamplingParams, max_model_len: int) -> dict[str, Any]:
 
 def _chosen(body: LlamaCppOptions, defaults: Mapping[str, Any], max_model_len: int) -> dict[str, Any]:
     """The settings of the samplers, with those that are not to be used turned off."""
-    values = _DEFAULTS | _NO_PENALTIES
+    values = {**_DEFAULTS, **NO_PENALTIES}
     values |= {name: value for name, value in defaults.items() if name in values}
     given = {name: getattr(body, name) for name in (*_OFF, "presence_penalty", "frequency_penalty")}
     given["repetition_penalty"] = body.repeat_penalty
@@ -156,11 +156,11 @@ def _chosen(body: LlamaCppOptions, defaults: Mapping[str, Any], max_model_len: i
         off = _OFF | {"temperature": 0.0 if "infill" in named else 1.0}
         values |= {name: value for name, value in off.items() if name not in named}
         if "penalties" not in named:
-            values |= _NO_PENALTIES
+            values |= NO_PENALTIES
     window = _PENALTY_WINDOW if body.repeat_last_n is None else body.repeat_last_n
     if window == 0:
-        values |= _NO_PENALTIES
-    elif any(values[name] != neutral for name, neutral in _NO_PENALTIES.items()):
+        values |= NO_PENALTIES
+    elif any(values[name] != neutral for name, neutral in NO_PENALTIES.items()):
         values["penalty_window"] = max_model_len if window == -1 else window
     values["top_k"] = max(0, values["top_k"])
     return values

@@ -1,16 +1,16 @@
 """Query parameters become a validated request, as bodies do in ``body``."""
 
 import logging
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.requests import Request
 
 from quire.core.errors import InvalidRequest
+from quire.server.body import M, rule_of
+from quire.server.schema.faults import shown
 
 log = logging.getLogger("quire.server")
-
-M = TypeVar("M", bound=BaseModel)
 
 
 def read_query(request: Request, model: type[M]) -> M:
@@ -34,7 +34,6 @@ def read_query(request: Request, model: type[M]) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
-        name, rule = str(fault["loc"][0]), fault["msg"].removeprefix("Input ").removeprefix("should ")
-        raise InvalidRequest(
-            f"The query parameter {name} is {fault['input']!r:.80}: it should {rule}.", param=name
-        ) from None
+        name = str(fault["loc"][0])
+        message = f"The query parameter {name} is {shown(fault['input'])}: it should {rule_of(fault)}."
+        raise InvalidRequest(message, param=name) from None

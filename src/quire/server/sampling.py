@@ -9,6 +9,7 @@ from typing import Any
 
 from quire.core.errors import InvalidRequest, QuireError, Unsupported
 from quire.core.sampling_params import RepetitionDetection, SamplingParams
+from quire.server.penalties import penalties
 from quire.server.schema.chat import ChatCompletionRequest
 from quire.server.schema.completion import CompletionRequest
 from quire.server.schema.generation import GenerationRequest, SamplingRequest
@@ -17,7 +18,6 @@ from quire.server.schema.shapes import shape_of
 
 _NAMES = frozenset(SamplingParams.__struct_fields__)
 
-_ANY_WINDOW = 2**31 - 1
 _COMPLETION_MAX_TOKENS = 16
 """What OpenAI's completions generate when nothing is said."""
 
@@ -36,11 +36,11 @@ def chat_params(body: ChatCompletionRequest, defaults: Mapping[str, Any]) -> Sam
         )
     _check_stream(body)
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
-    if limit is None:
-        limit = defaults.get("max_tokens") if body.n_predict is None else _predicted(body.n_predict)
+    if limit is None and body.n_predict is not None:
+        limit = _predicted(body.n_predict)
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     with chat_paths(body):
-        return _params(body, defaults, max_tokens=limit, logprobs=logprobs, **_penalties(body), **_shaped(body))
+        return _params(body, defaults, max_tokens=limit, logprobs=logprobs, **_beside(body))
 
 
 def completion_params(body: CompletionRequest, defaults: Mapping[str, Any]) -> SamplingParams:
@@ -50,7 +50,7 @@ def completion_params(body: CompletionRequest, defaults: Mapping[str, Any]) -> S
     """
     _check_stream(body)
     num_made = body.n if body.use_beam_search else num_continuations(body)
-    limit: int | None = defaults.get("max_tokens", _COMPLETION_MAX_TOKENS)
+    limit: int | None = _COMPLETION_MAX_TOKENS
     if body.max_tokens is not None:
         limit = body.max_tokens
         if limit == 0 and not body.echo:
@@ -63,7 +63,7 @@ def completion_params(body: CompletionRequest, defaults: Mapping[str, Any]) -> S
         decided["max_tokens"] = 1
     if num_made > body.n and body.logprobs is None:
         decided["logprobs"] = 0  # they are chosen by their likelihood
-    return _params(body, defaults, **decided, **_penalties(body), **_shaped(body))
+    return _params(body, defaults, **decided, **_beside(body))
 
 
 def num_continuations(body: CompletionRequest) -> int:
@@ -86,10 +86,9 @@ def num_continuations(body: CompletionRequest) -> int:
 
 def response_params(body: ResponsesRequest, defaults: Mapping[str, Any]) -> SamplingParams:
     """Raises InvalidRequest. Without a limit, an answer may fill the context."""
-    limit = body.max_output_tokens if body.max_output_tokens is not None else defaults.get("max_tokens")
     logprobs = (body.top_logprobs or 0) if body.has_logprobs else None
     with response_paths():
-        return _params(body, defaults, max_tokens=limit, logprobs=logprobs)
+        return _params(body, defaults, max_tokens=body.max_output_tokens, logprobs=logprobs)
 
 
 @contextmanager
@@ -152,7 +151,7 @@ def _rename(error: QuireError, names: Mapping[str, str]) -> None:
 
 
 def _params(body: SamplingRequest, defaults: Mapping[str, Any], **decided: Any) -> SamplingParams:
-    values = {name: value for name, value in defaults.items() if name in _NAMES}
+    values = {**defaults}
     values |= {name: getattr(body, name) for name in body.model_fields_set & _NAMES - {"structured_outputs"}}
     if (wanted := body.repetition_detection) is not None:
         is_on = wanted.max_pattern_size > 0
@@ -167,21 +166,10 @@ def _predicted(n_predict: int) -> int | None:
     return None if n_predict < 0 else n_predict
 
 
-def _penalties(body: GenerationRequest) -> dict[str, Any]:
-    """What is said of penalties in llama.cpp's words."""
-    if body.repeat_last_n == 0:
-        return {"repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
-    found: dict[str, Any] = {}
-    if body.repeat_penalty is not None:
-        found["repetition_penalty"] = body.repeat_penalty
-    if body.repeat_last_n is not None:
-        found["penalty_window"] = body.repeat_last_n if body.repeat_last_n > 0 else _ANY_WINDOW
-    return found
-
-
-def _shaped(body: GenerationRequest) -> dict[str, Any]:
-    shape = shape_of(body)
-    return {} if shape is None else {"structured_outputs": shape.wanted}
+def _beside(body: GenerationRequest) -> dict[str, Any]:
+    """What is said in words that are not the engine's: penalties in llama.cpp's, and the answer's shape."""
+    said, shape = penalties(body.repeat_penalty, body.repeat_last_n), shape_of(body)
+    return said if shape is None else said | {"structured_outputs": shape.wanted}
 
 
 def _check_stream(body: GenerationRequest) -> None:

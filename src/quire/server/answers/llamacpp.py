@@ -14,7 +14,7 @@ from quire.core.outputs import CompletionOutput, Logprob, Logprobs, RequestMetri
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import FinishReason
 from quire.server.answers.indentation import IndentGuard
-from quire.server.answers.logprobs import LOWEST
+from quire.server.answers.logprobs import finite_value, likeliest
 from quire.server.faces import encode
 from quire.server.generation import Generation
 from quire.server.schema.llamacpp import (
@@ -78,14 +78,14 @@ class LlamaCppAnswer:
 
     async def whole(self, generation: Generation, prompts: Sequence[str]) -> Any:
         """The one answer, or a list of all; ``prompts``: their texts."""
-        ended = [last async for _, _, last in self._told(generation, prompts) if last is not None]
+        ended = [last async for _, last in self._told(generation, prompts) if last is not None]
         ended.sort(key=lambda one: one.index)
         shown = [self._selected(one) for one in ended]
         return shown[0] if len(shown) == 1 else shown
 
     async def events(self, generation: Generation, prompts: Sequence[str]) -> AsyncIterator[bytes]:
         """The stream's, as they come."""
-        async for chunk, _, last in self._told(generation, prompts):
+        async for chunk, last in self._told(generation, prompts):
             data = b""
             if chunk.content or chunk.tokens:
                 data += b"data: " + encode(chunk) + b"\n\n"
@@ -96,8 +96,8 @@ class LlamaCppAnswer:
 
     async def _told(
         self, generation: Generation, prompts: Sequence[str]
-    ) -> AsyncIterator[tuple[LlamaCppChunk, _Progress, LlamaCppCompletion | None]]:
-        """What each step says of each answer: what is new, all so far, and the whole when it has ended."""
+    ) -> AsyncIterator[tuple[LlamaCppChunk, LlamaCppCompletion | None]]:
+        """What each step says of each answer: what is new, and the whole when it has ended."""
         async for p, output in generation.events():
             for choice in output.outputs:
                 index = p * self._n + choice.index
@@ -110,7 +110,7 @@ class LlamaCppAnswer:
                     last = self._completion(index, progress, output, prompts[p])
                     if choice.finish_reason is None:
                         generation.streams[p].abort()
-                yield chunk, progress, last
+                yield chunk, last
 
     def _take(self, index: int, progress: _Progress, choice: CompletionOutput, output: RequestOutput) -> LlamaCppChunk:
         text, ids = ("", []) if self._shows_nothing else (choice.text, list(choice.token_ids))
@@ -177,14 +177,13 @@ class LlamaCppAnswer:
         told = []
         for token, found in zip(ids, entries or (), strict=True):
             chosen = self._logprob(token, found[token])
-            top = sorted((entry.rank or 0, other) for other, entry in found.items() if (entry.rank or 0) <= count)
             told.append(
                 LlamaCppToken(
                     id=token,
                     token=chosen.token,
                     bytes=chosen.bytes,
                     logprob=chosen.logprob,
-                    top_logprobs=[self._logprob(other, found[other]) for _, other in top],
+                    top_logprobs=[self._logprob(other, entry) for other, entry in likeliest(found, count)],
                 )
             )
         return told
@@ -192,7 +191,7 @@ class LlamaCppAnswer:
     def _logprob(self, token: int, entry: Logprob) -> LlamaCppLogprob:
         data = self._tokenizer.token_bytes(token)
         return LlamaCppLogprob(
-            id=token, token=data.decode("utf-8", "replace"), bytes=list(data), logprob=max(entry.logprob, LOWEST)
+            id=token, token=data.decode("utf-8", "replace"), bytes=list(data), logprob=finite_value(entry)
         )
 
     def _selected(self, completion: LlamaCppCompletion) -> Any:

@@ -5,7 +5,6 @@ A call of a tool is told when it is whole. Law: the texts and calls of a stream,
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, UnsetType
@@ -15,6 +14,7 @@ from quire.core.step import FinishReason
 from quire.server.answers.arguments import arguments_of
 from quire.server.answers.chat import new_call_id
 from quire.server.answers.logprobs import LogprobShaper
+from quire.server.answers.timestamps import rfc3339
 from quire.server.exchange import Exchange, broken_off
 from quire.server.faces import encode
 from quire.server.schema.ollama import (
@@ -23,7 +23,6 @@ from quire.server.schema.ollama import (
     OllamaChosenLogprob,
     OllamaFunction,
     OllamaGenerateAnswer,
-    OllamaLogprob,
     OllamaMessage,
     OllamaToolCall,
 )
@@ -93,13 +92,12 @@ class OllamaShaper:
             yield b"".join(line + b"\n" for line in lines)
 
     def _make(self, said: "_Said", done: bool, **fields: Any) -> OllamaAnswer:
-        created_at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
         return self._record(
             content="".join(said.content),
             thinking="".join(said.thinking) or UNSET,
             calls=said.calls or UNSET,
             model=self._model,
-            created_at=created_at,
+            created_at=rfc3339(time.time()),
             done=done,
             **fields,
         )
@@ -128,7 +126,7 @@ class OllamaShaper:
                 one.token,
                 one.logprob,
                 one.bytes,
-                [OllamaLogprob(top.token, top.logprob, top.bytes) for top in one.top_logprobs] or UNSET,
+                one.top_logprobs or UNSET,
             )
             for one in shaped.content
         ]

@@ -5,10 +5,10 @@ They know models as ``name:tag``, and a name without a tag as ``name:latest``: b
 
 import hashlib
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from quire.core.errors import ModelNotFound, Unsupported
+from quire.server.answers.timestamps import rfc3339
 from quire.server.schema.ollama import (
     OllamaDetails,
     OllamaModel,
@@ -52,7 +52,7 @@ def tagged(name: str) -> str:
 
 def models(service: Service) -> OllamaModels:
     """All that are served: one, under each of its names."""
-    facts, modified_at, details = service.llm.facts, _modified_at(service), _details(service)
+    facts, modified_at, details = service.llm.facts, rfc3339(service.created), _details(service)
     return OllamaModels(
         [
             OllamaModel(
@@ -96,7 +96,7 @@ def shown(service: Service) -> OllamaShown:
         details=_details(service),
         model_info=_info(service),
         capabilities=_capabilities(service),
-        modified_at=_modified_at(service),
+        modified_at=rfc3339(service.created),
     )
 
 
@@ -155,7 +155,3 @@ def _digest(service: Service) -> str:
     facts = service.llm.facts
     identity = f"{service.llm.config.model.model} {facts.num_bytes} {facts.quantization}"
     return hashlib.sha256(identity.encode()).hexdigest()
-
-
-def _modified_at(service: Service) -> str:
-    return datetime.fromtimestamp(service.created, UTC).isoformat().replace("+00:00", "Z")

@@ -3,11 +3,11 @@
 A reply is one item after another; a new one begins where the kind of what is said changes.
 """
 
-import uuid
 from typing import Any, Protocol
 
 from msgspec import UNSET
 
+from quire.server.answers.chat import new_call_id
 from quire.server.schema.chat import ChosenLogprob
 from quire.server.schema.response_events import (
     ArgumentsDelta,
@@ -126,7 +126,7 @@ class GrowingCall:
     def __init__(self, tell: Tell, output_index: int, name: str, call_id: str | None) -> None:
         self._tell = tell
         self._at: dict[str, Any] = {"item_id": new_id("fc"), "output_index": output_index}
-        self._call_id = call_id or f"call_{uuid.uuid4().hex[:24]}"
+        self._call_id = call_id or new_call_id()
         self._name = name
         self._texts: list[str] = []
         tell(OutputItemAdded, output_index=output_index, item=self._item("in_progress"))

@@ -3,7 +3,6 @@
 Law: all conversations are begun, or none; what one answer has no place for (streams, several replies each) is refused.
 """
 
-import time
 from collections.abc import Sequence
 
 import msgspec
@@ -16,7 +15,7 @@ from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
 from quire.server.exchange import Exchange
 from quire.server.responses import json_response
-from quire.server.routes.chat import answer_of, begin_chat, turn_of
+from quire.server.routes.chat import answer_of, begin_chat, heading_of, turn_of
 from quire.server.sampling import renamed
 from quire.server.schema.chat import BatchChatRequest, ChatCompletion
 from quire.server.schema.common import Usage
@@ -30,12 +29,7 @@ async def chat_batch(request: Request) -> Response:
     body = await read_json(request, BatchChatRequest)
     _check(body, service.config.max_prompts)
     request_id = request_id_of(request, body.request_id)
-    heading = {
-        "id": f"chatcmpl-{request_id}",
-        "created": int(time.time()),
-        "model": service.model(body.model),
-        "fingerprint": service.fingerprint,
-    }
+    heading = heading_of(service, body, request_id)
     bodies = [body.model_copy(update={"messages": messages}) for messages in body.messages]
     turns = [_turn(service, one, i, f"{request_id}-{i}") for i, one in enumerate(bodies)]
 

@@ -12,14 +12,12 @@ from quire.engine.assembler import OutputKind
 from quire.server.answers.completion import CompletionAnswer
 from quire.server.beams import beams_of
 from quire.server.body import read_json
-from quire.server.disconnect import while_connected
+from quire.server.delivery import deliver
 from quire.server.endpoint import Endpoint
 from quire.server.generation import Generation
-from quire.server.responses import json_response
 from quire.server.sampling import beam_paths, completion_params, num_continuations, shape_paths
 from quire.server.schema.completion import Completion, CompletionChunk, CompletionRequest, Prompt, prompts_of
 from quire.server.service import Plan, Service, request_id_of, service_of
-from quire.server.streaming import EventStream
 from quire.text.fim import FillInMiddle
 
 
@@ -58,24 +56,12 @@ async def completions(request: Request) -> Response:
         with beam_paths(body), shape_paths(body):
             return await service.generate(plan)
 
-    if body.stream:
-        generation = await while_connected(request.receive, begin())
-        return EventStream(
-            answer.chunks(generation),
-            generation.close,
-            keep_alive_s=service.config.sse_keep_alive_s,
-            request_id=request_id,
-        )
+    async def whole(generation: Generation) -> Completion:
+        return answer.whole(await generation.finals())
 
-    async def whole() -> Completion:
-        generation = await begin()
-        try:
-            outputs = await generation.finals()
-        finally:
-            generation.close()
-        return answer.whole(outputs)
-
-    return json_response(await while_connected(request.receive, whole()))
+    return await deliver(
+        request, begin, whole=whole, events=answer.chunks, is_streamed=body.stream, request_id=request_id
+    )
 
 
 async def _around_the_gap(

@@ -1,7 +1,9 @@
 """llama.cpp's own routes: ``/completion``, ``/infill``, ``/apply-template``, ``/props``, ``/slots``; and aliases."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -10,17 +12,16 @@ from quire.core.sampling_params import MAX_N, SamplingParams
 from quire.engine.assembler import LiveSequence, OutputKind
 from quire.server.answers.llamacpp import LlamaCppAnswer
 from quire.server.body import read_json
-from quire.server.disconnect import while_connected
+from quire.server.delivery import deliver
 from quire.server.endpoint import Endpoint
 from quire.server.faces import LLAMACPP
 from quire.server.generation import Generation
 from quire.server.llamacpp import PATHS, encode, params_of, prompts_of, settings_of
 from quire.server.query import read_query
-from quire.server.rendering import Conversation, render
+from quire.server.rendering import render
 from quire.server.responses import json_response
 from quire.server.routes import chat, health, models, responses
 from quire.server.sampling import renamed
-from quire.server.schema.chat import ChatChunk, ChatCompletion, ChatCompletionRequest
 from quire.server.schema.llamacpp import (
     AppliedTemplate,
     ApplyTemplateRequest,
@@ -34,15 +35,19 @@ from quire.server.schema.llamacpp import (
     Slot,
     SlotsQuery,
 )
-from quire.server.schema.messages import messages_of
 from quire.server.schema.models import ModelList
-from quire.server.schema.response_events import ResponseEvent
-from quire.server.schema.responses import ResponseObject, ResponsesRequest
-from quire.server.schema.tools import choice_of, tools_of
 from quire.server.service import Plan, Service, request_id_of, service_of
-from quire.server.streaming import EventStream
 from quire.text.fim import FillInMiddle, OtherFile
 from quire.version import __version__
+
+
+class _Begun(NamedTuple):
+    generation: Generation
+    prompts: Sequence[str]
+    """Their texts, as the model reads them."""
+
+    def close(self) -> None:
+        self.generation.close()
 
 
 async def completion(request: Request) -> Response:
@@ -112,51 +117,33 @@ async def _answer(
         cache_salt="" if body.cache_prompt else request_id,
     )
 
-    async def begin() -> tuple[Generation, list[str]]:
+    async def begin() -> _Begun:
         with renamed(PATHS):
             generation = await service.generate(plan)
         try:
             ids = [stream.prompt_token_ids for stream in generation.streams]
-            return generation, await llm.run_blocking(lambda: [llm.tokenizer.decode(one, False) for one in ids])
+            texts = await llm.run_blocking(lambda: [llm.tokenizer.decode(one, False) for one in ids])
         except BaseException:
             generation.close()
             raise
+        return _Begun(generation, texts)
 
-    if body.stream:
-        generation, texts = await while_connected(request.receive, begin())
-        return EventStream(
-            answer.events(generation, texts),
-            generation.close,
-            keep_alive_s=service.config.sse_keep_alive_s,
-            request_id=request_id,
-            face=LLAMACPP,
-        )
-
-    async def whole() -> object:
-        generation, texts = await begin()
-        try:
-            return await answer.whole(generation, texts)
-        finally:
-            generation.close()
-
-    return json_response(await while_connected(request.receive, whole()))
+    return await deliver(
+        request,
+        begin,
+        whole=lambda begun: answer.whole(*begun),
+        events=lambda begun: answer.events(*begun),
+        is_streamed=body.stream,
+        request_id=request_id,
+        face=LLAMACPP,
+    )
 
 
 async def apply_template(request: Request) -> Response:
     service = service_of(request)
     body = await read_json(request, ApplyTemplateRequest)
     service.model(body.model)
-    conversation = Conversation(
-        messages=messages_of(body.messages),
-        tools=tools_of(body.tools) if choice_of(body.tool_choice).mode != "none" else (),
-        documents=body.documents,
-        add_generation_prompt=body.add_generation_prompt,
-        continue_final_message=body.continue_final_message,
-        chat_template=body.chat_template,
-        chat_template_kwargs=body.chat_template_kwargs,
-        reasoning_effort=body.reasoning_effort,
-    )
-    return json_response(AppliedTemplate(await render(service, conversation)))
+    return json_response(AppliedTemplate(await render(service, chat.conversation_of(body))))
 
 
 async def props(request: Request) -> Response:
@@ -256,24 +243,6 @@ ENDPOINTS = (
     Endpoint(path="/slots", handler=slots, summary="What runs now", query=SlotsQuery, answer=list[Slot]),
     Endpoint(path="/v1/health", handler=health.healthy, summary="Nothing is wrong", answer=health.Health, is_open=True),
     Endpoint(path="/models", handler=models.list_models, summary="The models served here", answer=ModelList),
-    Endpoint(
-        path="/chat/completions",
-        methods=("POST",),
-        handler=chat.chat_completions,
-        summary="The next message of a conversation",
-        body=ChatCompletionRequest,
-        answer=ChatCompletion,
-        chunk=ChatChunk,
-        errors=(404,),
-    ),
-    Endpoint(
-        path="/responses",
-        methods=("POST",),
-        handler=responses.create_response,
-        summary="The next items of a conversation",
-        body=ResponsesRequest,
-        answer=ResponseObject,
-        chunk=ResponseEvent,
-        errors=(404,),
-    ),
+    msgspec.structs.replace(chat.CHAT_COMPLETIONS, path="/chat/completions"),
+    msgspec.structs.replace(responses.CREATE_RESPONSE, path="/responses"),
 )

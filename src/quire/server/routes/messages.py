@@ -6,7 +6,7 @@ from starlette.responses import Response
 from quire.core.errors import InvalidRequest, ThreadUnsupported, Unsupported
 from quire.server.answers.anthropic import MessageAnswer
 from quire.server.body import read_json
-from quire.server.disconnect import while_connected
+from quire.server.delivery import deliver
 from quire.server.endpoint import Endpoint
 from quire.server.exchange import Exchange, begin
 from quire.server.faces import ANTHROPIC
@@ -26,7 +26,6 @@ from quire.server.schema.anthropic import (
 from quire.server.schema.anthropic_conversation import conversation_of
 from quire.server.schema.anthropic_tools import choice_of, tools_of
 from quire.server.service import Service, request_id_of, service_of
-from quire.server.streaming import EventStream
 from quire.server.turn import Turn
 
 _EFFORTS = {"xhigh": "high", "max": "high"}
@@ -44,24 +43,15 @@ async def messages(request: Request) -> Response:
     answer = MessageAnswer(
         id=f"msg_{request_id}", model=model, max_tokens=body.max_tokens, shows_thinking=display != "omitted"
     )
-    if body.stream:
-        exchange = await while_connected(request.receive, _begin(service, turn))
-        return EventStream(
-            answer.events(exchange),
-            exchange.close,
-            keep_alive_s=service.config.sse_keep_alive_s,
-            request_id=request_id,
-            face=ANTHROPIC,
-        )
-
-    async def whole() -> AnthropicMessage:
-        exchange = await _begin(service, turn)
-        try:
-            return await answer.whole(exchange)
-        finally:
-            exchange.close()
-
-    return json_response(await while_connected(request.receive, whole()))
+    return await deliver(
+        request,
+        lambda: _begin(service, turn),
+        whole=answer.whole,
+        events=answer.events,
+        is_streamed=body.stream,
+        request_id=request_id,
+        face=ANTHROPIC,
+    )
 
 
 async def _begin(service: Service, turn: Turn) -> Exchange:

@@ -4,12 +4,12 @@ A client that sends the header ``anthropic-version`` is of the latter's.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from quire.core.errors import InvalidRequest
+from quire.server.answers.timestamps import rfc3339
 from quire.server.endpoint import Endpoint
 from quire.server.faces import ANTHROPIC
 from quire.server.responses import face_for, json_response
@@ -48,7 +48,7 @@ def _card(service: Service, name: str) -> ModelCard:
 
 def _anthropic_model(service: Service, name: str) -> AnthropicModel:
     length = service.llm.info.max_model_len
-    created_at = datetime.fromtimestamp(service.created, UTC).isoformat().replace("+00:00", "Z")
+    created_at = rfc3339(service.created)
     return AnthropicModel(id=name, display_name=name, created_at=created_at, max_input_tokens=length, max_tokens=length)
 
 

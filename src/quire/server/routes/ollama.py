@@ -10,7 +10,7 @@ from quire.core.errors import InvalidRequest, Unsupported
 from quire.server.answers.ollama import OllamaShaper, chat_record, generate_record
 from quire.server.answers.ollama_models import check_name
 from quire.server.body import read_json
-from quire.server.disconnect import while_connected
+from quire.server.delivery import deliver
 from quire.server.endpoint import Endpoint
 from quire.server.exchange import Exchange, begin
 from quire.server.faces import OLLAMA
@@ -19,7 +19,6 @@ from quire.server.rendering import Conversation
 from quire.server.responses import json_response
 from quire.server.sampling import renamed
 from quire.server.schema.ollama import (
-    OllamaAnswer,
     OllamaChatAnswer,
     OllamaChatRequest,
     OllamaGenerateAnswer,
@@ -29,7 +28,6 @@ from quire.server.schema.ollama import (
 from quire.server.schema.ollama_messages import conversation_of
 from quire.server.schema.tools import choice_of, tools_of
 from quire.server.service import Service, request_id_of, service_of
-from quire.server.streaming import EventStream
 from quire.server.turn import Turn
 from quire.text.fim import FillInMiddle
 
@@ -131,24 +129,15 @@ def _turn(
 
 async def _answer(request: Request, service: Service, turn: Turn, shaper: OllamaShaper, asked: str) -> Response:
     """``asked``: the path of what the prompt is made of."""
-    if turn.is_streamed:
-        exchange = await while_connected(request.receive, _begin(service, turn, asked))
-        return EventStream(
-            shaper.lines(exchange),
-            exchange.close,
-            keep_alive_s=service.config.sse_keep_alive_s,
-            request_id=turn.request_id,
-            face=OLLAMA,
-        )
-
-    async def whole() -> OllamaAnswer:
-        exchange = await _begin(service, turn, asked)
-        try:
-            return await shaper.whole(exchange)
-        finally:
-            exchange.close()
-
-    return json_response(await while_connected(request.receive, whole()))
+    return await deliver(
+        request,
+        lambda: _begin(service, turn, asked),
+        whole=shaper.whole,
+        events=shaper.lines,
+        is_streamed=turn.is_streamed,
+        request_id=turn.request_id,
+        face=OLLAMA,
+    )
 
 
 async def _begin(service: Service, turn: Turn, asked: str) -> Exchange:

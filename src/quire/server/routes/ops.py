@@ -129,6 +129,12 @@ async def is_sleeping(request: Request) -> Response:
 
 _POST = ("POST",)
 
+
+def switch(endpoint: Endpoint) -> Endpoint:
+    """The same as one that stops the service, or lets it go on; it answers 409 where that cannot be now."""
+    return msgspec.structs.replace(endpoint, methods=_POST, errors=(409,), is_order=True, is_switch=True)
+
+
 ENDPOINTS = (
     Endpoint(path="/load", handler=load, summary="How much is running and waiting", answer=Load),
     Endpoint(path="/server_info", handler=server_info, summary="What is served, and how", answer=ServerInfo),
@@ -160,49 +166,30 @@ ENDPOINTS = (
         answer=Aborted,
         is_order=True,
     ),
-    Endpoint(
-        path="/pause",
-        methods=_POST,
-        handler=pause,
-        summary="Compute nothing until /resume; requests that come wait",
-        query=PauseQuery,
-        answer=Status,
-        errors=(409,),
-        is_order=True,
-        is_switch=True,
+    switch(
+        Endpoint(
+            path="/pause",
+            handler=pause,
+            summary="Compute nothing until /resume; requests that come wait",
+            query=PauseQuery,
+            answer=Status,
+        )
     ),
-    Endpoint(
-        path="/resume",
-        methods=_POST,
-        handler=resume,
-        summary="Go on after /pause",
-        answer=Status,
-        errors=(409,),
-        is_order=True,
-        is_switch=True,
-    ),
+    switch(Endpoint(path="/resume", handler=resume, summary="Go on after /pause", answer=Status)),
     Endpoint(path="/is_paused", handler=is_paused, summary="Whether nothing is computed", answer=IsPaused),
-    Endpoint(
-        path="/sleep",
-        methods=_POST,
-        handler=sleep,
-        summary="Give memory back until /wake_up; requests that come are refused",
-        query=SleepQuery,
-        answer=Status,
-        errors=(409,),
-        is_order=True,
-        is_switch=True,
+    switch(
+        Endpoint(
+            path="/sleep",
+            handler=sleep,
+            summary="Give memory back until /wake_up; requests that come are refused",
+            query=SleepQuery,
+            answer=Status,
+        )
     ),
-    Endpoint(
-        path="/wake_up",
-        methods=_POST,
-        handler=wake_up,
-        summary="Take memory again, and go on",
-        query=WakeUpQuery,
-        answer=Status,
-        errors=(409,),
-        is_order=True,
-        is_switch=True,
+    switch(
+        Endpoint(
+            path="/wake_up", handler=wake_up, summary="Take memory again, and go on", query=WakeUpQuery, answer=Status
+        )
     ),
     Endpoint(path="/is_sleeping", handler=is_sleeping, summary="Whether memory was given back", answer=IsSleeping),
 )

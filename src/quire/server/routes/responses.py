@@ -6,9 +6,11 @@ from starlette.responses import Response
 from quire.core.errors import PromptTooLong
 from quire.server.answers.responses import ResponseAnswer
 from quire.server.body import read_json
+from quire.server.delivery import deliver
 from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
 from quire.server.exchange import begin
+from quire.server.faces import RESPONSES
 from quire.server.rendering import render
 from quire.server.response_runs import BackgroundRun, Run, event_stream
 from quire.server.response_truncation import shortened
@@ -27,18 +29,15 @@ async def create_response(request: Request) -> Response:
     asked = await understand(service, body, request_id)
     if body.background:
         return await _in_background(request, service, body, asked)
-    if body.stream:
-        run = await while_connected(request.receive, _begin(service, body, asked))
-        return event_stream(service, run, run.close, request_id)
-
-    async def whole() -> ResponseObject:
-        run = await _begin(service, body, asked)
-        try:
-            return await run.whole()
-        finally:
-            run.close()
-
-    return json_response(await while_connected(request.receive, whole()))
+    return await deliver(
+        request,
+        lambda: _begin(service, body, asked),
+        whole=Run.whole,
+        events=lambda run: run,
+        is_streamed=body.stream,
+        request_id=request_id,
+        face=RESPONSES,
+    )
 
 
 async def _in_background(request: Request, service: Service, body: ResponsesRequest, asked: Asked) -> Response:
@@ -80,17 +79,18 @@ async def count_input_tokens(request: Request) -> Response:
     return json_response(InputTokens(input_tokens=len(ids)))
 
 
+CREATE_RESPONSE = Endpoint(
+    path="/v1/responses",
+    methods=("POST",),
+    handler=create_response,
+    summary="The next items of a conversation",
+    body=ResponsesRequest,
+    answer=ResponseObject,
+    chunk=ResponseEvent,
+    errors=(404,),
+)
 ENDPOINTS = (
-    Endpoint(
-        path="/v1/responses",
-        methods=("POST",),
-        handler=create_response,
-        summary="The next items of a conversation",
-        body=ResponsesRequest,
-        answer=ResponseObject,
-        chunk=ResponseEvent,
-        errors=(404,),
-    ),
+    CREATE_RESPONSE,
     Endpoint(
         path="/v1/responses/input_tokens",
         methods=("POST",),

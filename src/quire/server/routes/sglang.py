@@ -5,14 +5,12 @@ from starlette.responses import Response
 
 from quire.server.answers.sglang import GenerateAnswer
 from quire.server.body import read_json
-from quire.server.disconnect import while_connected
+from quire.server.delivery import deliver
 from quire.server.endpoint import Endpoint
-from quire.server.generate import Asked, asked_of, sglang_paths
+from quire.server.generate import asked_of, sglang_paths
 from quire.server.generation import Generation
-from quire.server.responses import json_response
 from quire.server.schema.sglang import Generated, GenerateRequest
-from quire.server.service import Service, request_id_of, service_of
-from quire.server.streaming import EventStream
+from quire.server.service import request_id_of, service_of
 
 
 async def generate(request: Request) -> Response:
@@ -21,28 +19,17 @@ async def generate(request: Request) -> Response:
     request_id = request_id_of(request, body.rid if isinstance(body.rid, str) else None)
     asked, is_list = asked_of(service, body, request_id)
     answer = GenerateAnswer(asked, is_list, body.return_text_in_logprobs, service.llm.tokenizer)
-    if body.stream:
-        generation = await while_connected(request.receive, _begin(service, body, asked, request_id))
-        return EventStream(
-            answer.events(generation),
-            generation.close,
-            keep_alive_s=service.config.sse_keep_alive_s,
-            request_id=request_id,
-        )
 
-    async def whole() -> Generated | list[Generated]:
-        generation = await _begin(service, body, asked, request_id)
-        try:
-            return answer.whole(await generation.finals())
-        finally:
-            generation.close()
+    async def begin() -> Generation:
+        with sglang_paths(body):
+            return await service.generate_all([one.plan for one in asked], request_id)
 
-    return json_response(await while_connected(request.receive, whole()))
+    async def whole(generation: Generation) -> Generated | list[Generated]:
+        return answer.whole(await generation.finals())
 
-
-async def _begin(service: Service, body: GenerateRequest, asked: list[Asked], request_id: str) -> Generation:
-    with sglang_paths(body):
-        return await service.generate_all([one.plan for one in asked], request_id)
+    return await deliver(
+        request, begin, whole=whole, events=answer.events, is_streamed=body.stream, request_id=request_id
+    )
 
 
 ENDPOINTS = (

@@ -13,7 +13,7 @@ from quire.server.body import read_optional_json
 from quire.server.endpoint import Endpoint
 from quire.server.responses import json_response
 from quire.server.routes.health import Health
-from quire.server.routes.ops import server_info
+from quire.server.routes.ops import server_info, switch
 from quire.server.schema.ops import ServerInfo
 from quire.server.schema.sglang import EngineLoad, Loads, PauseGenerationRequest, Said, SglangModelInfo
 from quire.server.service import Plan, Service, request_id_of, service_of
@@ -129,26 +129,22 @@ ENDPOINTS = (
         summary="Forget all cached prefixes",
         is_order=True,
     ),
-    Endpoint(
-        path="/pause_generation",
-        methods=("POST",),
-        handler=pause_generation,
-        summary="Compute nothing until /continue_generation; requests that come wait",
-        body=PauseGenerationRequest,
-        is_body_optional=True,
-        answer=Said,
-        errors=(409,),
-        is_order=True,
-        is_switch=True,
+    switch(
+        Endpoint(
+            path="/pause_generation",
+            handler=pause_generation,
+            summary="Compute nothing until /continue_generation; requests that come wait",
+            body=PauseGenerationRequest,
+            is_body_optional=True,
+            answer=Said,
+        )
     ),
-    Endpoint(
-        path="/continue_generation",
-        methods=("POST",),
-        handler=continue_generation,
-        summary="Go on after /pause_generation",
-        answer=Said,
-        errors=(409,),
-        is_order=True,
-        is_switch=True,
+    switch(
+        Endpoint(
+            path="/continue_generation",
+            handler=continue_generation,
+            summary="Go on after /pause_generation",
+            answer=Said,
+        )
     ),
 )

@@ -9,9 +9,9 @@ from starlette.responses import Response
 from quire.core.errors import InvalidRequest, Unsupported
 from quire.server.body import read_json
 from quire.server.endpoint import Endpoint
-from quire.server.rendering import Conversation, render
+from quire.server.rendering import render
 from quire.server.responses import json_response
-from quire.server.schema.messages import messages_of
+from quire.server.routes.chat import conversation_of
 from quire.server.schema.tokenize import (
     ContentTokens,
     DetokenizeRequest,
@@ -22,7 +22,6 @@ from quire.server.schema.tokenize import (
     TokenizerInfo,
     TokenPiece,
 )
-from quire.server.schema.tools import choice_of, tools_of
 from quire.server.service import Service, service_of
 
 
@@ -38,24 +37,15 @@ async def tokenize(request: Request) -> Response:
     if body.prompt is not None:
         asked, adds_special = body.prompt, body.add_special_tokens is not False
     else:
-        conversation = Conversation(
-            messages=messages_of(body.messages),
-            tools=tools_of(body.tools) if choice_of(body.tool_choice).mode != "none" else (),
-            documents=body.documents,
-            add_generation_prompt=body.add_generation_prompt,
-            continue_final_message=body.continue_final_message,
-            chat_template=body.chat_template,
-            chat_template_kwargs=body.chat_template_kwargs,
-            reasoning_effort=body.reasoning_effort,
-        )
-        asked, adds_special = await render(service, conversation), bool(body.add_special_tokens)
+        asked, adds_special = await render(service, conversation_of(body)), bool(body.add_special_tokens)
     texts = [asked] if isinstance(asked, str) else asked
 
     def encode() -> TokenizeResponse | TokenizedPrompts:
         context = llm.info.max_model_len
         tokens = [list(llm.tokenizer.encode(text, adds_special)) for text in texts]
-        names = [[llm.tokenizer.id_to_token(token) or "" for token in one] for one in tokens]
-        shown = names if body.return_token_strs else None
+        shown = None
+        if body.return_token_strs:
+            shown = [[llm.tokenizer.id_to_token(token) or "" for token in one] for one in tokens]
         if not isinstance(asked, str):
             counts = [len(one) for one in tokens]
             return TokenizedPrompts(count=counts, max_model_len=context, tokens=tokens, token_strs=shown)

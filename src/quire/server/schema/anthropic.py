@@ -10,9 +10,9 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from pydantic import Field, WithJsonSchema
 
-from quire.core.sampling_params import MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
+from quire.core.sampling_params import MAX_STOP_STRINGS
 from quire.server.schema.anthropic_conversation import CONVERSATION_SCHEMA, SYSTEM_SCHEMA
-from quire.server.schema.common import JsonObject, RequestModel, Usage
+from quire.server.schema.common import JsonObject, RequestModel, StopString, Usage
 from quire.server.schema.refused import REFUSED_IN_MESSAGES, Refusals
 from quire.server.schema.tools import MAX_TOOLS
 
@@ -109,13 +109,7 @@ class MessagesRequest(CountTokensRequest):
     """A conversation, and how to go on with it."""
 
     max_tokens: int = Field(ge=0, lt=2**31, description="0: only take the prompt into the cache")
-    stop_sequences: (
-        Annotated[
-            list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]],
-            Field(max_length=MAX_STOP_STRINGS),
-        ]
-        | None
-    ) = None
+    stop_sequences: Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
     stream: bool = False
     temperature: float | None = Field(default=None, ge=0, le=1)
     top_p: float | None = Field(default=None, ge=0, le=1)

@@ -53,10 +53,7 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     bytes: list[int] | None
 
 
-class ChosenLogprob(msgspec.Struct, frozen=True):
-    token: str
-    logprob: float
-    bytes: list[int] | None
+class ChosenLogprob(TokenLogprob, frozen=True):
     top_logprobs: list[TokenLogprob]
 
 

@@ -13,6 +13,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from quire.core.outputs import RequestOutput
+from quire.core.sampling_params import MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
 
 
 class Error(msgspec.Struct, frozen=True):
@@ -109,5 +110,13 @@ def _or_null(schema: JsonSchemaValue) -> JsonSchemaValue:
     return {"anyOf": [*kinds, *([] if null in kinds else [null])], **outside}
 
 
+TOKEN_IDS_SCHEMA: JsonSchemaValue = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
+    "minItems": 1,
+}
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 JsonObject = dict[str, Any]
+Penalty = Annotated[float | None, Field(ge=-2, le=2)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
+StopStrings = StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)]

@@ -8,19 +8,18 @@ from pydantic import Field, WithJsonSchema
 
 from quire.core.errors import InvalidRequest
 from quire.core.outputs import Logprobs
-from quire.server.schema.common import Usage
+from quire.server.schema.common import TOKEN_IDS_SCHEMA, Usage
 from quire.server.schema.generation import GenerationRequest
 from quire.server.schema.refused import REFUSED_IN_COMPLETIONS, Refusals
 
 Prompt = str | list[int]
 
-_TOKEN_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "minItems": 1}
 _PROMPT_SCHEMA = {
     "anyOf": [
         {"type": "string", "minLength": 1},
         {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
-        _TOKEN_IDS,
-        {"type": "array", "items": _TOKEN_IDS, "minItems": 1},
+        TOKEN_IDS_SCHEMA,
+        {"type": "array", "items": TOKEN_IDS_SCHEMA, "minItems": 1},
     ]
 }
 

@@ -14,15 +14,10 @@ from quire.core.sampling_params import (
     MAX_N,
     MAX_PATTERN_SIZE,
     MAX_REPETITION_PENALTY,
-    MAX_STOP_STRING_CHARS,
-    MAX_STOP_STRINGS,
 )
 from quire.core.structured_outputs import SHAPES
-from quire.server.schema.common import JsonObject, RequestModel, StreamOptions, TokenId
+from quire.server.schema.common import JsonObject, Penalty, RequestModel, StopStrings, StreamOptions, TokenId
 from quire.server.schema.refused import REFUSED_ANYWHERE, Refusals
-
-_StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
-_Penalty = Annotated[float | None, Field(ge=-2, le=2)]
 
 
 class RepetitionRequest(RequestModel):
@@ -45,11 +40,11 @@ class SamplingRequest(RequestModel):
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1, lt=2**31, description="0 or -1: the whole vocabulary")
     min_p: float | None = Field(default=None, ge=0, le=1)
-    presence_penalty: _Penalty = None
-    frequency_penalty: _Penalty = None
+    presence_penalty: Penalty = None
+    frequency_penalty: Penalty = None
     repetition_penalty: float | None = Field(default=None, ge=1 / MAX_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    stop: StopStrings | None = None
     stop_token_ids: list[TokenId] | None = None
     include_stop_str_in_output: bool | None = None
     ignore_eos: bool | None = None

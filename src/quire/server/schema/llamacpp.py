@@ -13,14 +13,12 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from pydantic import Field, WithJsonSchema
 
-from quire.core.sampling_params import MAX_N, MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
-from quire.server.schema.common import JsonObject, RequestModel
+from quire.core.sampling_params import MAX_N
+from quire.server.schema.common import JsonObject, Penalty, QueryModel, RequestModel, StopStrings
 from quire.server.schema.messages import MESSAGES_SCHEMA
 from quire.server.schema.refused import OTHER_SAMPLERS, Refusals
 from quire.server.schema.tools import TOOL_CHOICE_SCHEMA, TOOLS_SCHEMA
 
-_StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
-_Penalty = Annotated[float | None, Field(ge=-2, le=2)]
 _PIECES_SCHEMA = {
     "anyOf": [
         {"type": "string", "minLength": 1},
@@ -79,13 +77,13 @@ class LlamaCppOptions(RequestModel):
     repeat_last_n: int | None = Field(
         default=None, ge=-1, lt=2**31, description="penalties look at so many tokens; 0: at none, -1: at all; else 64"
     )
-    presence_penalty: _Penalty = None
-    frequency_penalty: _Penalty = None
+    presence_penalty: Penalty = None
+    frequency_penalty: Penalty = None
     seed: int | None = Field(default=None, ge=-(2**63), lt=2**63, description="-1 and 4294967295: a fresh one")
     samplers: list[str] | str | None = Field(
         default=None, description="which are on, by names or letters; they are applied in this server's own order"
     )
-    stop: _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    stop: StopStrings | None = None
     ignore_eos: bool = False
     logit_bias: Annotated[Any, WithJsonSchema(_BIAS_SCHEMA)] = None
     grammar: str | None = None
@@ -136,7 +134,7 @@ class ApplyTemplateRequest(RequestModel):
     reasoning_effort: str | None = None
 
 
-class SlotsQuery(RequestModel):
+class SlotsQuery(QueryModel):
     fail_on_no_slot: str | None = Field(default=None, description="answer 503 where no slot is free")
 
 
@@ -167,11 +165,7 @@ class LlamaCppLogprob(msgspec.Struct, frozen=True, kw_only=True):
     logprob: float
 
 
-class LlamaCppToken(msgspec.Struct, frozen=True, kw_only=True):
-    id: int
-    token: str
-    bytes: list[int]
-    logprob: float
+class LlamaCppToken(LlamaCppLogprob, frozen=True, kw_only=True):
     top_logprobs: list[LlamaCppLogprob]
 
 

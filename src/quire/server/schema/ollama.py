@@ -10,8 +10,8 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from quire.core.sampling_params import MAX_STOP_STRING_CHARS, MAX_STOP_STRINGS
-from quire.server.schema.common import JsonObject, RequestModel, TokenId
+from quire.server.schema.chat import TokenLogprob
+from quire.server.schema.common import JsonObject, Penalty, RequestModel, StopStrings, TokenId
 from quire.server.schema.refused import REFUSED_BY_OLLAMA, Refusals
 from quire.server.schema.tools import TOOL_CHOICE_SCHEMA, TOOLS_SCHEMA
 
@@ -22,8 +22,6 @@ def _whole(value: Any) -> Any:
 
 
 _Integer = Annotated[int, BeforeValidator(_whole)]
-_StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
-_Penalty = Annotated[float | None, Field(ge=-2, le=2)]
 
 _IMAGES_SCHEMA = {"anyOf": [{"type": "array", "maxItems": 0}, {"type": "null"}]}
 _MESSAGES_SCHEMA = {
@@ -66,10 +64,10 @@ class Options(RequestModel):
     repeat_last_n: Annotated[_Integer | None, Field(ge=-1, lt=2**31)] = Field(
         default=None, description="how many tokens penalties look at: 64 if not said; -1: all; 0: no penalties"
     )
-    presence_penalty: _Penalty = None
-    frequency_penalty: _Penalty = None
+    presence_penalty: Penalty = None
+    frequency_penalty: Penalty = None
     seed: Annotated[_Integer | None, Field(ge=-(2**63), lt=2**63)] = None
-    stop: _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    stop: StopStrings | None = None
 
 
 class OllamaRequest(RequestModel):
@@ -122,17 +120,8 @@ class OllamaPullRequest(RequestModel):
     insecure: bool = False
 
 
-class OllamaLogprob(msgspec.Struct, frozen=True):
-    token: str
-    logprob: float
-    bytes: list[int] | None
-
-
-class OllamaChosenLogprob(msgspec.Struct, frozen=True):
-    token: str
-    logprob: float
-    bytes: list[int] | None
-    top_logprobs: list[OllamaLogprob] | UnsetType = UNSET
+class OllamaChosenLogprob(TokenLogprob, frozen=True):
+    top_logprobs: list[TokenLogprob] | UnsetType = UNSET
 
 
 class OllamaFunction(msgspec.Struct, frozen=True):

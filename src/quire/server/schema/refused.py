@@ -33,15 +33,19 @@ def _has_no_prewarm(value: object) -> bool:
     return isinstance(value, dict) and not value.get("prewarm")
 
 
-def _at_most(limit: float) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int | float) and value <= limit
+def _not_positive(value: object) -> bool:
+    return isinstance(value, int | float) and value <= 0
+
+
+def _negative(value: object) -> bool:
+    return isinstance(value, int | float) and value < 0
 
 
 OTHER_SAMPLERS: Refusals = {
     **dict.fromkeys(("dynatemp_range", "xtc_probability", "dry_multiplier", "mirostat", "min_keep"), _one_of(0)),
     **dict.fromkeys(("typical_p", "tfs_z"), _one_of(1)),
-    "top_n_sigma": _at_most(0),
-    "adaptive_target": _at_most(-0.0),
+    "top_n_sigma": _not_positive,
+    "adaptive_target": _negative,
 }
 """By llama.cpp's names; harmless is what turns them off."""
 

@@ -10,10 +10,8 @@ from quire.core.sampling_params import (
     MAX_LOGIT_BIAS,
     MAX_N,
     MAX_REPETITION_PENALTY,
-    MAX_STOP_STRING_CHARS,
-    MAX_STOP_STRINGS,
 )
-from quire.server.schema.common import JsonObject, RequestModel, TokenId
+from quire.server.schema.common import TOKEN_IDS_SCHEMA, JsonObject, Penalty, RequestModel, StopStrings, TokenId
 from quire.server.schema.refused import REFUSED_IN_GENERATE, REFUSED_IN_SGLANG_SAMPLING, Refusals
 from quire.server.schema.tools import TOOLS_SCHEMA
 
@@ -23,10 +21,8 @@ ANY_JSON = "$$ANY$$"
 """As ``json_schema``: any JSON object."""
 WEIGHT_VERSION = "default"
 
-_StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
 _Salt = Annotated[str, Field(max_length=1024)]
-_Penalty = Annotated[float | None, Field(ge=-2, le=2)]
 
 
 class SglangSampling(RequestModel):
@@ -36,14 +32,14 @@ class SglangSampling(RequestModel):
 
     max_new_tokens: int | None = Field(default=None, ge=0, lt=2**31, description="default: 128")
     min_new_tokens: int | None = Field(default=None, ge=0, lt=2**31)
-    stop: _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOP_STRINGS)] | None = None
+    stop: StopStrings | None = None
     stop_token_ids: list[TokenId] | None = None
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     top_k: int | None = Field(default=None, ge=-1, lt=2**31, description="0 or -1: the whole vocabulary")
     min_p: float | None = Field(default=None, ge=0, le=1)
-    frequency_penalty: _Penalty = None
-    presence_penalty: _Penalty = None
+    frequency_penalty: Penalty = None
+    presence_penalty: Penalty = None
     repetition_penalty: float | None = Field(default=None, ge=1 / MAX_REPETITION_PENALTY, le=MAX_REPETITION_PENALTY)
     n: int = Field(default=1, ge=1, le=MAX_N)
     json_schema: str | JsonObject | None = Field(default=None, description="$$ANY$$: any JSON object")
@@ -59,7 +55,6 @@ class SglangSampling(RequestModel):
 
 
 _TEXT = {"type": "string"}
-_IDS = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}, "minItems": 1}
 
 
 def _one_or_many(schema: JsonObject) -> WithJsonSchema:
@@ -72,7 +67,7 @@ class GenerateRequest(RequestModel):
     refused: ClassVar[Refusals] = REFUSED_IN_GENERATE
 
     text: Annotated[Any, _one_or_many(_TEXT)] = None
-    input_ids: Annotated[Any, _one_or_many(_IDS)] = None
+    input_ids: Annotated[Any, _one_or_many(TOKEN_IDS_SCHEMA)] = None
     sampling_params: Annotated[Any, _one_or_many(SglangSampling.model_json_schema())] = None
     rid: _Id | list[_Id] | None = None
     return_logprob: bool | list[bool] = False
