@@ -10,7 +10,6 @@ from quire.kernels.ops.heads import HeadNorms
 
 ROWS = ((1, 1), (7, 3), (256, 4), (2048, 5), (8192, 6))
 """Numbers of rows: real, and in a trial."""
-BLOCK_SIZES = (16, 32, 64)
 
 
 def _alone(call: Call, *places: int) -> Call:

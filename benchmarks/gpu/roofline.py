@@ -124,12 +124,11 @@ class Model:
         attention = limits.seconds(batch * context * self.kv_bytes, products)
         return Floor(self.linear(batch, limits), self.head(batch, limits), attention)
 
-    def prefill(self, tokens: int, limits: Limits, num_prompts: int = 1) -> Floor:
-        """Prompts of ``tokens`` each in one step; causal, so half of all pairs."""
-        products = 2 * self.layers * self.heads * self.head_dim * tokens * tokens * num_prompts
-        total = tokens * num_prompts
-        attention = limits.seconds(2 * total * self.kv_bytes, products)
-        return Floor(self.linear(total, limits), self.head(num_prompts, limits), attention)
+    def prefill(self, tokens: int, limits: Limits) -> Floor:
+        """A step with one prompt of so many; causal, so half of all pairs."""
+        products = 2 * self.layers * self.heads * self.head_dim * tokens * tokens
+        attention = limits.seconds(2 * tokens * self.kv_bytes, products)
+        return Floor(self.linear(tokens, limits), self.head(1, limits), attention)
 
     def step(self, starts: Any, counts: Any, num_rows: int, limits: Limits) -> float:
         """Seconds of any step: arrays [S] of where sequences begin in it and how many tokens they compute."""

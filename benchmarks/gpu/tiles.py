@@ -1,20 +1,20 @@
 """Try other tiles for products than those of ``product_tiles``, on a CUDA device, and say which are the fastest.
 
-    python -m benchmarks.gpu.tiles [--kinds plain,blocks] [--out FILE]
+    PYTHONPATH=src:. python3 -m benchmarks.gpu.tiles [--kinds plain,blocks] [--out FILE]
 
-Weights are random, and so many copies of one that none is still in the cache when its turn comes again; calls are
-recorded as one graph, so that the host is not measured. Prints, for each kind, shape and number of rows, the tile in
-use and the best three. Slices and depth are part of a sum's order and follow from K; they are tried too, for all K.
+Weights are random, and timed as operators are (``timing``). Prints, for each kind, shape and number of rows, the tile
+in use and the best three. Slices and depth are part of a sum's order and follow from K; they are tried too, for all K.
 """
 
 import argparse
 import itertools
 import json
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
+from benchmarks.gpu.timing import measure, num_copies
 from torch import Tensor
 
 from quire.kernels.ops.fp8 import BLOCK, FP8, quantize_fp8
@@ -29,8 +29,6 @@ SHAPES = {
 }
 ROWS = {"plain": (1, 8, 16), "blocks": (1, 8, 32, 64, 256, 4096), "rows": (1, 8, 32, 64, 256, 4096)}
 MOST_SHARED_BYTES = 227 * 1024
-CACHE_BYTES = 256 * 2**20
-"""More than a device's cache holds."""
 Tile = ThinTile | WideTile
 
 
@@ -50,53 +48,32 @@ def candidates(now: Tile, itemsize: int, kind: str) -> Iterator[Tile]:
             yield WideTile(rows, outputs, now.depth, now.group, warps, stages)
 
 
-def problem(kind: str, num_rows: int, num_out: int, num_in: int, device: str) -> Callable[[int, Tile], Tensor]:
-    """A call by the number of its turn, each with another copy of the weight."""
+def problems(
+    kind: str, num_rows: int, num_out: int, num_in: int, device: torch.device
+) -> list[Callable[[Tile], Tensor]]:
+    """The same product, each with another copy of the weight."""
     dtype = torch.bfloat16 if kind == "plain" else FP8
-    copies = max(1, -(-CACHE_BYTES // (num_out * num_in * dtype.itemsize)) if device != "cpu" else 1)
+    copies = num_copies(num_out * num_in * dtype.itemsize)
     weights = [torch.randn(num_out, num_in, device=device).to(dtype) for _ in range(copies)]
     x = torch.randn(num_rows, num_in, device=device).bfloat16()
     if kind == "plain":
-        return lambda turn, tile: multiply(x, weights[turn % copies], kind, x.dtype, tile=tile)
+        return [lambda tile, w=w: multiply(x, w, kind, x.dtype, tile=tile) for w in weights]
     blocks = (-(-num_out // BLOCK), -(-num_in // BLOCK))
     scale = torch.rand(blocks if kind == "blocks" else (num_out,), device=device) + 0.5
     is_on_the_way = kind == "blocks" and num_rows <= 8
     rounded, x_scale = (x, None) if is_on_the_way else quantize_fp8(x, BLOCK if kind == "blocks" else None)
-    return lambda turn, tile: multiply(rounded, weights[turn % copies], kind, torch.bfloat16, x_scale, scale, tile=tile)
+    return [lambda tile, w=w: multiply(rounded, w, kind, torch.bfloat16, x_scale, scale, tile=tile) for w in weights]
 
 
-def seconds(call: Callable[[int], object], device: str, turns: int) -> float:
-    """Of one turn. On a CPU, where kernels are interpreted, only whether it runs."""
-    call(0)
-    if device == "cpu":
-        begin = time.perf_counter()
-        call(1)
-        return time.perf_counter() - begin
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for turn in range(turns):
-            call(turn)
-    found = []
-    for _ in range(5):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        found.append(start.elapsed_time(end) / 1000 / turns)
-    return sorted(found)[len(found) // 2]
-
-
-def sweep(kind: str, num_rows: int, num_out: int, num_in: int, device: str) -> list[tuple[float, Tile]]:
+def sweep(kind: str, num_rows: int, num_out: int, num_in: int, device: torch.device) -> list[tuple[float, Tile]]:
     """Seconds and tiles, the one in use first and then the others, the fastest first."""
     size = 2 if kind == "plain" else 1
     is_thin = num_rows <= THIN_ROWS
     now = thin_tile(num_rows, num_out, num_in, size) if is_thin else wide_tile(num_rows, num_out, size)
-    run, found = problem(kind, num_rows, num_out, num_in, device), []
+    calls, found = problems(kind, num_rows, num_out, num_in, device), []
     for tile in candidates(now, size, kind):
         try:
-            found.append((seconds(lambda turn, tile=tile: run(turn, tile), device, 64 if is_thin else 8), tile))
+            found.append((measure([partial(call, tile) for call in calls], device).seconds, tile))
         except Exception as error:  # a tile that does not fit is no reason to stop
             print(f"  {tile}: {type(error).__name__}: {str(error)[:100]}")
     return [found[0], *sorted(found[1:], key=lambda one: one[0])]
@@ -107,12 +84,12 @@ def main() -> None:
     parser.add_argument("--kinds", default="plain,blocks")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    results = []
+    results, device = [], torch.device("cuda")
     for kind in args.kinds.split(","):
         for (name, (num_out, num_in)), num_rows in itertools.product(SHAPES.items(), ROWS[kind]):
             print(f"{kind}, {name}, {num_rows} rows")
             num_bytes, num_flops = num_out * num_in * (2 if kind == "plain" else 1), 2 * num_rows * num_out * num_in
-            for place, (took, tile) in enumerate(sweep(kind, num_rows, num_out, num_in, "cuda")[:4]):
+            for place, (took, tile) in enumerate(sweep(kind, num_rows, num_out, num_in, device)[:4]):
                 rates = f"{num_bytes / took / 1e12:.2f} TB/s, {num_flops / took / 1e12:.0f} TFLOP/s"
                 print(f"  {place or 'in use'}: {took * 1e6:.1f} us, {rates}, {tile}", flush=True)
                 entry = dict(kind=kind, num_out=num_out, num_in=num_in, num_rows=num_rows, place=place)
