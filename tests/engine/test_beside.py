@@ -4,7 +4,8 @@ A CPU stands for the device: tokens stay in its tensors, decode steps are repeat
 the host learns of a step's tokens when it has launched the next.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,6 @@ from quire.kernels import platform
 
 LENGTHS = (1, 2, 5, 15, 16, 17, 31, 33, 40, 63, 64, 65, 90)
 PROMPTS = [[(7 * i + 3 * j * j + length) % 250 + 2 for j in range(length)] for i, length in enumerate(LENGTHS * 2)]
-STEPS: dict[str, int] = {}
 
 
 def params(i: int) -> SamplingParams:
@@ -42,19 +42,18 @@ PARAMS = [params(i) for i in range(len(PROMPTS))]
 
 
 @pytest.fixture
-def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let this machine's CPU be such a device."""
-    inspect, launch = platform.inspect, InlineExecutor.launch
-    STEPS.update(ahead=0, done=0)
+def beside(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Let this machine's CPU be such a device; counts steps launched ahead, and those that were done at once."""
+    inspect, launch, steps = platform.inspect, InlineExecutor.launch, Counter[str]()
 
     def counted(self: InlineExecutor, decision: Any) -> Any:
         ticket = launch(self, decision)
-        STEPS["done" if ticket.is_done else "ahead"] += 1
+        steps["done" if ticket.is_done else "ahead"] += 1
         return ticket
 
     monkeypatch.setattr(platform, "inspect", lambda device: replace(inspect(device), computes_beside_host=True))
     monkeypatch.setattr(InlineExecutor, "launch", counted)
-    yield
+    return steps
 
 
 def engine(path: Path, **settings: Any) -> LLM:
@@ -78,7 +77,6 @@ def answers(llm: LLM, some: slice = slice(None)) -> list[Any]:
     return [(output.outputs[0].token_ids, output.outputs[0].logprobs) for output in outputs]
 
 
-@pytest.mark.usefixtures("beside")
 @pytest.mark.parametrize(
     "settings",
     [
@@ -92,10 +90,10 @@ def answers(llm: LLM, some: slice = slice(None)) -> list[Any]:
     ],
     ids=str,
 )
-def test_the_same_tokens(path: Path, expected: list[Any], settings: dict[str, Any]) -> None:
+def test_the_same_tokens(path: Path, expected: list[Any], beside: Counter[str], settings: dict[str, Any]) -> None:
     llm = engine(path, **settings)
     assert answers(llm) == expected
-    assert STEPS["done"] > 0 and STEPS["ahead"] > 5
+    assert beside["done"] > 0 and beside["ahead"] > 5
     assert answers(llm, slice(0, 8)) == expected[:8], "with a warm cache"
     if "num_gpu_blocks_override" in settings:
         assert llm.stats.num_preemptions > 0

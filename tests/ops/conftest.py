@@ -1,4 +1,4 @@
-"""Native operators one at a time: record one, replay it, hand back what it wrote."""
+"""Native operators one at a time: record one, replay it, hand back what it wrote. Random numbers are the same always."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +14,12 @@ from quire.kernels.cpu.program import Program, Rows
 from quire.kernels.ops.packed import PackedMatrix
 
 assert bodies  # its import offers the native bodies
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers() -> None:
+    """In every run, whichever tests ran before."""
+    torch.manual_seed(0)
 
 
 class Native:
