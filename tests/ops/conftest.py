@@ -1,4 +1,4 @@
-"""Native operators one at a time: record one, replay it, hand back what it wrote. Random numbers are the same always."""
+"""Native operators one at a time: record one, replay it, hand back what it wrote. Random numbers are always alike."""
 
 from collections.abc import Callable
 from typing import Any
