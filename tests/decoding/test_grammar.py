@@ -12,6 +12,7 @@ from llguidance import LLMatcher
 from quire.core.errors import NOTHING_LEFT
 from quire.core.request import ReasoningMarks
 from quire.core.step import Admission
+from quire.decoding.grammar import Guides
 from quire.decoding.guide import Guide
 from quire.decoding.sampler import Sampled, Sampler
 from quire.kernels.ops.sampling import Sampling, TorchSampling
@@ -198,6 +199,44 @@ def test_what_is_prepared_is_made_once(bench: Bench, admit: Admit, monkeypatch: 
         bench.sampler.prepare(np.array(slots))
         bench.sampler.sample(bench.logits(0, len(slots)), np.array(slots), np.full(len(slots), 3))
         assert len(made) == len(slots)
+
+
+@pytest.mark.parametrize("wishes", [{}, {"logprobs": 1}, {"frequency_penalty": 2.0}], ids=str)
+def test_greedy_rows_choose_first_and_take_the_same(
+    bench: Bench, admit: Admit, monkeypatch: pytest.MonkeyPatch, wishes: dict[str, Any]
+) -> None:
+    """Masks are made only of those whose likeliest token may not follow; and one has logits that are none."""
+    made = []
+    fill = Guide.fill
+    monkeypatch.setattr(Guide, "fill", lambda self, *args: made.append(self) or fill(self, *args))
+    grammar = LLMatcher.grammar_from_regex("[a-z ]{8,12}")
+    likely = [bench.lab.id(word) for word in ("a", "b", "c", "ab", "y", "n")]
+
+    def run(step: int) -> list[Any]:
+        """What ten positions choose."""
+        sampler = bench.make()
+        for slot in range(3):
+            sampler.admit(admit(slot, grammar=grammar, temperature=0.0, **wishes))
+        found, slots = [], np.arange(3)
+        for position in range(3, 13):
+            logits = bench.logits(100 * step + position, 3)
+            logits[:, likely] += 6.0
+            if position == 7:
+                logits[1, 5] = float("nan")
+            sampled = sampler.sample(logits, slots, np.full(3, position))
+            found.append((sampled.token_ids.tolist(), sampled.given, sampled.failures))
+        return found
+
+    first = [run(step) for step in range(6)]
+    num_made = len(made)
+    assert 0 < num_made < 6 * 30 / 2
+    admit_guide = Guides.admit
+    monkeypatch.setattr(
+        Guides, "admit", lambda self, admission, has_rules: admit_guide(self, admission, has_rules=True)
+    )
+    assert [run(step) for step in range(6)] == first
+    assert len(made) > 2 * num_made
+    assert all(chosen[4][0][1] == -1 and 1 not in chosen[4][2] for chosen in first)
 
 
 def test_masks_wider_and_narrower_than_the_logits(sampling: Sampling, led_lab: SimpleNamespace, admit: Admit) -> None:

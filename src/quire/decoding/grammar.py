@@ -3,7 +3,12 @@
 Owns the guides, and the thread on which masks are computed while the model runs. A step asks for its masks before the
 model runs (``prepare``) and takes them afterwards (``masked``); sequences without a guide cost nothing.
 
-Law: between ``prepare`` and ``masked`` the guides belong to the thread.
+A greedy sequence needs no mask where the likeliest token of all is one that may follow, and to ask that of one token
+takes a hundredth of a mask. So such sequences choose first, and masks are made of those alone that chose what may not
+follow (``refused``).
+
+Law: between ``prepare`` and ``masked`` the guides belong to the thread. Which way a sequence goes does not change its
+tokens.
 """
 
 from collections.abc import Iterator
@@ -78,15 +83,19 @@ class Guides:
         self._num_words = -(-vocab_size // 32)
         self._guides: dict[int, Guide] = {}
         self._is_guided = np.zeros(max_num_seqs, bool)
+        self._chooses_first = np.zeros(max_num_seqs, bool)
         self._masks = np.empty((0, 0), np.int32)
-        self._num_grammar_words = 0
+        self._num_tokens = 0  # of the grammars'
         self._thread: ThreadPoolExecutor | None = None
         self._slots: np.ndarray | None = None  # of the rows being prepared
         self._asked: list[tuple[int, Guide]] = []
         self._filling: Future[None] | None = None
 
-    def admit(self, admission: Admission) -> bool:
-        """Lead a sequence, taking in what it has generated; False if nothing is to be led. The slot holds none yet."""
+    def admit(self, admission: Admission, *, has_rules: bool) -> bool:
+        """Lead a sequence, taking in what it has generated; False if nothing is to be led. The slot holds none yet.
+
+        ``has_rules``: whether something else forbids it tokens too.
+        """
         if admission.grammar is None and admission.reasoning is None:
             return False
         self._settle()
@@ -96,6 +105,7 @@ class Guides:
             guide.follow(token)
         self._guides[admission.slot] = guide
         self._is_guided[admission.slot] = True
+        self._chooses_first[admission.slot] = admission.params.is_greedy and not has_rules
         return True
 
     def release(self, slots: np.ndarray) -> None:
@@ -104,7 +114,7 @@ class Guides:
             self._settle()
             for slot in slots.tolist():
                 self._guides.pop(slot, None)
-            self._is_guided[slots] = False
+            self._is_guided[slots] = self._chooses_first[slots] = False
 
     def prepare(self, slots: np.ndarray) -> None:
         """Begin with the masks of the rows that will sample: ``slots`` [R]."""
@@ -112,18 +122,46 @@ class Guides:
             return
         self._settle()
         self._slots = slots
-        self._asked = [(row, guide) for row, guide in self._of(slots) if guide.has_mask]
+        self._asked = [
+            (row, guide)
+            for row, guide in self._of(slots)
+            if guide.has_mask and (guide.forced or not self._chooses_first[slots[row]])
+        ]
         if self._asked:
             assert self._thread is not None
             self._filling = self._thread.submit(self._fill)
 
     def masked(self, slots: np.ndarray) -> Masked | None:
-        """The masks of the rows ``slots`` [R] that have one, now or once they are done; None where none has."""
+        """The masks of the rows ``slots`` [R] that need one, now or once they are done; None where none does."""
         if not self._guides:
+            self._asked = []
             return None
         if self._slots is None or not np.array_equal(self._slots, slots):
             self.prepare(slots)
         self._settle()
+        return self._masked()
+
+    def choose_first(self, slots: np.ndarray) -> np.ndarray:
+        """Which of the rows ``slots`` [R] choose before their guide is asked: [R] bool. Good behind ``masked``."""
+        first: np.ndarray = self._chooses_first[slots]
+        first[[row for row, _ in self._asked]] = False
+        return first
+
+    def refused(self, slots: np.ndarray, token_ids: np.ndarray) -> Masked | None:
+        """The masks of the rows that chose first, and chose what may not follow; None where none did.
+
+        ``token_ids`` [R]: what the rows ``slots`` [R] chose, -1 for nothing.
+        """
+        first = self.choose_first(slots) & (token_ids >= 0)
+        self._asked = [
+            (row, guide)
+            for row, guide in self._of(slots)
+            if first[row] and guide.has_mask and not self._allows(guide, int(token_ids[row]))
+        ]
+        self._fill()
+        return self._masked()
+
+    def _masked(self) -> Masked | None:
         asked = self._asked
         if not asked:
             return None
@@ -149,6 +187,13 @@ class Guides:
                     concluded.add(row)
         return Given(forced, frozenset(concluded))
 
+    @property
+    def _num_grammar_words(self) -> int:
+        return -(-self._num_tokens // 32)
+
+    def _allows(self, guide: Guide, token: int) -> bool:
+        return token < self._num_tokens and guide.allows(token)
+
     def _of(self, slots: np.ndarray) -> Iterator[tuple[int, Guide]]:
         for row in np.flatnonzero(self._is_guided[slots]).tolist():
             yield row, self._guides[int(slots[row])]
@@ -163,7 +208,7 @@ class Guides:
             return Guide(None, reasoning, (), has_jumps=has_jumps, looks_ahead=False)
         assert grammars is not None, "a grammar, and nobody who compiles"
         vocabulary = grammars.vocabulary()
-        self._num_grammar_words = -(-vocabulary.size // 32)
+        self._num_tokens = vocabulary.size
         return Guide(
             grammars.matcher(grammar),
             reasoning,

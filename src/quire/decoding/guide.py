@@ -122,6 +122,10 @@ class Guide:
             self.follow(run[-1])
         return run
 
+    def allows(self, token: int) -> bool:
+        """Whether a token of the grammar's vocabulary may follow, where nothing is forced."""
+        return self.error is None and self._ask(lambda matcher: matcher.validate_tokens([token])) == 1
+
     def fill(self, mask: np.ndarray, num_words: int) -> None:
         """Set the bits of the tokens that may follow: ``mask`` [W] int32; the grammar's are in the first words."""
         if self.forced:

@@ -75,7 +75,8 @@ class Sampler:
     def admit(self, admission: Admission) -> None:
         """Fill a slot. Tokens beyond the prompt are taken as generated; whatever the slot held before is dropped."""
         self.release(np.array([admission.slot]))
-        is_edited = self._guides.admit(admission) | self._constraints.admit(admission)
+        has_rules = self._constraints.admit(admission)
+        is_edited = self._guides.admit(admission, has_rules=has_rules) or has_rules
         if admission.params.has_penalties:
             self._penalties.admit(admission)
             is_edited = True
@@ -115,6 +116,7 @@ class Sampler:
         raw = logits[torch.as_tensor(asking, device=logits.device)] if asking.size else logits[:0]
         failed = self._edit(logits, slots, positions)
         token_ids = self._choose(logits, slots, positions)
+        failed |= self._mend(logits, slots, positions, token_ids)
         if failed:
             token_ids[list(failed)] = -1
         given = self._record(slots, token_ids)
@@ -135,8 +137,8 @@ class Sampler:
         """
         failed: dict[int, str] = {}
         ruled = self._constraints.ruled(slots, positions)
-        unseen = self._slots.is_edited[slots]
         masked = self._guides.masked(slots)
+        unseen = self._slots.is_edited[slots] & ~self._guides.choose_first(slots)
         if masked is not None:
             sound = self._sampling.keep_allowed(logits, masked.rows, masked.masks)
             failed = masked.errors | dict.fromkeys(masked.rows[~sound].tolist(), "")
@@ -148,6 +150,18 @@ class Sampler:
             failed |= dict.fromkeys(rows[~is_sound(logits, rows)].tolist(), "")
         self._constraints.apply(logits, slots, positions, ruled)
         self._penalties.apply(logits, slots)
+        return failed
+
+    def _mend(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray, token_ids: np.ndarray) -> dict[int, str]:
+        """Let rows choose again, in place, that chose first what their guide refuses; returns what ``_edit`` does."""
+        failed = dict.fromkeys(np.flatnonzero(self._guides.choose_first(slots) & (token_ids < 0)).tolist(), "")
+        refused = self._guides.refused(slots, token_ids)
+        if refused is not None:
+            rows = refused.rows
+            self._sampling.keep_allowed(logits, rows, refused.masks)
+            there = torch.as_tensor(rows, device=logits.device)
+            token_ids[rows] = self._choose(logits[there], slots[rows], positions[rows])
+            failed |= refused.errors
         return failed
 
     def _choose(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
