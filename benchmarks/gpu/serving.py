@@ -101,7 +101,7 @@ def serve(
         host.append(now - before - (watch.waited_s - waited))
         if output is not None:
             num_tokens += len(output.handles)
-            for handle in output.handles.tolist():
+            for handle in output.handles:
                 arrivals[handle].append(now)
         if now - begin > seconds:
             engine.handle(Abort(list(range(workload.num_requests))))

@@ -70,7 +70,7 @@ def test_runs_to_the_end() -> None:
     loop = engine(CountingExecutor())
     loop.handle(Add(request(1)))
     steps = drain(loop)
-    assert [step.token_ids.tolist() for step in steps] == [[1], [2], [3]]
+    assert [step.token_ids for step in steps] == [[1], [2], [3]]
     assert [f.reason for f in steps[-1].finished] == [FinishReason.LENGTH]
     loop.rest()
 

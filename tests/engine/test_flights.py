@@ -85,7 +85,7 @@ def told(messages: list[FromEngine]) -> list[StepOutput]:
 
 
 def tokens(outputs: list[StepOutput]) -> list[int]:
-    return [token for output in outputs for token in output.token_ids.tolist()]
+    return [token for output in outputs for token in output.token_ids]
 
 
 def test_one_step_is_launched_ahead() -> None:
@@ -121,7 +121,7 @@ def test_all_in_flight_fail_together() -> None:
     loop.handle(Add(request(1, max_tokens=9)))
     loop.step()
     first = loop.step()
-    assert first is not None and first.token_ids.tolist() == [1]
+    assert first is not None and first.token_ids == [1]
     failed = loop.step()
     assert failed is not None and [(f.handle, f.reason) for f in failed.finished] == [(1, FinishReason.ERROR)]
     assert not loop.has_work
@@ -170,5 +170,5 @@ def test_an_abort_drops_what_is_in_flight() -> None:
     loop.step()
     loop.handle(Abort([1]))
     outputs = drain(loop)
-    assert {handle for output in outputs for handle in output.handles.tolist()} == {2}
+    assert {handle for output in outputs for handle in output.handles} == {2}
     assert len(tokens(outputs)) == 3

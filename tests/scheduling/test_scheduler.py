@@ -56,7 +56,7 @@ def test_a_stop_id_counts_once_min_tokens_are_there(lab: SimpleNamespace) -> Non
     scheduler.add(lab.make_request(1, [1, 2], max_tokens=9, stop=(5, 7), min_tokens=3))
     outputs = [step(scheduler) for _ in range(3)]
     assert [len(output.finished) for output in outputs] == [0, 0, 1]
-    assert outputs[2].token_ids.tolist() == [7], "the stop token is told too"
+    assert outputs[2].token_ids == [7], "the stop token is told too"
     assert (outputs[2].finished[0].reason, outputs[2].finished[0].stop_token_id) == (FinishReason.STOP, 7)
 
 
@@ -78,7 +78,7 @@ def test_a_sequence_without_finite_logits_fails_alone(lab: SimpleNamespace) -> N
     decision = decide(scheduler)
     result = ModelOutput(token_ids=np.array([7, -1, 9], np.int32), logprobs={0: score(7), 1: score(0), 2: score(9)})
     output = scheduler.update(decision, result, 3.0)
-    assert (output.handles.tolist(), output.token_ids.tolist()) == ([1, 3], [7, 9])
+    assert (output.handles, output.token_ids) == ([1, 3], [7, 9])
     assert {row: int(top.token_ids[0]) for row, top in output.logprobs.items()} == {0: 7, 1: 9}
     (finished,) = output.finished
     assert (finished.handle, finished.reason) == (2, FinishReason.ERROR)
@@ -95,7 +95,7 @@ def test_an_abort_between_decision_and_answer_drops_the_row(lab: SimpleNamespace
     decision = decide(scheduler)
     assert [item.handle for item in scheduler.abort([2, 99])] == [2]
     output = scheduler.update(decision, answer(decision, logprobs={1: score(1), 2: score(2)}), 3.0)
-    assert output.handles.tolist() == [1, 3]
+    assert output.handles == [1, 3]
     assert list(output.logprobs) == [1]
     assert [item.handle for item in output.started] == [1, 3]
     assert output.finished == []
@@ -145,9 +145,9 @@ def test_a_step_ahead_counts_on_one_token_each_and_no_more_than_a_sequence_may_h
     third = decide(scheduler)
     assert set(third.slots.tolist()) <= set(first.slots.tolist()), "slots are taken while a step of others is in flight"
     output = scheduler.update(ahead, answer(ahead, 5), 0.0)
-    assert output.token_ids.tolist() == [] and output.finished == [] and output.started == []
+    assert output.token_ids == [] and output.finished == [] and output.started == []
     output = scheduler.update(third, answer(third, 6), 0.0)
-    assert (output.handles.tolist(), output.token_ids.tolist()) == ([3], [6])
+    assert (output.handles, output.token_ids) == ([3], [6])
 
 
 def test_prompt_logprobs_see_every_position_even_if_cached(lab: SimpleNamespace) -> None:
@@ -255,7 +255,7 @@ def test_who_is_sent_back_in_vain_leaves_nothing_behind(lab: SimpleNamespace) ->
     scheduler.add(lab.make_request(3, [4] * 16, max_tokens=9, priority=1))
     output = step(scheduler)
     assert output.stats is not None and output.stats.num_preemptions == 1
-    assert output.handles.tolist() == [1]
+    assert output.handles == [1]
     scheduler.check()
 
 
@@ -265,7 +265,7 @@ def test_nobody_is_sent_back_for_one_that_cannot_fit(lab: SimpleNamespace) -> No
     scheduler.add(lab.make_request(2, [2] * 4, max_tokens=9, priority=2))
     step(scheduler)
     scheduler.add(lab.make_request(3, [3] * 20, max_tokens=9, priority=1))
-    assert step(scheduler).handles.tolist() == [1, 2]
+    assert step(scheduler).handles == [1, 2]
 
 
 def count_calls(scheduler: Scheduler) -> int:
@@ -322,7 +322,7 @@ def test_what_crosses_a_process_can(lab: SimpleNamespace) -> None:
     assert there.block_updates.tolist() == decision.block_updates.tolist()
     output = scheduler.update(decision, answer(decision), 3.0)
     back: StepOutput = codec.Decoder[StepOutput](StepOutput).decode(codec.encode(output))
-    assert (back.handles.tolist(), back.token_ids.tolist()) == ([1], [7])
+    assert (back.handles, back.token_ids) == ([1], [7])
 
 
 def run(*tokens: int) -> np.ndarray:
@@ -336,8 +336,8 @@ def test_forced_tokens_follow_and_are_computed_as_a_chunk(lab: SimpleNamespace) 
     decision = decide(scheduler)
     forced = {0: run(*range(20, 30))}
     output = scheduler.update(decision, answer(decision, forced=forced, logprobs={1: score(7)}), 3.0)
-    assert output.handles.tolist() == [1] * 11 + [2]
-    assert output.token_ids.tolist() == [7, *range(20, 30), 7]
+    assert output.handles == [1] * 11 + [2]
+    assert output.token_ids == [7, *range(20, 30), 7]
     assert list(output.logprobs) == [11], "the row of the second sequence has moved"
     assert scheduler.stats().num_generation_tokens == 12
     chunks = []
@@ -367,7 +367,7 @@ def test_forced_tokens_end_where_sampled_ones_would(
     scheduler.add(lab.make_request(1, [1, 2], max_tokens=4, stop=(5,), min_tokens=2))
     decision = decide(scheduler)
     output = scheduler.update(decision, answer(decision, forced={0: run(*tokens)}), 3.0)
-    assert output.token_ids.tolist() == told
+    assert output.token_ids == told
     assert [(end.reason, end.stop_token_id) for end in output.finished] == [(reason, stop_id)]
     assert not scheduler.has_work and scheduler.num_held_blocks == 0
 
@@ -379,7 +379,7 @@ def test_what_a_grammar_concludes_ends_before_min_tokens(lab: SimpleNamespace) -
     decision = decide(scheduler)
     result = answer(decision, forced={1: run(8, 7), 2: run(8, 7)}, concluded=frozenset([0, 1, 2]))
     output = scheduler.update(decision, result, 3.0)
-    assert output.token_ids.tolist() == [7, 7, 8, 7, 7, 8]
+    assert output.token_ids == [7, 7, 8, 7, 7, 8]
     assert [(end.handle, end.reason) for end in output.finished] == [
         (1, FinishReason.STOP),
         (2, FinishReason.STOP),
@@ -404,5 +404,5 @@ def test_a_run_of_an_aborted_sequence_is_not_told(lab: SimpleNamespace) -> None:
     decision = decide(scheduler)
     scheduler.abort([1])
     output = scheduler.update(decision, answer(decision, forced={0: run(8), 1: run(9)}), 3.0)
-    assert (output.handles.tolist(), output.token_ids.tolist()) == ([2, 2], [7, 9])
+    assert (output.handles, output.token_ids) == ([2, 2], [7, 9])
     scheduler.check()

@@ -125,11 +125,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.seen["runs"] += len(result.forced)
         self.seen["conclusions"] += len(result.concluded)
         output = self.scheduler.update(decision, result, 1.0)
-        assert output.handles.size == output.token_ids.size
+        assert len(output.handles) == len(output.token_ids)
         for started in output.started:
             assert started.handle not in self.started, "started twice"
             self.started.add(started.handle)
-        for handle, token in zip(output.handles.tolist(), output.token_ids.tolist(), strict=True):
+        for handle, token in zip(output.handles, output.token_ids, strict=True):
             assert handle in self.started and handle not in self.reasons, "a token of what does not run"
             self.tokens[handle].append(token)
         for finished in output.finished:

@@ -13,7 +13,6 @@ from typing import Any
 
 import httpx
 import msgspec
-import numpy as np
 import pytest
 
 from quire.checkpoint.facts import ModelFacts
@@ -360,8 +359,8 @@ class FakeLLM:
             step_tokens=len(handles),
         )
         step = StepOutput(
-            handles=np.asarray(handles, np.int64),
-            token_ids=np.zeros(len(handles), np.int32),
+            handles=list(handles),
+            token_ids=[0] * len(handles),
             time_s=time_s or time.monotonic(),
             started=list(started),
             stats=self.stats,
@@ -377,8 +376,8 @@ class FakeLLM:
         for observer in self.observers:
             observer.on_step(
                 StepOutput(
-                    handles=np.empty(0, np.int64),
-                    token_ids=np.empty(0, np.int32),
+                    handles=[],
+                    token_ids=[],
                     time_s=time.monotonic(),
                     finished=finished,
                 )

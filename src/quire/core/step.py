@@ -144,10 +144,10 @@ class EngineStats(msgspec.Struct, frozen=True, array_like=True):
 class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
     """What clients are told after a step. Rows of a handle come in token order."""
 
-    handles: np.ndarray
-    """[R] int64."""
-    token_ids: np.ndarray
-    """[R] int32."""
+    handles: list[int]
+    """[R]."""
+    token_ids: list[int]
+    """[R]. Lists: what reads them looks at one after another."""
     time_s: float
     """time.monotonic() when the tokens were known."""
     started: list[Started] = []

@@ -76,6 +76,8 @@ class _Continuation:
         )
         self.matcher = StopMatcher(params.stop, params.include_stop_str_in_output) if params.stop else None
         self.detector = RepetitionDetector(params.repetition_detection) if params.repetition_detection else None
+        self.has_news = False
+        """Something came since ``output`` was last asked."""
         self._searched_pieces = 0
         self._has_new_line = False
         # where the next delta begins
@@ -87,8 +89,9 @@ class _Continuation:
 
         ``is_last``: the engine ends it with this token.
         """
+        self.has_news = True
         self.token_ids.append(token)
-        if self.detokenizer is not None and shown and self._emit(self.detokenizer.push((token,))):
+        if self.detokenizer is not None and shown and self._emit(self.detokenizer.push(token)):
             return True
         if self.detector is None or not self.detector.push(token):
             return False
@@ -112,6 +115,7 @@ class _Continuation:
 
     def end(self, reason: FinishReason, stop_reason: int | None) -> None:
         """Let out what was held back: incomplete characters, beginnings of stop strings."""
+        self.has_news = True
         if self.detokenizer is not None and not self._emit(self.detokenizer.flush()) and self.matcher is not None:
             rest = self.matcher.flush()
             if rest:
@@ -129,6 +133,7 @@ class _Continuation:
 
     def output(self, kind: OutputKind) -> CompletionOutput:
         first, piece = (self.sent_tokens, self.sent_pieces) if kind is OutputKind.DELTA else (0, 0)
+        self.has_news = False
         self.sent_tokens, self.sent_pieces = len(self.token_ids), len(self.pieces)
         return CompletionOutput(
             index=self.index,
@@ -156,15 +161,20 @@ class _Running:
 
     @property
     def finished(self) -> bool:
-        return all(c.finish_reason is not None for c in self.continuations)
+        for continuation in self.continuations:  # noqa: SIM110 - asked for every token, and mostly over at the first
+            if continuation.finish_reason is None:
+                return False
+        return True
 
-    def output(self, kind: OutputKind, indices: Iterable[int], finished: bool) -> RequestOutput:
+    def output(self, kind: OutputKind, *, finished: bool) -> RequestOutput:
+        """Of deltas, those of continuations that have news."""
+        is_delta = kind is OutputKind.DELTA
         return RequestOutput(
             request_id=self.request.request_id,
             prompt=self.prompt,
             prompt_token_ids=self.prompt_ids,
             prompt_logprobs=self.prompt_logprobs,
-            outputs=[self.continuations[i].output(kind) for i in indices],
+            outputs=[c.output(kind) for c in self.continuations if c.has_news or not is_delta],
             finished=finished,
             metrics=self.metrics,
             num_cached_tokens=self.num_cached_tokens,
@@ -189,34 +199,35 @@ class Assembler:
 
     def process(self, step: StepOutput) -> tuple[list[Update], list[int]]:
         """What the step means for each request it touched, and the handles that ended here and not in the engine."""
-        touched: dict[int, set[int]] = {}
+        touched: dict[_Running, None] = {}
         cut: list[int] = []
         for started in step.started:
             self._start(started.handle, started.num_cached_tokens, started.scheduled_s)
         for handle, pieces in step.prompt_logprobs.items():
             self._extend_prompt_logprobs(handle, pieces)
         ended = {finished.handle: finished for finished in step.finished}
-        last_row = {handle: row for row, handle in enumerate(step.handles.tolist())}
-        for row, (handle, token) in enumerate(zip(step.handles.tolist(), step.token_ids.tolist(), strict=True)):
-            if handle not in self._by_handle:
+        last_row = {handle: row for row, handle in enumerate(step.handles)} if ended else {}
+        for row, (handle, token) in enumerate(zip(step.handles, step.token_ids, strict=True)):
+            known = self._by_handle.get(handle)
+            if known is None:
                 continue  # its abort is on the way to the engine
-            running, continuation = self._by_handle[handle]
+            running, continuation = known
             if continuation.finish_reason is not None:
                 continue
             if running.metrics.first_token_s is None:
                 running.metrics.first_token_s = step.time_s
             running.metrics.last_token_s = step.time_s
-            touched.setdefault(running.request.handle, set()).add(continuation.index)
+            touched[running] = None
             if continuation.logprobs is not None and row in step.logprobs:
                 self._add_logprobs(continuation, step.logprobs[row])
-            end = ended.get(handle) if last_row[handle] == row else None
+            end = ended.get(handle) if last_row.get(handle) == row else None
             hidden = end is not None and end.stop_token_id is not None
             shown = not hidden or continuation.params.include_stop_str_in_output
             if continuation.push(token, shown=shown, is_last=end is not None):
                 cut.append(handle)
         for finished in step.finished:
             self._finish(finished, touched)
-        updates = [self._update(handle, indices, step.time_s) for handle, indices in touched.items()]
+        updates = [self._update(running, step.time_s) for running in touched]
         return [update for update in updates if update is not None], [h for h in cut if h not in ended]
 
     def abort(self, request: Request, reason: FinishReason, time_s: float) -> tuple[Update | None, list[int]]:
@@ -225,11 +236,11 @@ class Assembler:
         known = [handle for handle in handles if handle in self._by_handle]
         if not known:
             return None, []
-        touched: dict[int, set[int]] = {}
+        touched: dict[_Running, None] = {}
         live = [handle for handle in known if self._by_handle[handle][1].finish_reason is None]
         for handle in live:
             self._finish(Finished(handle, reason), touched)
-        return self._update(request.handle, touched.get(request.handle, set()), time_s), live
+        return self._update(self._by_handle[known[0]][0], time_s), live
 
     def live_sequences(self) -> list[LiveSequence]:
         """Those that run now, in the order in which they came."""
@@ -250,13 +261,13 @@ class Assembler:
                 running.metrics.scheduled_s = scheduled_s
                 running.num_cached_tokens = num_cached_tokens
 
-    def _finish(self, finished: Finished, touched: dict[int, set[int]]) -> None:
+    def _finish(self, finished: Finished, touched: dict["_Running", None]) -> None:
         if finished.handle not in self._by_handle:
             return
         running, continuation = self._by_handle[finished.handle]
         if continuation.finish_reason is not None:
             return  # a stop string ended it, and this is the engine's answer to our abort
-        touched.setdefault(running.request.handle, set()).add(continuation.index)
+        touched[running] = None
         stop_id = finished.stop_token_id
         # An end-of-sequence id is the model's own way to stop and no reason to name, unless it was asked for.
         named = stop_id if stop_id not in self._eos or stop_id in continuation.params.stop_token_ids else None
@@ -264,19 +275,17 @@ class Assembler:
         if finished.reason is FinishReason.ERROR:
             continuation.stop_reason = finished.error
 
-    def _update(self, handle: int, indices: set[int], time_s: float) -> Update | None:
-        running, _ = self._by_handle[handle]
-        everything = range(running.request.params.n)
-        chosen = sorted(indices) if running.kind is OutputKind.DELTA else everything
+    def _update(self, running: _Running, time_s: float) -> Update | None:
+        handle = running.request.handle
         if not running.finished:
             if running.kind is OutputKind.FINAL:
                 return None
-            return Update(handle, running.output(running.kind, chosen, False))
+            return Update(handle, running.output(running.kind, finished=False))
         running.metrics.finished_s = time_s
-        for i in everything:
+        for i in range(running.request.params.n):
             del self._by_handle[handle + i]
-        output = running.output(running.kind, chosen, True)
-        return Update(handle, output, running.request, running.output(OutputKind.CUMULATIVE, everything, True))
+        output = running.output(running.kind, finished=True)
+        return Update(handle, output, running.request, running.output(OutputKind.CUMULATIVE, finished=True))
 
     def _add_logprobs(self, continuation: _Continuation, top: TopLogprobs) -> None:
         assert continuation.logprobs is not None

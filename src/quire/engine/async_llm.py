@@ -265,29 +265,28 @@ class AsyncLLM:
         for observer in self._observers:
             observer.on_step(step)
         for update in updates:
-            self._deliver(update.handle, update.output)
+            stream = self._streams.get(update.handle)
             if update.ended is not None:
-                self._forget(update.handle)
-                self._tell_ended(update)
+                self._end(stream, update)
+            elif stream is not None:
+                stream.put(update.output)
 
-    def _deliver(self, handle: int, output: RequestOutput) -> None:
-        stream = self._streams.get(handle)
-        if stream is None:
-            return
-        failed = next((c for c in output.outputs if c.finish_reason == FinishReason.ERROR), None)
-        if failed is not None and output.finished:
+    def _end(self, stream: RequestStream | None, update: Update) -> None:
+        """Tell everyone who needs to know that a request is over."""
+        failed = next((c for c in update.output.outputs if c.finish_reason == FinishReason.ERROR), None)
+        if stream is not None and failed is not None:
             stream.fail(of_failure(failed.stop_reason))
-        else:
-            stream.put(output)
+        elif stream is not None:
+            stream.put(update.output)
+        self._forget(update.handle)
+        self._tell_ended(update)
 
     def _abort(self, request: Request) -> None:
         update, handles = self._assembler.abort(request, FinishReason.ABORT, time.monotonic())
         if handles and self.failure is None:
             self._client.send(Abort(handles))
         if update is not None:
-            self._deliver(update.handle, update.output)
-            self._forget(update.handle)
-            self._tell_ended(update)
+            self._end(self._streams.get(update.handle), update)
 
     def _tell_ended(self, update: Update) -> None:
         if update.ended is not None and update.total is not None:

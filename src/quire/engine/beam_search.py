@@ -137,8 +137,8 @@ class BeamSearch:
             skip_special_tokens=params.skip_special_tokens,
             shown_special_token_ids=params.shown_special_token_ids,
         )
-        text = detokenizer.push(ids[: params.min_tokens])
-        rest = detokenizer.push(ids[params.min_tokens :]) + detokenizer.flush()
+        text = "".join(map(detokenizer.push, ids[: params.min_tokens]))
+        rest = "".join(map(detokenizer.push, ids[params.min_tokens :])) + detokenizer.flush()
         if params.stop:
             matcher = StopMatcher(params.stop, params.include_stop_str_in_output)
             rest = matcher.push(rest)[0] + matcher.flush()

@@ -24,6 +24,7 @@ from quire.core.config import EngineConfig
 from quire.core.errors import EngineDead
 from quire.core.messages import Died, EngineInfo, FromEngine, Shutdown, ToEngine
 
+_EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)  # as enumerations they take longer than all else here
 _PATIENCE_S = 5.0
 """Time that an engine has to end when told to."""
 
@@ -86,10 +87,12 @@ class EngineClient:
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.bind(process.address)
+        self._state, self._receive = self._socket.get, self._socket.recv  # pyzmq searches long for a name
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[EngineInfo] = self._loop.create_future()
         self._closing = False
         self._dead = False
+        self._is_attached = True
         self._pidfd = os.pidfd_open(process.popen.pid)
         self._loop.add_reader(self._pidfd, self._ended)
         self._loop.add_reader(self._socket.FD, self._drain)
@@ -123,13 +126,9 @@ class EngineClient:
         self._context.term()
 
     def _drain(self) -> None:
-        while not self._socket.closed:
+        while self._is_attached and int(self._state(_EVENTS)) & _READABLE:
             try:
-                data = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            try:
-                message = self._decoder.decode(data)
+                message = self._decoder.decode(self._receive(zmq.NOBLOCK))
             except msgspec.DecodeError as error:
                 self._die(f"The engine sent what cannot be read: {error}")
                 return
@@ -159,6 +158,7 @@ class EngineClient:
         self._on_death(reason)
 
     def _detach(self) -> None:
+        self._is_attached = False
         self._loop.remove_reader(self._socket.FD)
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from quire.core.errors import QuireError
 from quire.core.messages import (
@@ -181,8 +180,8 @@ class Engine:
 
     def _only_finished(self, finished: list[Finished]) -> StepOutput:
         return StepOutput(
-            handles=np.empty(0, np.int64),
-            token_ids=np.empty(0, np.int32),
+            handles=[],
+            token_ids=[],
             time_s=self._clock(),
             finished=finished,
             stats=self.stats(),

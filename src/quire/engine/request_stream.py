@@ -53,14 +53,19 @@ class RequestStream:
     def tap(self, take: Callable[[RequestOutput], bool]) -> None:
         """Offer what comes to ``take`` at once, while the reader waits for it; the reader gets what it declines.
 
-        The last output is always the reader's.
+        An output in which a continuation ends is always the reader's.
         """
         self._take = take
 
     def put(self, output: RequestOutput) -> None:
         """Called by the owner when something came."""
-        if self._take is not None and self._is_awaited and not output.finished and self._is_taken(output):
-            return
+        if self._is_awaited and self._take is not None and not _has_end(output):
+            try:
+                if self._take(output):
+                    return
+            except Exception as error:  # the reader's to hear, not of whoever brought the output
+                self.fail(error)
+                return
         if self._waiting:
             newest = self._waiting.pop()
             output = merge(newest, output) if self._kind is OutputKind.DELTA else output
@@ -78,17 +83,16 @@ class RequestStream:
         """The reader has done with all that came before."""
         return self._reader is not None and not self._reader.done()
 
-    def _is_taken(self, output: RequestOutput) -> bool:
-        assert self._take is not None
-        try:
-            return self._take(output)
-        except Exception as error:  # the reader's to hear, not of whoever brought the output
-            self.fail(error)
-            return True
-
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
+
+
+def _has_end(output: RequestOutput) -> bool:
+    for completion in output.outputs:  # noqa: SIM110 - asked for every token, mostly of one continuation
+        if completion.finish_reason is not None:
+            return True
+    return False
 
 
 def merge(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:

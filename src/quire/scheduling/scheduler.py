@@ -232,8 +232,8 @@ class Scheduler:
             given.unfold()
         self._num_generation_tokens += given.tokens.size
         return StepOutput(
-            handles=given.handles,
-            token_ids=given.tokens,
+            handles=given.handles.tolist(),
+            token_ids=given.tokens.tolist(),
             time_s=now_s,
             started=started,
             finished=finished,

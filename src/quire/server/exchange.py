@@ -4,7 +4,6 @@ Law: an Exchange is closed exactly when the answer is over, whatever way that ca
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -139,13 +138,14 @@ class Exchange:
     async def steps(self) -> AsyncIterator[tuple[RequestOutput, list[Piece]]]:
         """What is new, as it comes; of a streamed turn. Raises GenerationFailed or EngineDead."""
         async for _, output in self._generation.events():
-            yield output, self._read(output)
+            yield output, self.read(output)
 
-    def tap(self, take: Callable[[Callable[[], list[Piece]]], bool]) -> None:
-        """Offer steps to ``take`` the moment they come; what it declines, unread, ``steps`` gives."""
-        self._generation.tap(lambda output: take(partial(self._read, output)))
+    def tap(self, take: Callable[[RequestOutput], bool]) -> None:
+        """Offer outputs to ``take`` the moment they come, which reads what it takes; ``steps`` gives the others."""
+        self._generation.tap(take)
 
-    def _read(self, output: RequestOutput) -> list[Piece]:
+    def read(self, output: RequestOutput) -> list[Piece]:
+        """What an output says, once each, in their order."""
         self._num_cached = output.num_cached_tokens or self._num_cached
         self.metrics = output.metrics
         return [self._readers[choice.index].read(choice) for choice in output.outputs]

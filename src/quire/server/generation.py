@@ -57,7 +57,7 @@ class Generation:
     def tap(self, take: Callable[[RequestOutput], bool]) -> None:
         """Offer outputs to ``take`` the moment they come; only where there is one prompt. See RequestStream.tap."""
         if len(self.streams) == 1:
-            self.streams[0].tap(lambda output: take(_sound(output)))
+            self.streams[0].tap(take)
 
     def abort(self) -> None:
         """Stop the engine's work; readers still get what there is, and the end."""

@@ -119,7 +119,7 @@ class Metrics:
             times.setdefault(started.handle, None)
         waits: dict[float, int] = {}
         num_tokens = 0
-        for handle in step.handles.tolist():
+        for handle in step.handles:
             if handle not in times:
                 continue  # its client has what it wanted
             before, times[handle] = times[handle], now

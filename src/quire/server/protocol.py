@@ -27,18 +27,18 @@ class ShortWay:
     """Writes pieces of a response's body to its connection, as h11 would frame them."""
 
     def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+        self._cycle, self._flow, self._transport = cycle, cycle.flow, cycle.transport
         self._is_chunked = cycle.scope["http_version"] == "1.1" and cycle.scope["method"] != "HEAD"
 
     @property
     def is_open(self) -> bool:
         """Not for a client that is slow or gone: the long way knows what to do then."""
         cycle = self._cycle
-        return self._is_chunked and cycle.response_started and not cycle.flow.write_paused and not cycle.disconnected
+        return self._is_chunked and cycle.response_started and not self._flow.write_paused and not cycle.disconnected
 
     def write(self, piece: bytes) -> None:
         """Only while it is open, and for a response without a content-length."""
-        self._cycle.transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
 
 class TimedProtocol(H11Protocol):

@@ -16,7 +16,7 @@ from quire.server.responses import InternalError
 from quire.server.schema.response_input import Item
 from quire.server.schema.responses import ResponseObject
 from quire.server.service import Service
-from quire.server.streaming import EventStream, SendAtOnce
+from quire.server.streaming import EventStream, Outlet
 
 log = logging.getLogger("quire.server")
 
@@ -65,9 +65,9 @@ class Run:
         async for frames in self.frames():
             yield b"".join(frames)
 
-    def tap(self, send: SendAtOnce) -> None:
+    def tap(self, outlet: Outlet) -> None:
         """See Tappable.tap."""
-        self._exchange.tap(lambda read: send(lambda: b"".join(self._step(read()))))
+        self._exchange.tap(outlet.of(lambda output: b"".join(self._step(self._exchange.read(output)))))
 
     async def frames(self, events: list[bytes] | None = None) -> AsyncIterator[list[bytes]]:
         """A stream's events, those of one step at a time; whatever goes wrong is told by the last.

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
-from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -19,6 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from quire.core.errors import QuireError
+from quire.core.outputs import RequestOutput
 from quire.server.disconnect import while_connected
 from quire.server.faces import OPENAI, Face, encode
 from quire.server.protocol import SHORT_WAY, ShortWay
@@ -62,18 +62,43 @@ class Frames:
         return self._head + encode(choices) + tail
 
 
-SendAtOnce = Callable[[Callable[[], bytes]], bool]
-"""Makes an event and sends it, unless that is not possible now: then nothing was made, and False."""
+class Outlet:
+    """Where a stream's events can be sent the moment they come about, without waking a task for each."""
+
+    def __init__(self, way: ShortWay | None, sent_at: float) -> None:
+        self._way = way
+        self.sent_at = sent_at
+        """When something was sent last, in time.monotonic()'s seconds."""
+
+    @property
+    def is_there(self) -> bool:
+        return self._way is not None
+
+    def of(self, make: Callable[[RequestOutput], bytes]) -> Callable[[RequestOutput], bool]:
+        """Something for RequestStream.tap that sends what ``make`` makes of an output, if that is possible now."""
+        way = self._way
+        assert way is not None
+
+        def take(output: RequestOutput) -> bool:
+            if not way.is_open:
+                return False
+            event = make(output)
+            if event:
+                self.sent_at = time.monotonic()
+                way.write(event)
+            return True
+
+        return take
 
 
 @runtime_checkable
 class Tappable(Protocol):
-    """Events that can also be had the moment they come about, without waking a task for each."""
+    """Events that can also be had the moment they come about."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
-    def tap(self, send: SendAtOnce) -> None:
-        """Send events through ``send`` while the iterator is waited on; what it declines, the iterator yields."""
+    def tap(self, outlet: Outlet) -> None:
+        """Send events to ``outlet`` while the iterator is waited on; what it declines, the iterator yields."""
         ...
 
 
@@ -96,39 +121,38 @@ class EventStream(Response):
         self._close = close
         self._keep_alive_s = keep_alive_s
         self._request_id = request_id
-        self._sent_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        outlet = Outlet(scope.get("extensions", {}).get(SHORT_WAY), time.monotonic())
+
         async def beat() -> float:
             """After a silence, a comment: proxies close connections that say nothing."""
-            silence = time.monotonic() - self._sent_at
+            silence = time.monotonic() - outlet.sent_at
             if silence < self._keep_alive_s:
                 return self._keep_alive_s - silence
-            self._sent_at = time.monotonic()
+            outlet.sent_at = time.monotonic()
             await send({"type": "http.response.body", "body": self._face.keep_alive, "more_body": True})
             return self._keep_alive_s
 
-        self._sent_at = time.monotonic()
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if self._keep_alive_s and self._face.keep_alive:
-                await while_connected(receive, self._send_events(scope, send), beat, self._keep_alive_s)
+                await while_connected(receive, self._send_events(outlet, send), beat, self._keep_alive_s)
             else:
-                await while_connected(receive, self._send_events(scope, send))
+                await while_connected(receive, self._send_events(outlet, send))
         except ClientDisconnect:
             log.debug("%s: the client hung up", self._request_id)
         finally:
             self._close()
 
-    async def _send_events(self, scope: Scope, send: Send) -> None:
+    async def _send_events(self, outlet: Outlet, send: Send) -> None:
         last = self._face.end
-        short_way = scope.get("extensions", {}).get(SHORT_WAY)
-        if short_way is not None and isinstance(self._events, Tappable):
-            self._events.tap(partial(self._send_at_once, short_way))
+        if outlet.is_there and isinstance(self._events, Tappable):
+            self._events.tap(outlet)
         try:
             async for event in self._events:
                 if event:
-                    self._sent_at = time.monotonic()
+                    outlet.sent_at = time.monotonic()
                     await send({"type": "http.response.body", "body": event, "more_body": True})
         except asyncio.CancelledError:
             raise
@@ -138,15 +162,6 @@ class EventStream(Response):
             log.exception("%s: a stream failed", self._request_id)
             last = self._failure(InternalError(self._request_id))
         await send({"type": "http.response.body", "body": last, "more_body": False})
-
-    def _send_at_once(self, short_way: ShortWay, make: Callable[[], bytes]) -> bool:
-        if not short_way.is_open:
-            return False
-        event = make()
-        if event:
-            self._sent_at = time.monotonic()
-            short_way.write(event)
-        return True
 
     def _failure(self, error: QuireError) -> bytes:
         face = self._face

@@ -20,8 +20,6 @@ from quire.text.tokenizer import strip_spaces
 if TYPE_CHECKING:
     from quire.text.tokenizer import Tokenizer
 
-_new_decoder = codecs.getincrementaldecoder("utf-8")
-
 
 class Detokenizer:
     """The text of one continuation of ``prompt_ids``. Ids outside the vocabulary have no text (padded embeddings).
@@ -41,25 +39,28 @@ class Detokenizer:
         shown_special_token_ids: Sequence[int] = (),
     ) -> None:
         self._bytes = tokenizer.byte_table(skip_special_tokens, frozenset(shown_special_token_ids))
-        self._decoder = _new_decoder("replace")
         self._has_bytes = False
         tail = self._tail(prompt_ids)
         self._strippable = 0 if tail else tokenizer.num_stripped_spaces
-        self._decoder.decode(_incomplete(tail))
+        self._pending = _incomplete(tail)
+        """Bytes of a character that is not whole yet."""
 
-    def push(self, ids: Sequence[int]) -> str:
-        """The new text that these further ids make certain."""
-        data = b"".join([self._bytes[token_id] for token_id in ids])
+    def push(self, token_id: int) -> str:
+        """The new text that one further id makes certain."""
+        data = self._bytes[token_id]
         if not data:
             return ""
         self._has_bytes = True
-        text = self._decoder.decode(data)
+        if self._pending:
+            data = self._pending + data
+        text, size = codecs.utf_8_decode(data, "replace", False)
+        self._pending = data[size:]
         return self._stripped(text) if self._strippable else text
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character that stayed incomplete. Then it may not be pushed to."""
         # What a prompt left incomplete is not this text's concern if nothing followed.
-        return self._decoder.decode(b"", final=True) if self._has_bytes else ""
+        return self._pending.decode("utf-8", "replace") if self._has_bytes else ""
 
     def _stripped(self, text: str) -> str:
         rest = strip_spaces(text, self._strippable)
@@ -82,5 +83,5 @@ def _incomplete(data: bytes) -> bytes:
     start = len(data) - num_following - 1
     if start < 0 or data[start] < 0xC0:
         return b""
-    decoder = _new_decoder("replace")
-    return b"" if decoder.decode(data[start:]) else data[start:]
+    text, _ = codecs.utf_8_decode(data[start:], "replace", False)
+    return b"" if text else data[start:]

@@ -31,7 +31,7 @@ from quire.server.schema.chat import (
 )
 from quire.server.schema.common import Usage
 from quire.server.schema.llamacpp import Timings
-from quire.server.streaming import Frames, SendAtOnce
+from quire.server.streaming import Frames, Outlet
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 if TYPE_CHECKING:
@@ -182,7 +182,8 @@ class ChatStream:
         prompt: dict[str, Any],
         choices_of: Callable[[Piece], list[ChatChunkChoice]],
     ) -> None:
-        self._options = body.stream_options
+        self._includes_usage = body.stream_options.include_usage
+        self._tells_usage = body.stream_options.tells_usage_throughout
         self._has_timings = body.timings_per_token
         self._exchange = exchange
         self._frames = frames
@@ -191,22 +192,22 @@ class ChatStream:
         self._choices_of = choices_of
         self._begun: set[int] = set()
         num_prompt = len(exchange.prompt_token_ids)
-        self._told = Usage.count(num_prompt, 0, 0) if self._options.tells_usage_throughout else None
+        self._told = Usage.count(num_prompt, 0, 0) if self._tells_usage else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for _, pieces in self._exchange.steps():
             yield self._event(pieces)
-        if self._options.include_usage:
+        if self._includes_usage:
             extra = {"timings": _timings(self._exchange)} if self._has_timings else None
             yield self._frames.chunk([], self._exchange.usage, extra)
 
-    def tap(self, send: SendAtOnce) -> None:
+    def tap(self, outlet: Outlet) -> None:
         """See Tappable.tap."""
-        self._exchange.tap(lambda read: send(lambda: self._event(read())))
+        self._exchange.tap(outlet.of(lambda output: self._event(self._exchange.read(output))))
 
     def _event(self, pieces: list[Piece]) -> bytes:
         frames, begun = self._frames, self._begun
-        told, usage = self._told, self._exchange.usage if self._options.tells_usage_throughout else None
+        told, usage = self._told, self._exchange.usage if self._tells_usage else None
         self._told = usage
         events: list[bytes] = []
         for piece in pieces:

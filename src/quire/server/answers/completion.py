@@ -22,7 +22,7 @@ from quire.server.schema.completion import (
     CompletionRequest,
     Prompt,
 )
-from quire.server.streaming import Frames, SendAtOnce
+from quire.server.streaming import Frames, Outlet
 
 if TYPE_CHECKING:
     from quire.text.tokenizer import Tokenizer
@@ -168,9 +168,9 @@ class CompletionStream:
         if self._options.include_usage:
             yield self._frames.chunk([], self._usage)
 
-    def tap(self, send: SendAtOnce) -> None:
+    def tap(self, outlet: Outlet) -> None:
         """See Tappable.tap."""
-        self._generation.tap(lambda output: send(lambda: self._event(0, output)))
+        self._generation.tap(outlet.of(lambda output: self._event(0, output)))
 
     @property
     def _usage(self) -> Usage:
