@@ -35,6 +35,9 @@ from quire.engine.executor.inline import InlineExecutor
 from quire.engine.worker.chooser import Chooser
 from quire.engine.worker.graphed import GraphedForward
 from quire.engine.worker.model_runner import ModelRunner
+from quire.engine.worker.recorded_steps import Parts
+from quire.engine.worker.recorder import Replay
+from quire.engine.worker.sizes import Sizes
 from quire.engine.worker.slot_tokens import DeviceTokens
 from quire.model.attention.paged import PagedAttention
 from quire.model.kv import KVStorage
@@ -93,10 +96,10 @@ class NoModel:
 class NoRecorder:
     """Records nothing, and replays nothing."""
 
-    def record(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    def record(self, work: Callable[[], Tensor]) -> Replay:
         """See Recorder.record."""
         assert isinstance(work, partial)
-        return (lambda: None), torch.zeros((work.args[0], 1))
+        return Replay(lambda: None, torch.zeros((work.args[0], 1)))
 
 
 def make_runner(num_seqs: int, max_model_len: int) -> ModelRunner:
@@ -106,7 +109,8 @@ def make_runner(num_seqs: int, max_model_len: int) -> ModelRunner:
     tokens = DeviceTokens(num_seqs, max_model_len, -(-max_model_len // BLOCK_SIZE), 0, DEVICE)
     sizes = {"max_num_seqs": num_seqs, "max_model_len": max_model_len, "block_size": BLOCK_SIZE}
     attention = PagedAttention(BLOCK_SIZE, DEVICE)
-    forward = GraphedForward(model, model, kv, attention, tokens, NoRecorder(), **sizes)
+    steps = Parts(model, kv, attention, tokens, Sizes(BLOCK_SIZE, num_seqs, num_seqs, max_model_len, torch.float32))
+    forward = GraphedForward(model, steps, NoRecorder())
     beside = DeviceSampler(num_seqs, VOCAB_SIZE, DEVICE, TorchDeviceSampling())
     chooser = Chooser(Sampler(num_seqs, VOCAB_SIZE, DEVICE), beside, DEVICE)
     return ModelRunner(forward, kv, chooser, tokens, **sizes)

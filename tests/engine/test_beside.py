@@ -15,7 +15,9 @@ import pytest
 
 from quire import LLM, SamplingParams
 from quire.engine.executor.inline import InlineExecutor
-from quire.engine.worker.graphed import bucket_sizes
+from quire.engine.worker import recorded_steps
+from quire.engine.worker.graphed import GraphedForward
+from quire.engine.worker.recorded_steps import decode_sizes, mixed_sizes
 from quire.kernels import platform
 
 LENGTHS = (1, 2, 5, 15, 16, 17, 31, 33, 40, 63, 64, 65, 90)
@@ -43,8 +45,10 @@ PARAMS = [params(i) for i in range(len(PROMPTS))]
 
 @pytest.fixture
 def beside(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """Let this machine's CPU be such a device; counts steps launched ahead, and those that were done at once."""
-    inspect, launch, steps = platform.inspect, InlineExecutor.launch, Counter[str]()
+    """Let this machine's CPU be such a device; counts steps launched ahead, those that were done at once, and which
+    were replayed."""
+    inspect, launch, replay = platform.inspect, InlineExecutor.launch, GraphedForward.replay
+    steps = Counter[str]()
 
     def counted(self: InlineExecutor, decision: Any) -> Any:
         ticket = launch(self, decision)
@@ -52,7 +56,15 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return ticket
 
     monkeypatch.setattr(platform, "inspect", lambda device: replace(inspect(device), computes_beside_host=True))
+
+    def replayed(self: GraphedForward, slots: Any, starts: Any, counts: Any, samples: Any) -> Any:
+        found = replay(self, slots, starts, counts, samples)
+        steps["eager" if found is None else "mixed" if (counts > 1).any() else "decode"] += 1
+        return found
+
     monkeypatch.setattr(InlineExecutor, "launch", counted)
+    monkeypatch.setattr(GraphedForward, "replay", replayed)
+    monkeypatch.setattr(recorded_steps, "MOST_MIXED_TOKENS", 128)
     return steps
 
 
@@ -94,6 +106,9 @@ def test_the_same_tokens(path: Path, expected: list[Any], beside: Counter[str], 
     llm = engine(path, **settings)
     assert answers(llm) == expected
     assert beside["done"] > 0 and beside["ahead"] > 5
+    if "enforce_eager" not in settings:
+        assert beside["mixed"] > 0
+        assert beside["decode"] > 0 or settings == {"max_num_batched_tokens": 13}, "so few that prompts never end"
     assert answers(llm, slice(0, 8)) == expected[:8], "with a warm cache"
     if "num_gpu_blocks_override" in settings:
         assert llm.stats.num_preemptions > 0
@@ -116,10 +131,12 @@ def test_the_same_tokens_after_sleep(path: Path, expected: list[Any], level: int
     assert answers(llm, slice(0, 4)) == expected[:4]
 
 
-def test_buckets() -> None:
-    assert bucket_sizes(1) == [1]
-    assert bucket_sizes(6) == [1, 2, 4, 6]
+def test_sizes_of_recorded_steps() -> None:
+    assert decode_sizes(1) == [1]
+    assert decode_sizes(6) == [1, 2, 4, 6]
+    assert mixed_sizes(15) == [15] and mixed_sizes(80) == [16, 32, 64, 80]
+    assert mixed_sizes(1024) == mixed_sizes(8192) and mixed_sizes(8192)[-1] == 1024
     for most in (16, 100, 256, 257, 1000):
-        sizes = bucket_sizes(most)
+        sizes = decode_sizes(most)
         assert sizes == sorted(set(sizes)) and sizes[-1] == most
         assert all(larger <= 2 * smaller for smaller, larger in pairwise(sizes))

@@ -88,6 +88,40 @@ def test_a_plan_of_tensors_is_that_of_arrays() -> None:
     assert torch.equal(layer.run(plan), layer.run(other))
 
 
+def test_a_recorded_step_with_chunks_is_that_of_arrays() -> None:
+    """The same tensors serve several steps; what fills them up is nobody's, and attends to nothing."""
+    layer = Layer()
+    longest, num_seqs = int(COUNTS.sum()), len(COUNTS) + 1
+    slot_mapping = torch.empty(longest, dtype=torch.int64)
+    tables = torch.zeros((num_seqs, TABLES.shape[1]), dtype=torch.int32)
+    query_starts, context_lens = (torch.zeros(n, dtype=torch.int32) for n in (num_seqs + 1, num_seqs))
+    chunks = layer.ours.chunks(longest, num_seqs)
+    recorded = layer.ours.plan_on_device(
+        slot_mapping=slot_mapping,
+        block_tables=tables,
+        query_starts=query_starts,
+        context_lens=context_lens,
+        max_query=1,
+        max_context=80,
+        chunks=chunks,
+    )
+    slot_mapping[:] = torch.arange(longest) % 16
+    layer.run(recorded)  # as when it is recorded: nobody is there
+    for counts in (COUNTS, np.array([1, 1, 2, 33], np.int32), COUNTS[:2], np.ones(3, np.int32)):
+        count, starts = len(counts), STARTS[: len(counts)]
+        plan = layer.ours.plan(starts, counts, TABLES[:count])
+        slot_mapping[: len(plan.slot_mapping)] = plan.slot_mapping
+        slot_mapping[len(plan.slot_mapping) :] = 19 * 16
+        tables[:count], context_lens[:] = torch.from_numpy(TABLES[:count]), 0
+        context_lens[:count], query_starts[: count + 1] = plan.context_lens, plan.query_starts
+        query_starts[count + 1 :] = int(counts.sum())
+        chunks.tell(counts, starts + counts)
+        recorded.units.clear()  # as a step that is replayed counts them anew
+        found = layer.run(recorded)
+        assert torch.equal(found[: counts.sum()], layer.run(plan))
+        assert not found[counts.sum() :].any()
+
+
 def test_what_it_cannot_run_is_said() -> None:
     assert CudaAttention.why_not([SPEC], torch.bfloat16) is None
     assert "int8" in str(CudaAttention.why_not([SPEC], torch.int8))
@@ -95,7 +129,7 @@ def test_what_it_cannot_run_is_said() -> None:
 
 
 def test_a_model_says_the_same(tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With and without windows: prompts in chunks beside decodes, and recorded decode steps."""
+    """With and without windows: prompts in chunks beside decodes, and recorded steps."""
 
     def attention(model: CausalLM, sizes: Sizes, device: torch.device) -> DeviceAttention:
         assert CudaAttention.why_not(model.kv_specs, sizes.kv_dtype) is None

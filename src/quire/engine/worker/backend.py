@@ -18,11 +18,13 @@ from quire.decoding.sampler import Sampler
 from quire.engine.resolve import ModelShape, Resolved, step_sizes
 from quire.engine.worker.chooser import Chooser
 from quire.engine.worker.forward import EagerForward, Forward
-from quire.engine.worker.graphed import GraphedForward, recorder_for
+from quire.engine.worker.graphed import GraphedForward
 from quire.engine.worker.model_runner import ModelRunner
 from quire.engine.worker.peak import step_bytes
 from quire.engine.worker.prompt_scores import PROMPT_ROWS
 from quire.engine.worker.recorded import RecordedForward
+from quire.engine.worker.recorded_steps import Parts
+from quire.engine.worker.recorder import recorder_for
 from quire.engine.worker.sizes import Sizes
 from quire.engine.worker.slot_tokens import DeviceTokens, HostTokens, SlotTokens
 from quire.kernels.cpu.library import Pool, available, folder
@@ -139,18 +141,8 @@ def _device_forward(
         log.warning("no step is recorded, which is slow: Triton's kernels do not attend to such keys and values")
     if resolved.config.machine.enforce_eager or attention.waits:
         return eager, kv, tokens
-    forward = GraphedForward(
-        eager,
-        model,
-        kv,
-        attention,
-        tokens,
-        recorder_for(device),
-        max_num_seqs=sizes.max_num_seqs,
-        max_model_len=sizes.max_model_len,
-        block_size=sizes.block_size,
-    )
-    return forward, kv, tokens
+    parts = Parts(model, kv, attention, tokens, sizes)
+    return GraphedForward(eager, parts, recorder_for(device)), kv, tokens
 
 
 def device_attention(model: CausalLM, sizes: Sizes, device: torch.device) -> DeviceAttention:

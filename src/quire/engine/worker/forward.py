@@ -1,7 +1,7 @@
 """Running a model for one step: the two things a model runner may have behind it.
 
 Law: what ``logits`` and ``likeliest`` return may be overwritten by the next call; rows are those asked for by the last
-``run`` or ``decode``.
+``run`` or ``replay``.
 """
 
 from typing import NamedTuple, Protocol
@@ -41,10 +41,12 @@ class Forward(Protocol):
         """Compute the hidden states that are asked for, and write all tokens' KV."""
         ...
 
-    def decode(self, slots: np.ndarray, positions: np.ndarray) -> Places | None:
-        """Compute the token at ``positions`` [S] of each of ``slots`` [S], all asked for, if there is a short way.
+    def replay(
+        self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray, samples: np.ndarray
+    ) -> tuple[np.ndarray, Places] | None:
+        """Compute a step, as SchedulerOutput has it, if there is a short way; None where ``run`` has to do it.
 
-        Returns where the next ones will be; None where ``run`` has to do it.
+        Returns, for the R sequences that sample, their rows [R] among those asked for, and where their tokens will be.
         """
         ...
 
@@ -79,7 +81,7 @@ class EagerForward:
         tokens = batch.tokens if isinstance(batch.tokens, Tensor) else torch.from_numpy(batch.tokens)
         self._hidden = self._model(tokens.to(self._device, torch.int64), context)
 
-    def decode(self, slots: np.ndarray, positions: np.ndarray) -> None:
+    def replay(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray, samples: np.ndarray) -> None:
         """There is none."""
         return None
 

@@ -68,10 +68,8 @@ class ModelRunner:
     def _compute(self, decision: SchedulerOutput) -> tuple[np.ndarray, Places]:
         """Run the model. For the R that sample: their rows among those asked for, and where their tokens will be."""
         slots, starts, counts, samples = decision.slots, decision.starts, decision.counts, decision.samples
-        if not self._scores and (counts == 1).all() and samples.all():
-            places = self._forward.decode(slots, starts)
-            if places is not None:
-                return np.arange(len(slots)), places
+        if not self._scores and (found := self._forward.replay(slots, starts, counts, samples)) is not None:
+            return found
         rows, positions = _spread(starts, counts)
         num_blocks = -(-int((starts + counts).max()) // self._block_size)
         tables = self._block_tables[slots, :num_blocks]

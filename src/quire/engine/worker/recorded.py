@@ -73,8 +73,8 @@ class RecordedForward:
         self._attention.narrow(plan, batch.asked)
         self.body.run(self._pool, tokens=num_tokens, sequences=len(batch.counts), asked=len(batch.asked))
 
-    def decode(self, slots: np.ndarray, positions: np.ndarray) -> None:
-        """A step of decodes is one like any other here."""
+    def replay(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray, samples: np.ndarray) -> None:
+        """``run`` replays all."""
         return None
 
     def logits(self, rows: np.ndarray) -> Tensor:

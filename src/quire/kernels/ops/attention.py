@@ -80,7 +80,7 @@ def paged_attention(
     as write_kv has them, H a multiple of K; block_tables [S, nb] int32, entries past a sequence's context any valid id;
     query_starts [S + 1] and context_lens [S] int32. Position p sees positions max(0, p - sliding_window + 1) .. p.
     Scores are multiplied by ``scale``, then softcap * tanh(score / softcap) if given. Float32 inside.
-    Returns [T, H, D] in q's dtype.
+    Returns [T, H, D] in q's dtype: zeros behind the last sequence's rows.
     """
     cache = _Cache(key_cache, value_cache, sliding_window, softcap)
     num_tokens, num_heads, head_dim = q.shape
@@ -90,7 +90,7 @@ def paged_attention(
     tables = block_tables.long()
     lens, starts = (t.cpu().numpy().astype(np.int64) for t in (context_lens, query_starts))
     counts = np.diff(starts)
-    out = torch.empty_like(heads)
+    out = torch.zeros_like(heads)
     for chosen in cache.groups(np.flatnonzero(counts == 1), lens):
         rows, places = (torch.from_numpy(i).to(q.device) for i in (starts[chosen], chosen))
         out[rows] = cache.attend(heads[rows], lens[chosen, None] - 1, tables[places])

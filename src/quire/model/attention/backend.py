@@ -83,6 +83,14 @@ class AttentionBackend(Protocol):
         ...
 
 
+class Chunks(Protocol):
+    """What the host says of a recorded step, before each replay: which sequences compute more than one token."""
+
+    def tell(self, counts: np.ndarray, lens: np.ndarray) -> None:
+        """Sequence i computes ``counts[i]`` tokens, the last of its ``lens[i]``: both [S] int32."""
+        ...
+
+
 class DeviceAttention(AttentionBackend, Protocol):
     """One whose plans can be made of tensors that are known to the device alone, as a recorded step needs them."""
 
@@ -100,11 +108,18 @@ class DeviceAttention(AttentionBackend, Protocol):
         context_lens: Tensor,
         max_query: int,
         max_context: int,
+        chunks: Chunks | None = None,
     ) -> AttentionPlan:
         """A plan of these, all on the device, as AttentionPlan has them; nothing is read here.
 
-        ``max_query``, ``max_context``: what no sequence's new tokens and no context will ever exceed.
+        ``max_query``, ``max_context``: what no sequence's new tokens and no context will ever exceed; but where there
+        are ``chunks``, they say who has more than ``max_query``, and tokens behind those of the last sequence are
+        nobody's and attend to nothing.
         """
+        ...
+
+    def chunks(self, num_tokens: int, max_seqs: int) -> Chunks:
+        """For a plan of so many tokens of at most so many sequences."""
         ...
 
 

@@ -27,7 +27,7 @@ from quire.kernels.triton.attention import (
     count_units,
     programs_of,
 )
-from quire.model.attention.backend import AttentionPlan
+from quire.model.attention.backend import AttentionPlan, Chunks
 from quire.model.attention.paged import PagedAttention, narrowed, places
 from quire.model.kv import KVSpec, KVStorage
 
@@ -47,8 +47,33 @@ class CudaPlan(AttentionPlan):
     lens: np.ndarray | None = None
     tiles: dict[int, Tensor] = field(default_factory=dict)
     """Tiles of longer chunks, by the number of queries in one."""
+    chunks: "CudaChunks | None" = None
+    """Who has them, in a recorded step."""
     units: dict[int | None, Tensor] = field(default_factory=dict)
     """Segments before each sequence, by window: counted by the first layer that needs them."""
+
+
+class CudaChunks:
+    """Tiles of a recorded step's chunks, at fixed places: as many as there can be, those that are not being none."""
+
+    def __init__(self, device: torch.device, num_tokens: int, max_seqs: int) -> None:
+        self._device, self._num_tokens, self._max_seqs = device, num_tokens, max_seqs
+        self._tiles: dict[int, Tensor] = {}
+
+    def tiles(self, rows: int) -> Tensor:
+        """[n, 2] int32, of ``rows`` queries each. A size is asked for first when nothing is being recorded yet."""
+        if rows not in self._tiles:
+            most = self._num_tokens // rows + min(self._max_seqs, self._num_tokens // 2)
+            self._tiles[rows] = torch.full((most, 2), -1, dtype=torch.int32, device=self._device)
+        return self._tiles[rows]
+
+    def tell(self, counts: np.ndarray, lens: np.ndarray) -> None:
+        """See Chunks.tell."""
+        for rows, there in self._tiles.items():
+            found = chunk_tiles(counts, lens, rows)
+            tiles = np.full(there.shape, -1, np.int32)
+            tiles[: len(found)] = found
+            there.copy_(_pinned(torch.from_numpy(tiles), self._device), non_blocking=True)
 
 
 class CudaAttention(PagedAttention):
@@ -105,10 +130,16 @@ class CudaAttention(PagedAttention):
         context_lens: Tensor,
         max_query: int,
         max_context: int,
+        chunks: Chunks | None = None,
     ) -> CudaPlan:
-        """See DeviceAttention.plan_on_device. Longer queries than a split takes must be planned on the host."""
-        assert max_context <= self._max_context
-        return CudaPlan(self, slot_mapping, block_tables, query_starts, context_lens, max_query=max_query)
+        """See DeviceAttention.plan_on_device."""
+        assert max_context <= self._max_context and (chunks is None or isinstance(chunks, CudaChunks))
+        tensors = (slot_mapping, block_tables, query_starts, context_lens)
+        return CudaPlan(self, *tensors, max_query=max_query, chunks=chunks)
+
+    def chunks(self, num_tokens: int, max_seqs: int) -> CudaChunks:
+        """See DeviceAttention.chunks."""
+        return CudaChunks(self._device, num_tokens, max_seqs)
 
     def narrow(self, plan: AttentionPlan, rows: np.ndarray) -> CudaPlan:
         """See AttentionBackend.narrow."""
@@ -146,7 +177,8 @@ class CudaAttention(PagedAttention):
         assert isinstance(plan, CudaPlan)
         keys, values = kv.layers[layer]
         q = plan.querying(store_heads(qkv, num_heads, norms, *rotation, keys, values, plan.slot_mapping))
-        out = torch.empty_like(q)
+        # What fills up a recorded step is no sequence's, and none of the kernels writes its rows.
+        out = torch.empty_like(q) if plan.chunks is None else torch.zeros_like(q)
         cache = Cache(keys, values, scale, sliding_window, softcap)
         group = num_heads // keys.shape[1]
         where = (plan.block_tables, plan.query_starts, plan.context_lens)
@@ -168,6 +200,8 @@ class CudaAttention(PagedAttention):
 
     def _tiles(self, plan: CudaPlan, rows: int) -> Tensor | None:
         """Tiles of ``rows`` queries of the step's chunks; None if it has none, or cannot have any."""
+        if plan.chunks is not None:
+            return plan.chunks.tiles(rows)
         if plan.counts is None or plan.lens is None or plan.counts.max(initial=0) <= 1:
             return None
         if rows not in plan.tiles:
@@ -202,3 +236,8 @@ class CudaAttention(PagedAttention):
             flat[begin : begin + len(array)] = array
         there = host if on_cpu else host.to(self._device, non_blocking=True)
         return [there[begin : begin + len(array)] for array, begin in zip(arrays, begins, strict=True)]
+
+
+def _pinned(tensor: Tensor, device: torch.device) -> Tensor:
+    """Where a device can fetch it from while this process goes on."""
+    return tensor if device.type == "cpu" else tensor.pin_memory()

@@ -9,7 +9,7 @@ from torch import Tensor
 from quire.kernels.ops.attention import paged_attention
 from quire.kernels.ops.heads import HeadNorms, store_heads
 from quire.kernels.ops.int8 import SCALE_BYTES
-from quire.model.attention.backend import AttentionPlan
+from quire.model.attention.backend import AttentionPlan, Chunks
 from quire.model.kv import KVSpec, KVStorage, Shape
 
 
@@ -55,9 +55,14 @@ class PagedAttention:
         context_lens: Tensor,
         max_query: int,
         max_context: int,
+        chunks: Chunks | None = None,
     ) -> AttentionPlan:
         """See DeviceAttention.plan_on_device."""
         return AttentionPlan(self, slot_mapping, block_tables, query_starts, context_lens)
+
+    def chunks(self, num_tokens: int, max_seqs: int) -> Chunks:
+        """See DeviceAttention.chunks."""
+        return _NoChunks()
 
     def narrow(self, plan: AttentionPlan, rows: np.ndarray) -> AttentionPlan:
         """See AttentionBackend.narrow."""
@@ -95,6 +100,11 @@ class PagedAttention:
             sliding_window=sliding_window,
             softcap=softcap,
         )
+
+
+class _NoChunks:
+    def tell(self, counts: np.ndarray, lens: np.ndarray) -> None:
+        """Nothing: the operators look at a plan's own lengths."""
 
 
 def places(
