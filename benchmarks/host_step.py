@@ -47,6 +47,7 @@ BLOCK_SIZE = 16
 VOCAB_SIZE = 32_000
 TOKEN = 7
 DEVICE = torch.device("cpu")
+NOTHING = torch.empty(0)
 
 
 def room(num_steps: int, context: int) -> int:
@@ -99,7 +100,8 @@ class NoRecorder:
     def record(self, work: Callable[[], Tensor]) -> Replay:
         """See Recorder.record."""
         assert isinstance(work, partial)
-        return Replay(lambda: None, torch.zeros((work.args[0], 1)))
+        is_choice = len(work.args) > 1
+        return Replay(lambda: None, torch.full((work.args[0],), TOKEN, dtype=torch.int32) if is_choice else NOTHING)
 
 
 def make_runner(num_seqs: int, max_model_len: int) -> ModelRunner:

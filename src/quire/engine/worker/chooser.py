@@ -29,6 +29,8 @@ class OnDevice:
     """[R] int32."""
     scores: list[tuple[np.ndarray, DeviceScores]]
     """Rows [n] that asked for equally many log probabilities, and theirs."""
+    is_written: bool = False
+    """Whether the next step finds them already."""
 
 
 class Chooser:
@@ -71,6 +73,8 @@ class Chooser:
             return self.host.sample(forward.logits(rows), slots, positions)
         held = self._device.holds(slots)
         if held.all():
+            if self._device.takes_likeliest(slots) and (ids := forward.take_likeliest()) is not None:
+                return OnDevice(ids, [], is_written=True)
             return self._choose_there(self._device, forward, rows, slots, places)
         theirs, ours = np.flatnonzero(held), np.flatnonzero(~held)
         if not theirs.size:

@@ -58,6 +58,10 @@ class Forward(Protocol):
         """The greatest logit of each row: [n] int32, the lowest id among equals, -1 where a row is not sound."""
         ...
 
+    def take_likeliest(self) -> Tensor | None:
+        """The same of all the rows that ``replay`` named, written to the places that it named; if that is one call."""
+        ...
+
     def kv_has_moved(self) -> None:
         """The KV storage's tensors lie elsewhere now: what was recorded over them is recorded again."""
         ...
@@ -92,6 +96,10 @@ class EagerForward:
     def likeliest(self, rows: np.ndarray) -> Tensor:
         """See Forward.likeliest."""
         return self._model.likeliest(self._rows(rows))
+
+    def take_likeliest(self) -> None:
+        """There is nothing to replay."""
+        return None
 
     def kv_has_moved(self) -> None:
         """It reads the storage anew in every step."""

@@ -22,15 +22,17 @@ class GraphedForward:
         self._eager, self._parts, self._recorder = eager, parts, recorder
         self._decodes, self._mixed = DecodeSteps(parts), MixedSteps(parts)
         self._hidden: Tensor | None = None  # of the last step, if it was replayed
+        self._num_decoded = 0  # in the last step, if it was one of decodes
         self._record()
 
     def replay(
         self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray, samples: np.ndarray
     ) -> tuple[np.ndarray, Places] | None:
         """See Forward.replay."""
-        num_tokens = int(counts.sum())
+        num_tokens, self._num_decoded = int(counts.sum()), 0
         if num_tokens == len(counts) and samples.all():
             self._hidden, places = self._decodes.replay(slots, starts)
+            self._num_decoded = num_tokens
             return np.arange(num_tokens), places
         if num_tokens > self._mixed.most:
             return None
@@ -50,6 +52,10 @@ class GraphedForward:
     def likeliest(self, rows: np.ndarray) -> Tensor:
         """See Forward.likeliest."""
         return self._eager.likeliest(rows) if self._hidden is None else self._parts.model.likeliest(self._rows(rows))
+
+    def take_likeliest(self) -> Tensor | None:
+        """See Forward.take_likeliest."""
+        return self._decodes.likeliest(self._num_decoded) if self._num_decoded else None
 
     def kv_has_moved(self) -> None:
         """See Forward.kv_has_moved."""

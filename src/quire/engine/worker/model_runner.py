@@ -59,7 +59,8 @@ class ModelRunner:
         positions = (decision.starts + decision.counts)[decision.samples]
         chosen = self._chooser.choose(self._forward, rows, slots, positions, places)
         if isinstance(chosen, OnDevice):
-            self._tokens.put(places, chosen.ids)
+            if not chosen.is_written:
+                self._tokens.put(places, chosen.ids)
             reading = Reading.begin(chosen)
             return Computed(_output(reading.result(), scores)) if scores else _Later(reading)
         self._tokens.put(places, chosen.token_ids)

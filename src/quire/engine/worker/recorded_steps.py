@@ -83,45 +83,84 @@ class Parts:
 
 
 class DecodeSteps:
-    """Steps of one token of each sequence, by how many there are."""
+    """Steps of one token of each sequence, by how many there are; and what is likeliest behind each.
+
+    A step leaves its inputs as the next one wants them, if that has the same sequences and none needs a new block.
+    """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._sizes = decode_sizes(parts.sizes.max_num_seqs)
         most, device = self._sizes[-1], parts.tokens.device
-        self._inputs = torch.zeros((2, most), dtype=torch.int64, device=device)  # slots, positions
+        # Slots, positions; and block tables' changes, places and blocks: a sequence needs one block more at most.
+        self._inputs = torch.zeros((4, most), dtype=torch.int64, device=device)
         self._next = torch.zeros(most, dtype=torch.int64, device=device)
         self._query_starts = torch.arange(most + 1, dtype=torch.int32, device=device)
-        self._replays: dict[int, Replay] = {}
+        self._steps: dict[int, Replay] = {}
+        self._likeliest: dict[int, Replay] = {}
+        self._expected = np.empty((2, 0), np.int64)
+        """What the inputs say already: slots and positions."""
 
     def record(self, recorder: Recorder) -> None:
         """The largest first: the others find room in its memory."""
-        self._replays = {}
-        self._inputs[0], self._inputs[1] = self._parts.tokens.nowhere, 0
-        self._replays = {size: recorder.record(partial(self._run, size)) for size in reversed(self._sizes)}
+        self._steps, self._likeliest = {}, {}
+        self._expected = self._expected[:, :0]
+        self._inputs.copy_(torch.from_numpy(self._nobody(self._inputs.shape[1])))
+        for size in reversed(self._sizes):
+            self._steps[size] = recorder.record(partial(self._run, size))
+            self._likeliest[size] = recorder.record(partial(self._choose, size, self._steps[size].result))
 
     def replay(self, slots: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Places]:
         """Hidden states [S, E] of the tokens at ``positions`` [S] of ``slots`` [S], and where the next ones will be."""
         count = len(slots)
         size = self._sizes[bisect_left(self._sizes, count)]
-        inputs = np.zeros((2, size), np.int64)
-        inputs[0] = self._parts.tokens.nowhere
-        inputs[:, :count] = slots, positions
-        self._inputs[:, :size].copy_(to_device(inputs, self._inputs.device))
-        replay = self._replays[size]
-        replay.run()
-        return replay.result[:count], Places(self._inputs[0, :count], self._next[:count])
+        tokens, wanted = self._parts.tokens, np.array((slots, positions), np.int64)
+        num_due = tokens.num_due
+        if num_due > size:
+            tokens.settle()
+        if num_due or not np.array_equal(wanted, self._expected):
+            due = tokens.take_due()
+            inputs = self._nobody(size)
+            inputs[:2, :count] = wanted
+            inputs[2:, : due.shape[1]] = due
+            self._inputs[:, :size].copy_(to_device(inputs, self._inputs.device))
+        self._expected = wanted
+        self._expected[1] += 1
+        step = self._steps[size]
+        step.run()
+        return step.result[:count], Places(self._inputs[0, :count], self._next[:count])
+
+    def likeliest(self, count: int) -> Tensor:
+        """Behind a replay for ``count`` sequences: the likeliest tokens [count] int32, written to their places too."""
+        found = self._likeliest[self._sizes[bisect_left(self._sizes, count)]]
+        found.run()
+        return found.result[:count]
+
+    def _nobody(self, size: int) -> np.ndarray:
+        """Inputs that compute nothing for anyone."""
+        inputs, tokens = np.zeros((4, size), np.int64), self._parts.tokens
+        inputs[0], inputs[2:] = tokens.nowhere, tokens.nothing_due[:, None]
+        return inputs
 
     def _run(self, size: int) -> Tensor:
-        slots, positions = self._inputs[:, :size]
-        torch.add(positions, 1, out=self._next[:size])
-        return self._parts.run(
+        slots, positions, places, blocks = self._inputs[:, :size]
+        after = self._next[:size]
+        torch.add(positions, 1, out=after)
+        self._parts.tokens.change(places, blocks)
+        hidden = self._parts.run(
             slots,
             positions,
             seq_slots=slots,
             query_starts=self._query_starts[: size + 1],
-            context_lens=self._next[:size].int(),
+            context_lens=after.int(),
         )
+        positions.copy_(after * (slots != self._parts.tokens.nowhere))
+        return hidden
+
+    def _choose(self, size: int, hidden: Tensor) -> Tensor:
+        ids = self._parts.model.likeliest(hidden)
+        self._parts.tokens.put(Places(self._inputs[0, :size], self._next[:size]), ids)
+        return ids
 
 
 class Layout(NamedTuple):
@@ -164,7 +203,7 @@ class MixedSteps:
             size: torch.zeros(layout.length, dtype=torch.int32, device=device) for size, layout in self._layouts.items()
         }
         self._chunks = {size: parts.attention.chunks(size, num_seqs) for size in self._sizes}
-        self._replays: dict[int, Replay] = {}
+        self._steps: dict[int, Replay] = {}
 
     @property
     def most(self) -> int:
@@ -173,20 +212,21 @@ class MixedSteps:
 
     def record(self, recorder: Recorder) -> None:
         """The largest first: the others find room in its memory."""
-        self._replays = {}
+        self._steps = {}
         nobody = np.zeros(0, np.int32)
         for size in reversed(self._sizes):
             self._say(size, nobody, nobody, nobody)
-            self._replays[size] = recorder.record(partial(self._run, size))
+            self._steps[size] = recorder.record(partial(self._run, size))
 
     def replay(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> Tensor:
         """Hidden states [T, E] of tokens starts[i] : starts[i] + counts[i] of each of ``slots`` [S]."""
         num_tokens = int(counts.sum())
         size = self._sizes[bisect_left(self._sizes, num_tokens)]
+        self._parts.tokens.settle()
         self._say(size, slots, starts, counts)
-        replay = self._replays[size]
-        replay.run()
-        return replay.result[:num_tokens]
+        step = self._steps[size]
+        step.run()
+        return step.result[:num_tokens]
 
     def _say(self, size: int, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
         num_seqs, num_tokens, at = len(slots), int(counts.sum()), self._layouts[size]

@@ -76,7 +76,10 @@ class HostTokens:
 
 
 class DeviceTokens:
-    """As tensors on a device; no method waits for it."""
+    """As tensors on a device; no method waits for it.
+
+    Changes of block tables are due until they are settled, or taken by a step that makes them itself.
+    """
 
     def __init__(
         self, num_slots: int, max_model_len: int, max_blocks: int, spare_block: int, device: torch.device
@@ -88,6 +91,9 @@ class DeviceTokens:
         self.tokens = torch.zeros((num_slots + 1, max_model_len + 1), dtype=torch.int32, device=device)
         self.block_tables = torch.zeros((num_slots + 1, max_blocks), dtype=torch.int32, device=device)
         self.block_tables[self.nowhere] = spare_block
+        self.nothing_due = np.array([self.nowhere * max_blocks, spare_block])
+        """A change that changes nothing: [2] int64."""
+        self._due: list[np.ndarray] = []
 
     def admit(self, slot: int, tokens: np.ndarray) -> None:
         """See SlotTokens.admit."""
@@ -115,8 +121,28 @@ class DeviceTokens:
 
     def set_blocks(self, updates: np.ndarray) -> None:
         """See SlotTokens.set_blocks."""
-        slots, indexes, blocks = to_device(updates.T.astype(np.int64), self.device)
-        self.block_tables.index_put_((slots, indexes), blocks.int())
+        places = updates[:, 0].astype(np.int64) * self.block_tables.shape[1] + updates[:, 1]
+        self._due.append(np.stack((places, updates[:, 2])))
+
+    @property
+    def num_due(self) -> int:
+        return sum(due.shape[1] for due in self._due)
+
+    def take_due(self) -> np.ndarray:
+        """What is due, to be made by the caller: [2, n] int64, places in all tables, and blocks."""
+        due = np.concatenate(self._due, axis=1) if self._due else np.empty((2, 0), np.int64)
+        self._due.clear()
+        return due
+
+    def settle(self) -> None:
+        """Make the changes that are due."""
+        for due in self._due:
+            self.change(*to_device(due, self.device))
+        self._due.clear()
+
+    def change(self, places: Tensor, blocks: Tensor) -> None:
+        """Make changes [n] int64 each, which may name a place twice if they name the same block."""
+        self.block_tables.view(-1).index_copy_(0, places, blocks.int())
 
 
 def to_device(array: np.ndarray, device: torch.device) -> Tensor:

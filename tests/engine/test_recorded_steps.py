@@ -1,0 +1,124 @@
+"""Recorded steps find on the device what changed there, whether they are told of it or settle it before."""
+
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from quire.engine.worker.recorded_steps import DecodeSteps, Layout, MixedSteps, Parts
+from quire.engine.worker.recorder import Repeater
+from quire.engine.worker.sizes import Sizes
+from quire.engine.worker.slot_tokens import DeviceTokens
+
+BLOCK, SPARE = 4, 99
+
+
+class Model:
+    """Hidden states are tokens; the likeliest token is the next number."""
+
+    def __call__(self, tokens: Tensor, context: Any) -> Tensor:
+        return tokens[:, None].clone()
+
+    def likeliest(self, hidden: Tensor) -> Tensor:
+        return (hidden[:, 0] + 1).int()
+
+
+class Attention:
+    """Notes what it is told."""
+
+    def plan_on_device(self, **told: Any) -> Any:
+        self.told = {name: value.clone() for name, value in told.items() if isinstance(value, Tensor)}
+
+    def chunks(self, num_tokens: int, max_seqs: int) -> Any:
+        return SimpleNamespace(tell=lambda counts, lens: None)
+
+
+def parts() -> tuple[Any, Any]:
+    """For three sequences of four blocks at most."""
+    attention: Any = Attention()
+    model: Any = Model()
+    tokens = DeviceTokens(3, 16, 4, SPARE, torch.device("cpu"))
+    for slot in range(3):
+        tokens.admit(slot, np.arange(5, dtype=np.int32) + 10 * slot)
+    sizes = Sizes(BLOCK, 3, 8, 16, torch.float32)
+    kv: Any = None
+    return Parts(model, kv, attention, tokens, sizes), attention
+
+
+def blocks(*changes: tuple[int, int, int]) -> np.ndarray:
+    return np.array(changes, np.int32)
+
+
+def test_decode_steps_follow_blocks_tokens_and_places() -> None:
+    made, attention = parts()
+    steps = DecodeSteps(made)
+    steps.record(Repeater())
+    slots = np.array([0, 2])
+    made.tokens.set_blocks(blocks((0, 1, 7), (2, 1, 8)))
+    hidden, places = steps.replay(slots, np.array([4, 4]))
+    assert hidden[:, 0].tolist() == [4, 24]
+    assert attention.told["slot_mapping"][:2].tolist() == [7 * BLOCK, 8 * BLOCK]
+    assert steps.likeliest(2).tolist() == [5, 25]
+    assert (places.slots.tolist(), places.positions.tolist()) == ([0, 2], [5, 5])
+    hidden, places = steps.replay(slots, np.array([5, 5]))  # nothing is told: all lies there
+    assert hidden[:, 0].tolist() == [5, 25] and places.positions.tolist() == [6, 6]
+    assert made.tokens.tokens[:, 6].tolist() == [0, 0, 0, 0]
+    steps.likeliest(2)
+    assert made.tokens.tokens[:3, 6].tolist() == [6, 0, 26]
+    hidden, _ = steps.replay(np.array([2]), np.array([6]))
+    assert hidden[:, 0].tolist() == [26]
+
+
+def test_a_slot_that_others_take_over_has_their_blocks() -> None:
+    """Though the step before had the same slots, one place before, and there are more changes than sequences."""
+    made, attention = parts()
+    steps = DecodeSteps(made)
+    steps.record(Repeater())
+    made.tokens.set_blocks(blocks((0, 0, 5)))
+    steps.replay(np.array([0]), np.array([2]))
+    made.tokens.set_blocks(blocks((0, 0, 6), (0, 1, 7), (0, 2, 8)))
+    for position in (3, 4):
+        steps.replay(np.array([0]), np.array([position]))
+        assert attention.told["block_tables"][0].tolist() == [6, 7, 8, 0]
+    assert made.tokens.block_tables[3].tolist() == [SPARE] * 4
+
+
+def test_what_fills_up_a_step_stays_nobodys() -> None:
+    made, attention = parts()
+    steps = DecodeSteps(made)
+    steps.record(Repeater())
+    before = made.tokens.tokens[:3].clone()
+    for position in range(5, 12):
+        steps.replay(np.array([0, 1, 2]), np.full(3, position))
+        steps.replay(np.array([1]), np.array([position]))
+        assert attention.told["slot_mapping"].shape == (1,)
+    steps.record(Repeater())
+    assert torch.equal(made.tokens.tokens[:3], before)
+    assert attention.told["slot_mapping"].tolist() == [SPARE * BLOCK]
+
+
+def test_mixed_steps_say_who_computes_what() -> None:
+    made, attention = parts()
+    steps = MixedSteps(made)
+    steps.record(Repeater())
+    made.tokens.set_blocks(blocks((0, 0, 5), (2, 0, 6), (2, 1, 7)))
+    hidden = steps.replay(np.array([2, 0]), np.array([1, 2]), np.array([4, 1]))
+    assert steps.most == 8
+    assert hidden[:, 0].tolist() == [21, 22, 23, 24, 2]
+    told = attention.told
+    assert told["slot_mapping"].tolist() == [25, 26, 27, 28, 22, *[SPARE * BLOCK] * 3]
+    assert told["query_starts"].tolist() == [0, 4, 5, 5]
+    assert told["context_lens"].tolist() == [5, 3, 0]
+    assert told["block_tables"][:2].tolist() == [[6, 7, 0, 0], [5, 0, 0, 0]]
+
+
+def test_what_is_said_lies_apart_and_aligned() -> None:
+    for num_tokens, num_seqs in ((16, 3), (13, 5), (1024, 256)):
+        layout = Layout.of(num_tokens, num_seqs)
+        assert [place.stop - place.start for place in layout] == [*[num_tokens] * 2, *[num_seqs] * 2, num_seqs + 1]
+        assert all(place.start % 4 == 0 for place in layout)
+        assert all(one.stop <= other.start for one, other in pairwise(layout))
+        assert layout.length == layout.query_starts.stop
