@@ -25,7 +25,7 @@ from quire.decoding.penalties import Penalties
 from quire.decoding.random import uniforms
 from quire.decoding.slots import NO_LOGPROBS, SlotParameters
 from quire.kernels.ops.choice import greedy
-from quire.kernels.ops.sampling import Draws, Sampling, TorchSampling, is_sound
+from quire.kernels.ops.sampling import Draws, Sampling, TorchSampling, is_sound, some_rows
 
 Entries = dict[int, TopLogprobs]
 """Log probabilities by row."""
@@ -112,8 +112,7 @@ class Sampler:
         if not self._slots.is_edited[slots].any():
             token_ids = self._choose(logits, slots, positions)
             return Sampled(token_ids, self._report(logits, asking, slots, token_ids))
-        # Taking no rows costs as much as reading some.
-        raw = logits[torch.as_tensor(asking, device=logits.device)] if asking.size else logits[:0]
+        raw = logits.clone() if len(asking) == len(slots) else some_rows(logits, asking)
         failed = self._edit(logits, slots, positions)
         token_ids = self._choose(logits, slots, positions)
         failed |= self._mend(logits, slots, positions, token_ids)
@@ -159,8 +158,7 @@ class Sampler:
         if refused is not None:
             rows = refused.rows
             self._sampling.keep_allowed(logits, rows, refused.masks)
-            there = torch.as_tensor(rows, device=logits.device)
-            token_ids[rows] = self._choose(logits[there], slots[rows], positions[rows])
+            token_ids[rows] = self._choose(some_rows(logits, rows), slots[rows], positions[rows])
             failed |= refused.errors
         return failed
 

@@ -53,6 +53,10 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
             raise
         native, note = None, f"computing with torch, several times slower: {error.message}"
         engine, info = _build(config, checkpoint, None)
+    if native is not None:
+        # What is left to torch is a few rows of logits. Its threads would run, and spin, beside the pool's: penalties
+        # took a third of all tokens a second.
+        torch.set_num_threads(1)
     for line in (*info.notes, note):
         log.info("%s", line)
     log.info("engine ready in %.2f s: %s on %s", time.monotonic() - began, info.dtype, machine.device.type)

@@ -84,7 +84,7 @@ class TorchSampling:
         is_greedy = draws.temperature == 0
         sure, random = np.flatnonzero(is_greedy), np.flatnonzero(~is_greedy)
         if sure.size:
-            token_ids[sure] = greedy(_take(logits, sure))
+            token_ids[sure] = greedy(some_rows(logits, sure))
         if random.size:
             token_ids[random] = _draw(logits[torch.as_tensor(random, device=logits.device)], draws, random)
         return token_ids
@@ -99,7 +99,7 @@ class TorchSampling:
         step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
         for start in range(0, len(rows), step):
             piece = slice(start, start + step)
-            logprobs = torch.log_softmax(_take(logits, rows[piece]), dim=1)
+            logprobs = torch.log_softmax(some_rows(logits, rows[piece]), dim=1)
             ids = torch.as_tensor(tokens[piece], dtype=torch.int64, device=logits.device)[:, None]
             own = logprobs.gather(1, ids)
             if k:
@@ -122,7 +122,7 @@ class TorchSampling:
 
 def is_sound(logits: Tensor, rows: np.ndarray) -> np.ndarray:
     """Which of ``rows`` [n], rising, of ``logits`` [R, V] hold no NaN, no +inf, and not only -inf: [n] bool."""
-    sound: np.ndarray = _take(logits, rows).amax(dim=1).isfinite().cpu().numpy()
+    sound: np.ndarray = some_rows(logits, rows).amax(dim=1).isfinite().cpu().numpy()
     return sound
 
 
@@ -141,16 +141,16 @@ def _draw(logits: Tensor, draws: Draws, rows: np.ndarray) -> np.ndarray:
     is_cut = (top_k < logits.shape[1]) | (top_p < 1)
     whole, cut = np.flatnonzero(~is_cut), np.flatnonzero(is_cut)
     if whole.size:
-        cumulative = _take(mass, whole).cumsum(dim=1)
-        tokens[whole] = draw(cumulative, cumulative[:, -1], _take(uniform, whole))
+        cumulative = some_rows(mass, whole).cumsum(dim=1)
+        tokens[whole] = draw(cumulative, cumulative[:, -1], some_rows(uniform, whole))
     if cut.size:
         k, p = torch.as_tensor(top_k[cut], device=device), torch.as_tensor(top_p[cut], device=device)
-        tokens[cut] = draw_truncated(_take(logits, cut), _take(mass, cut), k, p, _take(uniform, cut))
+        tokens[cut] = draw_truncated(some_rows(logits, cut), some_rows(mass, cut), k, p, some_rows(uniform, cut))
     return tokens.masked_fill_(broken, -1).cpu().numpy()
 
 
-def _take(tensor: Tensor, rows: np.ndarray) -> Tensor:
-    """Rows (ascending) of a tensor: the tensor itself if that is all of them, else a copy."""
+def some_rows(tensor: Tensor, rows: np.ndarray) -> Tensor:
+    """``rows``, rising, of a tensor: the tensor itself if that is all of them, else a copy."""
     if len(rows) == len(tensor):
         return tensor
     return tensor[torch.as_tensor(rows, device=tensor.device)]
