@@ -30,7 +30,7 @@ NAME = "model.embed_tokens"
 
 
 def memory(field: str) -> int:
-    """Bytes of this process: VmRSS now, VmHWM at most since the last ``forget_peak``."""
+    """Bytes of this process: VmRSS now, RssFile of them in files, VmHWM at most since the last ``forget_peak``."""
     found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found
     return int(found[1]) * 1024
@@ -68,16 +68,19 @@ def blocks(folder: Path, packer: Packer) -> tuple[TensorSource, Method]:
 
 
 def peak_of_loading(opened: Callable[[Path, Packer], tuple[TensorSource, Method]], folder: Path) -> int:
-    """Bytes beyond what the process had before: for a fresh process, whose heap has no history that could show."""
+    """Bytes beyond what the process had before: for a fresh process, whose heap has no history that could show.
+
+    Without pages of files: they are the libraries' code, of which the kernel maps more or less at a time.
+    """
     library = available()[0]
     packer = Packer(library, Pool(library, 2))
     source, method = opened(folder, packer)
     part = Part(Cursor(source, torch.bfloat16, torch.device("cpu"), method) / NAME, VOCAB, HIDDEN)
     if not forget_peak():
         return -1
-    before = memory("VmRSS")
+    before, code = memory("VmRSS"), memory("RssFile")
     table = method.table(part)
-    peak = memory("VmHWM") - before
+    peak = memory("VmHWM") - before - (memory("RssFile") - code)
     assert table
     return peak
 
