@@ -64,6 +64,7 @@ def wishes(count: int) -> list[SamplingParams]:
         {"temperature": 0.8, "top_p": 0.9, "top_k": 20},
         {"temperature": 0, "repetition_penalty": 1.2, "logprobs": 2, "max_tokens": 3},
         {"temperature": 0, "bad_words": ["a"], "max_tokens": 3},
+        {"temperature": 0, "prompt_logprobs": 1, "max_tokens": 6},
         {"temperature": 1.2, "min_p": 0.05},
         {"temperature": 0, "max_tokens": 1},
         {"temperature": 0, "max_tokens": 24},

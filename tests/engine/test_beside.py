@@ -115,6 +115,21 @@ def test_the_same_tokens(path: Path, expected: list[Any], beside: Counter[str], 
 
 
 @pytest.mark.usefixtures("beside")
+def test_steps_that_score_a_prompt_between_others(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They go operator by operator, and what the step before left is not theirs."""
+    greedy = [SamplingParams(temperature=0, ignore_eos=True, max_tokens=5 + i % 7) for i in range(len(PROMPTS))]
+    asked = [one.replace(prompt_logprobs=1) if i % 4 == 3 else one for i, one in enumerate(greedy)]
+
+    def answers(llm: LLM) -> list[Any]:
+        outputs = llm.generate(PROMPTS, asked, use_tqdm=False)
+        return [(output.outputs[0].token_ids, output.prompt_logprobs) for output in outputs]
+
+    found = answers(engine(path, max_num_seqs=3, max_num_batched_tokens=24, enable_prefix_caching=False))
+    monkeypatch.undo()
+    assert found == answers(engine(path, enable_prefix_caching=False))
+
+
+@pytest.mark.usefixtures("beside")
 def test_up_to_the_full_length(path: Path) -> None:
     """The last token of a sequence of max_model_len has no place of its own."""
     prompt, one = [5] * 100, SamplingParams(temperature=0, ignore_eos=True, max_tokens=28)

@@ -86,6 +86,18 @@ def test_a_slot_that_others_take_over_has_their_blocks() -> None:
     assert made.tokens.block_tables[3].tolist() == [SPARE] * 4
 
 
+def test_of_changes_that_no_step_took_the_last_counts() -> None:
+    """As when steps between were not recorded, and a slot was given away and taken."""
+    made, attention = parts()
+    steps = DecodeSteps(made)
+    steps.record(Repeater())
+    for block in (5, 6, 7):
+        made.tokens.set_blocks(blocks((1, 0, block), (2, 0, block + 10)))
+    assert made.tokens.num_due == 2
+    steps.replay(np.array([0, 1, 2]), np.array([1, 1, 1]))
+    assert attention.told["block_tables"][:3, 0].tolist() == [0, 7, 17]
+
+
 def test_what_fills_up_a_step_stays_nobodys() -> None:
     made, attention = parts()
     steps = DecodeSteps(made)

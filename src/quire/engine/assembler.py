@@ -226,7 +226,8 @@ class Assembler:
             if continuation.push(token, shown=shown, is_last=end is not None):
                 cut.append(handle)
         for finished in step.finished:
-            self._finish(finished, touched)
+            if (running := self._finish(finished)) is not None:
+                touched[running] = None
         updates = [self._update(running, step.time_s) for running in touched]
         return [update for update in updates if update is not None], [h for h in cut if h not in ended]
 
@@ -236,10 +237,9 @@ class Assembler:
         known = [handle for handle in handles if handle in self._by_handle]
         if not known:
             return None, []
-        touched: dict[_Running, None] = {}
         live = [handle for handle in known if self._by_handle[handle][1].finish_reason is None]
         for handle in live:
-            self._finish(Finished(handle, reason), touched)
+            self._finish(Finished(handle, reason))
         return self._update(self._by_handle[known[0]][0], time_s), live
 
     def live_sequences(self) -> list[LiveSequence]:
@@ -261,19 +261,20 @@ class Assembler:
                 running.metrics.scheduled_s = scheduled_s
                 running.num_cached_tokens = num_cached_tokens
 
-    def _finish(self, finished: Finished, touched: dict["_Running", None]) -> None:
+    def _finish(self, finished: Finished) -> _Running | None:
+        """End a sequence; returns whose it is, or None if it had ended before."""
         if finished.handle not in self._by_handle:
-            return
+            return None
         running, continuation = self._by_handle[finished.handle]
         if continuation.finish_reason is not None:
-            return  # a stop string ended it, and this is the engine's answer to our abort
-        touched[running] = None
+            return None  # a stop string ended it, and this is the engine's answer to our abort
         stop_id = finished.stop_token_id
         # An end-of-sequence id is the model's own way to stop and no reason to name, unless it was asked for.
         named = stop_id if stop_id not in self._eos or stop_id in continuation.params.stop_token_ids else None
         continuation.end(finished.reason, named)
         if finished.reason is FinishReason.ERROR:
             continuation.stop_reason = finished.error
+        return running
 
     def _update(self, running: _Running, time_s: float) -> Update | None:
         handle = running.request.handle

@@ -42,7 +42,7 @@ class GraphedForward:
 
     def run(self, batch: Batch) -> None:
         """See Forward.run."""
-        self._hidden = None
+        self._hidden, self._num_decoded = None, 0
         self._eager.run(batch)
 
     def logits(self, rows: np.ndarray) -> Tensor:

@@ -78,7 +78,8 @@ class HostTokens:
 class DeviceTokens:
     """As tensors on a device; no method waits for it.
 
-    Changes of block tables are due until they are settled, or taken by a step that makes them itself.
+    Changes of block tables are due until they are settled, or taken by a step that makes them itself. Those of one step
+    at most: two may change the same place, in an order that has to be kept.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class DeviceTokens:
         self.block_tables[self.nowhere] = spare_block
         self.nothing_due = np.array([self.nowhere * max_blocks, spare_block])
         """A change that changes nothing: [2] int64."""
-        self._due: list[np.ndarray] = []
+        self._due = np.empty((2, 0), np.int64)
 
     def admit(self, slot: int, tokens: np.ndarray) -> None:
         """See SlotTokens.admit."""
@@ -121,24 +122,23 @@ class DeviceTokens:
 
     def set_blocks(self, updates: np.ndarray) -> None:
         """See SlotTokens.set_blocks."""
+        self.settle()
         places = updates[:, 0].astype(np.int64) * self.block_tables.shape[1] + updates[:, 1]
-        self._due.append(np.stack((places, updates[:, 2])))
+        self._due = np.stack((places, updates[:, 2]))
 
     @property
     def num_due(self) -> int:
-        return sum(due.shape[1] for due in self._due)
+        return self._due.shape[1]
 
     def take_due(self) -> np.ndarray:
         """What is due, to be made by the caller: [2, n] int64, places in all tables, and blocks."""
-        due = np.concatenate(self._due, axis=1) if self._due else np.empty((2, 0), np.int64)
-        self._due.clear()
+        due, self._due = self._due, self._due[:, :0]
         return due
 
     def settle(self) -> None:
         """Make the changes that are due."""
-        for due in self._due:
-            self.change(*to_device(due, self.device))
-        self._due.clear()
+        if self.num_due:
+            self.change(*to_device(self.take_due(), self.device))
 
     def change(self, places: Tensor, blocks: Tensor) -> None:
         """Make changes [n] int64 each, which may name a place twice if they name the same block."""
