@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import psutil
 from start_up import free_port, wait_until_ready
@@ -84,11 +84,13 @@ def served(command: Sequence[str], port: int, clients: int) -> Iterator[Server]:
     everyone: list[psutil.Process] = []
     try:
         wait_until_ready(f"http://127.0.0.1:{port}", process, 300)
-        everyone = psutil.Process(process.pid).children(recursive=True)
+        face = psutil.Process(process.pid)
+        everyone = [face, *face.children(recursive=True)]
         yield Server(process, port, clients)
     finally:
-        for one in (psutil.Process(process.pid), *everyone):
-            one.resume()
+        for one in everyone:
+            with suppress(psutil.NoSuchProcess):
+                one.resume()
         process.terminate()
         process.wait(30)
 

@@ -150,13 +150,12 @@ class Guides:
     def refused(self, slots: np.ndarray, token_ids: np.ndarray) -> Masked | None:
         """The masks of the rows that chose first, and chose what may not follow; None where none did.
 
-        ``token_ids`` [R]: what the rows ``slots`` [R] chose, -1 for nothing.
+        ``token_ids`` [R]: what those of the rows ``slots`` [R] chose; -1 for nothing, and for others.
         """
-        first = self.choose_first(slots) & (token_ids >= 0)
         self._asked = [
             (row, guide)
             for row, guide in self._of(slots)
-            if first[row] and guide.has_mask and not self._allows(guide, int(token_ids[row]))
+            if token_ids[row] >= 0 and guide.has_mask and not self._allows(guide, int(token_ids[row]))
         ]
         self._fill()
         return self._masked()

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from quire.core.errors import NOTHING_LEFT
 from quire.core.step import Admission, TopLogprobs
-from quire.decoding.grammar import NOTHING_GIVEN, Given, Grammars, Guides
+from quire.decoding.grammar import NOTHING_GIVEN, Given, Grammars, Guides, Masked
 from quire.decoding.logprobs import top_logprobs
 from quire.decoding.masks import Constraints
 from quire.decoding.penalties import Penalties
@@ -113,9 +113,11 @@ class Sampler:
             token_ids = self._choose(logits, slots, positions)
             return Sampled(token_ids, self._report(logits, asking, slots, token_ids))
         raw = logits.clone() if len(asking) == len(slots) else some_rows(logits, asking)
-        failed = self._edit(logits, slots, positions)
+        masked = self._guides.masked(slots)
+        chooses_first = self._guides.choose_first(slots)
+        failed = self._edit(logits, slots, positions, masked, self._slots.is_edited[slots] & ~chooses_first)
         token_ids = self._choose(logits, slots, positions)
-        failed |= self._mend(logits, slots, positions, token_ids)
+        failed |= self._mend(logits, slots, positions, token_ids, chooses_first)
         if failed:
             token_ids[list(failed)] = -1
         given = self._record(slots, token_ids)
@@ -128,16 +130,17 @@ class Sampler:
         """Score tokens ``targets`` [n] of a prompt by ``logits`` [n, V] float32, which stay; k as in top_logprobs."""
         return top_logprobs(self._sampling, logits, np.arange(len(targets)), targets, k)
 
-    def _edit(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> dict[int, str]:
+    def _edit(
+        self, logits: Tensor, slots: np.ndarray, positions: np.ndarray, masked: Masked | None, unseen: np.ndarray
+    ) -> dict[int, str]:
         """Apply to ``logits`` [R, V], in place, all that is asked before the choice.
 
+        ``unseen`` [R] bool: rows of which nobody else finds out whether they are finite, unless ``masked`` does.
         Returns the rows that must not choose, and why: empty where the logits were not finite. That is looked at here,
         because what is forbidden may cover the NaN that shows it.
         """
         failed: dict[int, str] = {}
         ruled = self._constraints.ruled(slots, positions)
-        masked = self._guides.masked(slots)
-        unseen = self._slots.is_edited[slots] & ~self._guides.choose_first(slots)
         if masked is not None:
             sound = self._sampling.keep_allowed(logits, masked.rows, masked.masks)
             failed = masked.errors | dict.fromkeys(masked.rows[~sound].tolist(), "")
@@ -151,10 +154,15 @@ class Sampler:
         self._penalties.apply(logits, slots)
         return failed
 
-    def _mend(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray, token_ids: np.ndarray) -> dict[int, str]:
-        """Let rows choose again, in place, that chose first what their guide refuses; returns what ``_edit`` does."""
-        failed = dict.fromkeys(np.flatnonzero(self._guides.choose_first(slots) & (token_ids < 0)).tolist(), "")
-        refused = self._guides.refused(slots, token_ids)
+    def _mend(
+        self, logits: Tensor, slots: np.ndarray, positions: np.ndarray, token_ids: np.ndarray, first: np.ndarray
+    ) -> dict[int, str]:
+        """Of the rows that chose ``first`` [R], let those choose again, in place, whose guide refuses what they chose.
+
+        Returns what ``_edit`` does.
+        """
+        failed = dict.fromkeys(np.flatnonzero(first & (token_ids < 0)).tolist(), "")
+        refused = self._guides.refused(slots, np.where(first, token_ids, -1))
         if refused is not None:
             rows = refused.rows
             self._sampling.keep_allowed(logits, rows, refused.masks)

@@ -226,8 +226,8 @@ class Assembler:
             if continuation.push(token, shown=shown, is_last=end is not None):
                 cut.append(handle)
         for finished in step.finished:
-            if (running := self._finish(finished)) is not None:
-                touched[running] = None
+            if (whose := self._finish(finished)) is not None:
+                touched[whose] = None
         updates = [self._update(running, step.time_s) for running in touched]
         return [update for update in updates if update is not None], [h for h in cut if h not in ended]
 
