@@ -50,24 +50,37 @@ class SchedulerOutput(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     released: np.ndarray
-    """[n] int32 slots whose sequences are gone; may be taken again by ``admitted`` of the same step."""
+    """[n] int64 slots whose sequences are gone; may be taken again by ``admitted`` of the same step."""
     admitted: list[Admission]
     block_updates: np.ndarray
-    """[n, 3] int32 (slot, index in the block table, block id)."""
+    """[n, 3] int64 (slot, index in the block table, block id)."""
     block_copies: np.ndarray
     """[n, 3] int32 (from block, to block, tokens to copy): prefix hits that end inside a block."""
     slots: np.ndarray
-    """[S] int32."""
+    """[S] int64. The same array as before where they are the same; nobody writes it."""
     starts: np.ndarray
-    """[S] int32."""
+    """[S] int64."""
     counts: np.ndarray
-    """[S] int32, each >= 1."""
+    """[S] int64, each >= 1."""
     samples: np.ndarray
     """[S] bool."""
+    is_decode: bool = False
+    """Whether every row computes one token and samples the next: said, so that nobody has to look."""
 
     @property
     def num_tokens(self) -> int:
-        return int(self.counts.sum())
+        return self.slots.size if self.is_decode else int(self.counts.sum())
+
+    @property
+    def sampled_slots(self) -> np.ndarray:
+        """[R]: of the rows that sample."""
+        return self.slots if self.is_decode else self.slots[self.samples]
+
+    @property
+    def sampled_positions(self) -> np.ndarray:
+        """[R]: of the tokens that are sampled."""
+        ends: np.ndarray = self.starts + self.counts
+        return ends if self.is_decode else ends[self.samples]
 
 
 class TopLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -147,7 +160,7 @@ class StepOutput(msgspec.Struct, frozen=True, kw_only=True):
     handles: list[int]
     """[R]."""
     token_ids: list[int]
-    """[R]. Lists: what reads them looks at one after another."""
+    """[R]. Lists: what reads them looks at one after another. Nobody writes them: the next step may have the same."""
     time_s: float
     """time.monotonic() when the tokens were known."""
     started: list[Started] = []

@@ -67,11 +67,11 @@ class Admitter:
         Returns [n] slots that lack blocks, once for each block.
         """
         self._sent_back.clear()
-        short = self._slots.short_of_blocks(self._running.rows)
+        short = self._slots.short_of_blocks()
         while short.size > self._kv.num_available:
             assert len(self._running) > 1, "a sequence does not fit the KV cache alone"
             self._send_back(self._running.order[-1])
-            short = self._slots.short_of_blocks(self._running.rows)
+            short = self._slots.short_of_blocks()
         return short
 
     def send_all_back(self) -> None:
@@ -171,16 +171,15 @@ class Admitter:
         """Whether it may fit in the place of those of lesser priority, were they all sent back."""
         order, priority = self._running.order, sequence.request.priority
         lesser = [other for other in order if other.request.priority > priority]
-        num_freed = sum(int(self._slots.num_blocks[other.slot]) for other in lesser)
+        num_freed = sum(self._slots.blocks_of(other.slot).size for other in lesser)
         num_wanted = -(-sequence.tokens.size // self._kv.block_size) - match.blocks.size
         num_spare = self._num_spare([other for other in order if other.request.priority <= priority])
         return bool(lesser) and num_wanted + num_spare <= self._kv.num_available + num_freed
 
     def _num_spare(self, running: list[Sequence]) -> int:
         """Blocks to be left to these: what each lacks now, or may lack after this step."""
-        rows = np.array([sequence.slot for sequence in running], np.int32)
-        short = self._slots.short_of_blocks(rows)
-        return rows.size + short.size - np.unique(short).size
+        rows = np.array([sequence.slot for sequence in running], np.int64)
+        return int(np.maximum(self._slots.num_lacking(rows), 1).sum())
 
     def _send_back(self, sequence: Sequence) -> None:
         """Preempt: the sequence waits again, with all it has; its KV stays as long as nobody needs the blocks."""

@@ -23,11 +23,11 @@ class Budget:
 
 
 def share_budget(pending: np.ndarray, budget: int, max_chunk: int) -> np.ndarray:
-    """Tokens for each sequence, [S] int32, from 1 to ``max_chunk`` each and ``budget`` in all.
+    """Tokens for each sequence, [S] int64, from 1 to ``max_chunk`` each and ``budget`` in all.
 
-    ``pending`` [S] int32 are the tokens each has yet to compute, each >= 1, the most senior sequence first.
+    ``pending`` [S] int64 are the tokens each has yet to compute, each >= 1, the most senior sequence first.
     """
     wanted = np.minimum(pending, max_chunk) - 1
     before = np.cumsum(wanted) - wanted
     counts: np.ndarray = 1 + np.clip(budget - pending.size - before, 0, wanted)
-    return counts.astype(np.int32)
+    return counts

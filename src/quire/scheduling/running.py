@@ -24,8 +24,8 @@ def _frozen(array: np.ndarray) -> np.ndarray:
     return array
 
 
-_NO_UPDATES = _frozen(np.empty((0, 3), np.int32))
-_NO_SLOTS = _frozen(np.empty(0, np.int32))
+_NO_UPDATES = _frozen(np.empty((0, 3), np.int64))
+_NO_SLOTS = _frozen(np.empty(0, np.int64))
 
 
 class RunningSequences:
@@ -38,18 +38,24 @@ class RunningSequences:
         self.prefilling: dict[Sequence, None] = {}
         """Those that have sampled nothing since they were let in."""
         self._rows: np.ndarray | None = None
+        self._handles: list[int] = []
         self._released: list[int] = []
-        self._updates: dict[int, list[np.ndarray]] = {}  # by slot, [n, 3] each
+        self._updates: dict[int, list[np.ndarray]] = {}  # by slot, [n, 3] int64 each
 
     def __len__(self) -> int:
         return len(self.order)
 
     @property
     def rows(self) -> np.ndarray:
-        """[S] int32, the slots in ``order``; never written, so steps may share it."""
+        """[S] int64, the slots in ``order``; never written, so steps may share it."""
         if self._rows is None:
-            self._rows = _frozen(np.array([sequence.slot for sequence in self.order], np.int32))
+            self._rows = _frozen(np.array([sequence.slot for sequence in self.order], np.int64))
+            self._handles = [sequence.handle for sequence in self.order]
         return self._rows
+
+    def handles_of(self, rows: np.ndarray) -> list[int] | None:
+        """[S], if ``rows`` is what ``self.rows`` is still; never written either."""
+        return self._handles if rows is self._rows else None
 
     def start(self, sequence: Sequence, allocation: Allocation) -> Admission:
         """Give a sequence a slot with these blocks."""
@@ -66,7 +72,7 @@ class RunningSequences:
         )
         sequence.copy_source = allocation.copy[0] if allocation.copy else -1
         self.prefilling[sequence] = None
-        self._note(slot, np.arange(allocation.blocks.size, dtype=np.int32), allocation.blocks)
+        self._note(slot, np.arange(allocation.blocks.size), allocation.blocks)
         insort(self.order, sequence, key=_KEY)
         self._rows = None
         return Admission(
@@ -95,7 +101,7 @@ class RunningSequences:
         del self.prefilling[sequence]
         own = self._slots.blocks_of(slot)[: -(-sequence.tokens.size // self._kv.block_size)]
         kept = self._kv.share(sequence.namespace, sequence.tokens, own.copy())
-        changed = np.flatnonzero(kept != own[: kept.size]).astype(np.int32)
+        changed = np.flatnonzero(kept != own[: kept.size])
         if changed.size:
             own[changed] = kept[changed]
             self._note(slot, changed, kept[changed])
@@ -119,15 +125,15 @@ class RunningSequences:
         self._rows = None
 
     def take_released(self) -> np.ndarray:
-        """[n] int32 slots released since the last call."""
+        """[n] int64 slots released since the last call."""
         if not self._released:
             return _NO_SLOTS
-        released = np.array(self._released, np.int32)
+        released = np.array(self._released, np.int64)
         self._released.clear()
         return released
 
     def take_updates(self, grown: np.ndarray) -> np.ndarray:
-        """[n, 3] int32 changes of block tables since the last call, and ``grown`` [m] slots given a block each."""
+        """[n, 3] int64 changes of block tables since the last call, and ``grown`` [m] slots given a block each."""
         if grown.size:
             new = self._slots.grow(grown, self._kv.take(grown.size))
             if not self._updates:
@@ -158,5 +164,5 @@ class RunningSequences:
         return counts
 
     def _note(self, slot: int, indexes: np.ndarray, blocks: np.ndarray) -> None:
-        changes = np.stack((np.full_like(indexes, slot), indexes, blocks), axis=1)
+        changes = np.array((np.full_like(indexes, slot), indexes, blocks)).T
         self._updates.setdefault(slot, []).append(changes)

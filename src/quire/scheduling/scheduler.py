@@ -100,7 +100,7 @@ class Scheduler:
         self._scheduled_s = 0.0
         self._num_prompt_tokens = 0
         self._num_generation_tokens = 0
-        self._ones = np.ones(max_num_seqs, np.int32)
+        self._ones = np.ones(max_num_seqs, np.int64)
         self._trues = np.ones(max_num_seqs, bool)
         self._no_copies = np.empty((0, 3), np.int32)
         for shared in (self._ones, self._trues, self._no_copies):  # between steps: none may write them
@@ -174,20 +174,22 @@ class Scheduler:
             return None
         if rows is not before:  # some were let in, or sent back
             self._scheduled_s = self._clock()
-            short = slots.short_of_blocks(rows)
+            short = slots.short_of_blocks()
         if self._admitter.alone is not None:
-            rows = np.array([self._admitter.alone.slot], np.int32)
+            rows = np.array([self._admitter.alone.slot], np.int64)
         elif self._in_flight:
             rows = slots.lasting(rows)
             if not rows.size:
                 return None
         starts = slots.planned_computed[rows]
         counts, samples = self._ones[: rows.size], self._trues[: rows.size]
-        if running.prefilling or self._has_runs:
+        is_decode = not running.prefilling and not self._has_runs
+        if not is_decode:
             pending = slots.planned_tokens[rows] - starts
             num_decoding = max(0, rows.size - len(running.prefilling))  # some prompts may be on their way to their end
             counts = share_budget(pending, self._budget.tokens(num_decoding), self._max_chunk)
             samples = counts == pending
+            is_decode = bool(samples.all()) and int(counts.max()) == 1
             if self._admitter.alone is None:
                 self._has_runs = self._has_runs and not samples.all()
         copies = self._admitter.copies
@@ -200,8 +202,12 @@ class Scheduler:
             starts=starts,
             counts=counts,
             samples=samples,
+            is_decode=is_decode,
         )
-        slots.plan(rows, starts, counts, samples)
+        if is_decode and rows is running.rows:
+            slots.plan_all()
+        else:
+            slots.plan(rows, starts, counts, samples)
         self._in_flight.append(InFlight(decision, slots.lives[rows], slots.num_releases))
         return decision
 
@@ -228,11 +234,13 @@ class Scheduler:
             self._share_prompts()
         if is_thinned or ends.any():
             finished = self._finish(given, ends, stops, result.failures)
+        handles = self._running.handles_of(rows)
         if finished or given.runs or is_thinned:
             given.unfold()
+            handles = None
         self._num_generation_tokens += given.tokens.size
         return StepOutput(
-            handles=given.handles.tolist(),
+            handles=given.handles.tolist() if handles is None else handles,
             token_ids=given.tokens.tolist(),
             time_s=now_s,
             started=started,

@@ -7,9 +7,14 @@ What is known, ``num_tokens`` and ``num_computed``, is what answered steps broug
 the steps in flight are answered, if no sequence ends by what it samples there; with none in flight the two are equal.
 Decisions are made by what is planned.
 
-Laws: ``num_computed[slot] <= num_tokens[slot] <= max_total[slot]``; a free slot has handle -1; ``block_table[slot,
-:num_blocks[slot]]`` are the slot's blocks. Rows of freed slots keep stale numbers until they are taken again. The last
-slot, ``nowhere``, is nobody's: what a step brings for a sequence that has left its slot goes there.
+Laws: ``num_computed[slot] <= num_tokens[slot] <= max_total[slot]``; a free slot has handle -1 and plans no tokens;
+``block_table[slot, : room[slot] // block_size]`` are the slot's blocks. Rows of freed slots keep other stale numbers
+until they are taken again. The last slot, ``nowhere``, is nobody's: what a step brings for a sequence that has left its
+slot goes there.
+
+What is asked of all that run is asked of all slots: an operation over a whole array costs less than picking those that
+run out of it. Slots, and what is counted by slot, are int64: numpy indexes by these several times as fast as by others,
+which it converts.
 """
 
 from collections.abc import Sequence as Items
@@ -26,17 +31,19 @@ class SequenceSlots:
         self._free = list(range(num_slots - 1, -1, -1))
         num_slots += 1
         self.handle = np.full(num_slots, -1, np.int64)
-        self.num_tokens = np.zeros(num_slots, np.int32)
-        self.num_computed = np.zeros(num_slots, np.int32)
-        self.planned_tokens = np.zeros(num_slots, np.int32)
-        self.planned_computed = np.zeros(num_slots, np.int32)
+        self.num_tokens = np.zeros(num_slots, np.int64)
+        self.num_computed = np.zeros(num_slots, np.int64)
+        self.planned_tokens = np.zeros(num_slots, np.int64)
+        self.planned_computed = np.zeros(num_slots, np.int64)
+        self._is_taken = np.zeros(num_slots, np.int64)
         self.lives = np.zeros(num_slots, np.int64)
         """How often the slot was released."""
         self.num_releases = 0
-        self.prompt_len = np.zeros(num_slots, np.int32)
-        self.max_total = np.zeros(num_slots, np.int32)
-        self.min_total = np.zeros(num_slots, np.int32)
-        self.num_blocks = np.zeros(num_slots, np.int32)
+        self.prompt_len = np.zeros(num_slots, np.int64)
+        self.max_total = np.ones(num_slots, np.int64)
+        self.min_total = np.zeros(num_slots, np.int64)
+        self.room = np.zeros(num_slots, np.int64)
+        """By slot: how many tokens its blocks hold."""
         self.stop_ids = np.full((0, num_slots), -1, np.int32)  # a row for each of the ids a slot may have
         self.tokens = np.zeros((num_slots, max_model_len), np.int32)
         self.block_table = np.zeros((num_slots, -(-max_model_len // block_size)), np.int32)
@@ -57,12 +64,13 @@ class SequenceSlots:
         """Fill a free slot and return it."""
         slot = self._free.pop()
         self.handle[slot] = handle
+        self._is_taken[slot] = 1
         self.num_tokens[slot] = self.planned_tokens[slot] = tokens.size
         self.num_computed[slot] = self.planned_computed[slot] = num_computed
         self.prompt_len[slot] = prompt_len
         self.max_total[slot] = max_total
         self.min_total[slot] = prompt_len + min_tokens
-        self.num_blocks[slot] = blocks.size
+        self.room[slot] = blocks.size * self.block_size
         self.tokens[slot, : tokens.size] = tokens
         self.block_table[slot, : blocks.size] = blocks
         missing = len(stop_ids) - self.stop_ids.shape[0]
@@ -75,6 +83,7 @@ class SequenceSlots:
     def release(self, slot: int) -> None:
         """Make a slot free."""
         self.handle[slot] = -1
+        self._is_taken[slot] = self.planned_tokens[slot] = 0
         self.lives[slot] += 1
         self.num_releases += 1
         self._free.append(slot)
@@ -84,15 +93,23 @@ class SequenceSlots:
         self.planned_computed[slots] = starts + counts
         self.planned_tokens[slots] += samples
 
+    def plan_all(self) -> None:
+        """A step is on its way in which each sequence computes one token and samples another."""
+        self.planned_computed += self._is_taken
+        self.planned_tokens += self._is_taken
+
     def lasting(self, slots: np.ndarray) -> np.ndarray:
-        """Those of ``slots`` [S] that will not be at their full length once all in flight is answered."""
-        lasting: np.ndarray = slots[self.planned_tokens[slots] < self.max_total[slots]]
-        return lasting
+        """Those of ``slots`` [S] that will not be at their full length once all in flight is answered.
+
+        The same array where all are.
+        """
+        is_full = self.planned_tokens >= self.max_total
+        return slots[~is_full[slots]] if np.count_nonzero(is_full) else slots
 
     def still(self, slots: np.ndarray, lives: np.ndarray) -> np.ndarray:
         """``slots`` [S], but ``nowhere`` for those that were released since their ``lives`` [S] were taken."""
         self.num_tokens[self.nowhere] = 0
-        still: np.ndarray = np.where(self.lives[slots] == lives, slots, self.nowhere).astype(np.int32)
+        still: np.ndarray = np.where(self.lives[slots] == lives, slots, self.nowhere)
         return still
 
     def tokens_of(self, slot: int) -> np.ndarray:
@@ -101,26 +118,30 @@ class SequenceSlots:
 
     def blocks_of(self, slot: int) -> np.ndarray:
         """[num_blocks] int32, a view."""
-        return self.block_table[slot, : self.num_blocks[slot]]
+        return self.block_table[slot, : self.room[slot] // self.block_size]
 
-    def short_of_blocks(self, slots: np.ndarray) -> np.ndarray:
-        """Those of ``slots`` [S] whose planned tokens no longer fit their blocks, once for each block they lack."""
-        short: np.ndarray = slots[self.planned_tokens[slots] > self.num_blocks[slots] * self.block_size]
+    def short_of_blocks(self) -> np.ndarray:
+        """The slots whose planned tokens no longer fit their blocks, rising, once for each block they lack."""
+        short = np.flatnonzero(self.planned_tokens > self.room)
         if self._has_runs and short.size:
-            lacking = -(-self.planned_tokens[short] // self.block_size) - self.num_blocks[short]
-            return np.repeat(short, lacking)
+            return np.repeat(short, self.num_lacking(short))
         return short
 
+    def num_lacking(self, slots: np.ndarray) -> np.ndarray:
+        """[S]: how many blocks more the planned tokens of ``slots`` [S] take."""
+        lacking: np.ndarray = -(-(self.planned_tokens[slots] - self.room[slots]) // self.block_size)
+        return lacking
+
     def grow(self, slots: np.ndarray, blocks: np.ndarray) -> np.ndarray:
-        """Give all slots that are short of blocks theirs. Returns [n, 3] int32 (slot, index, block)."""
-        index = self.num_blocks[slots]
+        """Give all slots that are short of blocks theirs. Returns [n, 3] int64 (slot, index, block)."""
+        index = self.room[slots] // self.block_size
         if self._has_runs:  # a slot's namings are side by side
             firsts = np.flatnonzero(np.diff(slots, prepend=-1))
-            index += np.arange(slots.size, dtype=np.int32) - np.repeat(firsts, np.diff(firsts, append=slots.size))
+            index += np.arange(slots.size) - np.repeat(firsts, np.diff(firsts, append=slots.size))
             self._has_runs = False
         self.block_table[slots, index] = blocks
-        self.num_blocks[slots] = index + 1  # of equal slots, the last one's, which is the greatest
-        return np.stack((slots, index, blocks), axis=1)
+        self.room[slots] = (index + 1) * self.block_size  # of equal slots, the last one's, which is the greatest
+        return np.array((slots, index, blocks)).T
 
     def num_prompt_tokens(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> int:
         """How many of the tokens ``starts : starts + counts``, each [S], belong to prompts."""
@@ -131,16 +152,17 @@ class SequenceSlots:
         """Add one token to each slot. Returns two masks [R]: sequences that end, and those that do by a stop id.
 
         A sequence ends at a stop id once it has its min_tokens, at its length, and at a token of -1. The second mask
-        is None where no sequence has stop ids.
+        is None where none was given a stop id.
         """
         total = self.num_tokens[slots]
         self.tokens[slots, total] = token_ids
         total += 1
         self.num_tokens[slots] = total
         ends: np.ndarray = (total >= self.max_total[slots]) | (token_ids < 0)
-        if not self.stop_ids.shape[0]:
+        is_stop_id = self.stop_ids.take(slots, axis=1) == token_ids
+        if not np.count_nonzero(is_stop_id):
             return ends, None
-        stops: np.ndarray = (self.stop_ids.take(slots, axis=1) == token_ids).any(axis=0)
+        stops: np.ndarray = is_stop_id.any(axis=0)
         stops &= total >= self.min_total[slots]
         ends |= stops
         return ends, stops

@@ -49,7 +49,7 @@ class AttentionBackend(Protocol):
     def plan(self, starts: np.ndarray, counts: np.ndarray, block_tables: np.ndarray) -> AttentionPlan:
         """Prepare a step in which sequence i computes tokens starts[i] : starts[i] + counts[i].
 
-        starts, counts [S] int32, counts >= 1; block_tables [S, nb] int32, wide enough for the longest sequence,
+        starts, counts [S], counts >= 1; block_tables [S, nb] int32, wide enough for the longest sequence,
         entries past a sequence's last block any valid id.
         """
         ...
