@@ -33,7 +33,7 @@ DECODE_SHARE = 0.5
 """Of a part's time: then serving comes."""
 _MOST_STEPS, _FEWEST_STEPS, _WARM_STEPS = 60, 12, 4
 _STEPS_S = 0.4
-_NOTHING = np.empty((0, 3), np.int32)
+_NOTHING = np.empty((0, 3), np.int64)
 
 
 class Bench:
@@ -175,19 +175,21 @@ class Steps:
         ]
         slots, indexes = np.divmod(np.arange(batch * blocks_each), blocks_each)
         order = random.permutation(batch * blocks_each)
-        self._blocks = np.stack((slots, indexes, order), 1).astype(np.int32)
+        self._slots = np.arange(batch)
+        self._blocks = np.stack((slots, indexes, order), 1)
 
     def next(self) -> SchedulerOutput:
         """The next step's decision."""
         decision = SchedulerOutput(
-            released=np.empty(0, np.int32),
+            released=np.empty(0, np.int64),
             admitted=self._admitted,
             block_updates=self._blocks,
             block_copies=_NOTHING,
-            slots=np.arange(self._batch, dtype=np.int32),
-            starts=np.full(self._batch, self._done, np.int32),
-            counts=np.full(self._batch, self._count, np.int32),
+            slots=self._slots,
+            starts=np.full(self._batch, self._done),
+            counts=np.full(self._batch, self._count),
             samples=np.ones(self._batch, bool),
+            is_decode=self._count == 1,
         )
         self._admitted, self._blocks = [], _NOTHING
         self._done += self._count
@@ -212,14 +214,15 @@ class Steps:
     def end(self) -> None:
         """Sequences leave; a step of one other follows, since a step is never empty."""
         nobody = SchedulerOutput(
-            released=np.arange(self._batch, dtype=np.int32),
+            released=np.arange(self._batch),
             admitted=[],
-            block_updates=np.array([[0, 0, 0]], np.int32),
+            block_updates=np.array([[0, 0, 0]]),
             block_copies=_NOTHING,
-            slots=np.zeros(1, np.int32),
-            starts=np.zeros(1, np.int32),
-            counts=np.ones(1, np.int32),
+            slots=np.zeros(1, np.int64),
+            starts=np.zeros(1, np.int64),
+            counts=np.ones(1, np.int64),
             samples=np.ones(1, bool),
+            is_decode=True,
         )
         self._executor.launch(nobody).result()
 

@@ -57,9 +57,9 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
     monkeypatch.setattr(platform, "inspect", lambda device: replace(inspect(device), computes_beside_host=True))
 
-    def replayed(self: GraphedForward, slots: Any, starts: Any, counts: Any, samples: Any) -> Any:
-        found = replay(self, slots, starts, counts, samples)
-        steps["eager" if found is None else "mixed" if (counts > 1).any() else "decode"] += 1
+    def replayed(self: GraphedForward, decision: Any) -> Any:
+        found = replay(self, decision)
+        steps["eager" if found is None else "decode" if decision.is_decode else "mixed"] += 1
         return found
 
     monkeypatch.setattr(InlineExecutor, "launch", counted)

@@ -48,8 +48,10 @@ def parts() -> tuple[Any, Any]:
     return Parts(model, kv, attention, tokens, sizes), attention
 
 
-def blocks(*changes: tuple[int, int, int]) -> np.ndarray:
-    return np.array(changes, np.int32)
+def blocks(*changes: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Of (slot, index, block): places in all tables, and blocks."""
+    slots, indexes, blocks = np.array(changes).T
+    return slots * 4 + indexes, blocks.astype(np.int32)
 
 
 def test_decode_steps_follow_blocks_tokens_and_places() -> None:
@@ -57,31 +59,52 @@ def test_decode_steps_follow_blocks_tokens_and_places() -> None:
     steps = DecodeSteps(made)
     steps.record(Repeater())
     slots = np.array([0, 2])
-    made.tokens.set_blocks(blocks((0, 1, 7), (2, 1, 8)))
-    hidden, places = steps.replay(slots, np.array([4, 4]))
-    assert hidden[:, 0].tolist() == [4, 24]
+    made.tokens.set_blocks(*blocks((0, 1, 7), (2, 1, 8)))
+    found = steps.replay(slots, np.array([4, 4]))
+    assert found.hidden[:, 0].tolist() == [4, 24]
     assert attention.told["slot_mapping"][:2].tolist() == [7 * BLOCK, 8 * BLOCK]
-    assert steps.likeliest(2).tolist() == [5, 25]
-    assert (places.slots.tolist(), places.positions.tolist()) == ([0, 2], [5, 5])
-    hidden, places = steps.replay(slots, np.array([5, 5]))  # nothing is told: all lies there
-    assert hidden[:, 0].tolist() == [5, 25] and places.positions.tolist() == [6, 6]
+    assert steps.likeliest().tolist() == [5, 25]
+    assert (found.places.slots.tolist(), found.places.positions.tolist()) == ([0, 2], [5, 5])
+    found = steps.replay(slots, np.array([5, 5]))  # nothing is told: all lies there
+    assert found.hidden[:, 0].tolist() == [5, 25] and found.places.positions.tolist() == [6, 6]
     assert made.tokens.tokens[:, 6].tolist() == [0, 0, 0, 0]
-    steps.likeliest(2)
+    steps.likeliest()
     assert made.tokens.tokens[:3, 6].tolist() == [6, 0, 26]
-    hidden, _ = steps.replay(np.array([2]), np.array([6]))
-    assert hidden[:, 0].tolist() == [26]
+    made.tokens.set_blocks(*blocks((2, 1, 9)))
+    found = steps.replay(slots, np.array([6, 6]))  # this is told alone
+    assert found.hidden[:, 0].tolist() == [6, 26] and found.places.positions.tolist() == [7, 7]
+    assert attention.told["slot_mapping"][:2].tolist() == [7 * BLOCK + 2, 9 * BLOCK + 2]
+    steps.likeliest()
+    found = steps.replay(slots, np.array([6, 7]))  # one was there before
+    assert found.hidden[:, 0].tolist() == [6, 27]
+    found = steps.replay(np.array([2]), np.array([6]))
+    assert found.hidden[:, 0].tolist() == [26]
+
+
+def test_what_others_change_is_not_changed_back() -> None:
+    """By a step whose inputs still have the change that it made before."""
+    made, attention = parts()
+    steps, slots = DecodeSteps(made), np.array([0])
+    steps.record(Repeater())
+    made.tokens.set_blocks(*blocks((0, 0, 5)))
+    steps.replay(slots, np.array([2]))
+    made.tokens.set_blocks(*blocks((0, 0, 6)))
+    made.tokens.settle()
+    steps.forget()
+    steps.replay(slots, np.array([3]))
+    assert attention.told["block_tables"][0].tolist() == [6, 0, 0, 0]
 
 
 def test_a_slot_that_others_take_over_has_their_blocks() -> None:
     """Though the step before had the same slots, one place before, and there are more changes than sequences."""
     made, attention = parts()
-    steps = DecodeSteps(made)
+    steps, slots = DecodeSteps(made), np.array([0])
     steps.record(Repeater())
-    made.tokens.set_blocks(blocks((0, 0, 5)))
-    steps.replay(np.array([0]), np.array([2]))
-    made.tokens.set_blocks(blocks((0, 0, 6), (0, 1, 7), (0, 2, 8)))
+    made.tokens.set_blocks(*blocks((0, 0, 5)))
+    steps.replay(slots, np.array([2]))
+    made.tokens.set_blocks(*blocks((0, 0, 6), (0, 1, 7), (0, 2, 8)))
     for position in (3, 4):
-        steps.replay(np.array([0]), np.array([position]))
+        steps.replay(slots, np.array([position]))
         assert attention.told["block_tables"][0].tolist() == [6, 7, 8, 0]
     assert made.tokens.block_tables[3].tolist() == [SPARE] * 4
 
@@ -92,7 +115,7 @@ def test_of_changes_that_no_step_took_the_last_counts() -> None:
     steps = DecodeSteps(made)
     steps.record(Repeater())
     for block in (5, 6, 7):
-        made.tokens.set_blocks(blocks((1, 0, block), (2, 0, block + 10)))
+        made.tokens.set_blocks(*blocks((1, 0, block), (2, 0, block + 10)))
     assert made.tokens.num_due == 2
     steps.replay(np.array([0, 1, 2]), np.array([1, 1, 1]))
     assert attention.told["block_tables"][:3, 0].tolist() == [0, 7, 17]
@@ -116,7 +139,7 @@ def test_mixed_steps_say_who_computes_what() -> None:
     made, attention = parts()
     steps = MixedSteps(made)
     steps.record(Repeater())
-    made.tokens.set_blocks(blocks((0, 0, 5), (2, 0, 6), (2, 1, 7)))
+    made.tokens.set_blocks(*blocks((0, 0, 5), (2, 0, 6), (2, 1, 7)))
     hidden = steps.replay(np.array([2, 0]), np.array([1, 2]), np.array([4, 1]))
     assert steps.most == 8
     assert hidden[:, 0].tolist() == [21, 22, 23, 24, 2]

@@ -3,7 +3,6 @@
 A sequence belongs to one of them from its admission to its release. Law: which one does not change its tokens.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -21,8 +20,7 @@ from quire.engine.worker.slot_tokens import Places, to_device
 from quire.kernels.ops.device_sampling import DeviceScores
 
 
-@dataclass(frozen=True)
-class OnDevice:
+class OnDevice(NamedTuple):
     """What was chosen on a device and is not read yet."""
 
     ids: Tensor
@@ -33,6 +31,19 @@ class OnDevice:
     """Whether the next step finds them already."""
 
 
+class _Shares(NamedTuple):
+    """Who chooses for whom among the slots of a step."""
+
+    slots: np.ndarray
+    """[R], as the step named them."""
+    there: np.ndarray
+    """Rows for whom the device chooses."""
+    here: np.ndarray
+    """Rows for whom the host does."""
+    takes_likeliest: bool
+    """Whether the device's take the likeliest token of the logits as they are, and want nothing else."""
+
+
 class Chooser:
     """The samplers of one model runner, as one. ``device``: None where the model runs on the host."""
 
@@ -40,12 +51,16 @@ class Chooser:
         self.host = host
         self._device = device
         self._where = where
+        self._shares: _Shares | None = None
+        """Of the last step; good for the next one if nobody came or went and the same array names its slots."""
 
     def admit(self, admission: Admission) -> None:
+        self._shares = None
         if self._device is None or not self._device.admit(admission):
             self.host.admit(admission)
 
     def release(self, slots: np.ndarray) -> None:
+        self._shares = None
         self.host.release(slots)
         if self._device is not None:
             self._device.release(slots)
@@ -56,33 +71,42 @@ class Chooser:
             self.host.prepare(slots)
             return
         self._device.flush()
-        others = slots[~self._device.holds(slots)]
-        if others.size:
-            self.host.prepare(others)
+        if self._shares is None or self._shares.slots is not slots:
+            self._shares = self._share(self._device, slots)
+        if self._shares.here.size:
+            self.host.prepare(slots[self._shares.here])
 
     def choose(
         self, forward: Forward, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray, places: Places
     ) -> Sampled | OnDevice:
         """Choose the tokens of ``slots`` [R] at ``positions`` [R], by ``rows`` [R] of the step's hidden states.
 
+        The same array of slots was given to ``prepare``.
         ``places``: these slots and positions, where the tokens will be written.
         """
         if self._device is None:
             if self.host.takes_likeliest(slots):
                 return Sampled(forward.likeliest(rows).numpy().copy())
             return self.host.sample(forward.logits(rows), slots, positions)
-        held = self._device.holds(slots)
-        if held.all():
-            if self._device.takes_likeliest(slots) and (ids := forward.take_likeliest()) is not None:
+        shares = self._shares
+        assert shares is not None and shares.slots is slots, "not prepared"
+        theirs, ours = shares.there, shares.here
+        if not ours.size:
+            if shares.takes_likeliest and (ids := forward.take_likeliest()) is not None:
                 return OnDevice(ids, [], is_written=True)
             return self._choose_there(self._device, forward, rows, slots, places)
-        theirs, ours = np.flatnonzero(held), np.flatnonzero(~held)
         if not theirs.size:
             return self.host.sample(forward.logits(rows), slots, positions)
         some = Places(*to_device(np.stack((slots[theirs], positions[theirs])).astype(np.int64), self._where))
         there = _read(self._choose_there(self._device, forward, rows[theirs], slots[theirs], some))
         here = self.host.sample(forward.logits(rows[ours]), slots[ours], positions[ours])
         return _joined(len(slots), (theirs, there), (ours, here))
+
+    @staticmethod
+    def _share(device: DeviceSampler, slots: np.ndarray) -> _Shares:
+        held = device.holds(slots)
+        there, here = np.flatnonzero(held), np.flatnonzero(~held)
+        return _Shares(slots, there, here, device.takes_likeliest(slots[there]))
 
     def _choose_there(
         self, sampler: DeviceSampler, forward: Forward, rows: np.ndarray, slots: np.ndarray, places: Places

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quire.core.step import SchedulerOutput
 from quire.engine.worker.slot_tokens import Places
 from quire.model.attention.backend import AttentionBackend
 from quire.model.context import ForwardContext
@@ -41,10 +42,8 @@ class Forward(Protocol):
         """Compute the hidden states that are asked for, and write all tokens' KV."""
         ...
 
-    def replay(
-        self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray, samples: np.ndarray
-    ) -> tuple[np.ndarray, Places] | None:
-        """Compute a step, as SchedulerOutput has it, if there is a short way; None where ``run`` has to do it.
+    def replay(self, decision: SchedulerOutput) -> tuple[np.ndarray, Places] | None:
+        """Compute what was decided, if there is a short way; None where ``run`` has to do it.
 
         Returns, for the R sequences that sample, their rows [R] among those asked for, and where their tokens will be.
         """
@@ -85,7 +84,7 @@ class EagerForward:
         tokens = batch.tokens if isinstance(batch.tokens, Tensor) else torch.from_numpy(batch.tokens)
         self._hidden = self._model(tokens.to(self._device, torch.int64), context)
 
-    def replay(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray, samples: np.ndarray) -> None:
+    def replay(self, decision: SchedulerOutput) -> None:
         """There is none."""
         return None
 

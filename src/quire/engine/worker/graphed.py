@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quire.core.step import SchedulerOutput
 from quire.engine.worker.forward import Batch, EagerForward
 from quire.engine.worker.recorded_steps import DecodeSteps, MixedSteps, Parts
 from quire.engine.worker.recorder import Recorder
@@ -22,27 +23,27 @@ class GraphedForward:
         self._eager, self._parts, self._recorder = eager, parts, recorder
         self._decodes, self._mixed = DecodeSteps(parts), MixedSteps(parts)
         self._hidden: Tensor | None = None  # of the last step, if it was replayed
-        self._num_decoded = 0  # in the last step, if it was one of decodes
+        self._has_decoded = False  # in the last step, and nothing else
         self._record()
 
-    def replay(
-        self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray, samples: np.ndarray
-    ) -> tuple[np.ndarray, Places] | None:
+    def replay(self, decision: SchedulerOutput) -> tuple[np.ndarray, Places] | None:
         """See Forward.replay."""
-        num_tokens, self._num_decoded = int(counts.sum()), 0
-        if num_tokens == len(counts) and samples.all():
-            self._hidden, places = self._decodes.replay(slots, starts)
-            self._num_decoded = num_tokens
-            return np.arange(num_tokens), places
-        if num_tokens > self._mixed.most:
+        self._has_decoded = decision.is_decode
+        if decision.is_decode:
+            cohort = self._decodes.replay(decision.slots, decision.starts)
+            self._hidden = cohort.hidden
+            return cohort.rows, cohort.places
+        if decision.num_tokens > self._mixed.most:
             return None
-        self._hidden = self._mixed.replay(slots, starts, counts)
-        places = self._parts.tokens.locate(slots[samples], (starts + counts)[samples])
-        return (np.cumsum(counts) - 1)[samples], places
+        self._decodes.forget()
+        self._hidden = self._mixed.replay(decision.slots, decision.starts, decision.counts)
+        places = self._parts.tokens.locate(decision.sampled_slots, decision.sampled_positions)
+        return (np.cumsum(decision.counts) - 1)[decision.samples], places
 
     def run(self, batch: Batch) -> None:
         """See Forward.run."""
-        self._hidden, self._num_decoded = None, 0
+        self._hidden, self._has_decoded = None, False
+        self._decodes.forget()
         self._eager.run(batch)
 
     def logits(self, rows: np.ndarray) -> Tensor:
@@ -55,7 +56,7 @@ class GraphedForward:
 
     def take_likeliest(self) -> Tensor | None:
         """See Forward.take_likeliest."""
-        return self._decodes.likeliest(self._num_decoded) if self._num_decoded else None
+        return self._decodes.likeliest() if self._has_decoded else None
 
     def kv_has_moved(self) -> None:
         """See Forward.kv_has_moved."""

@@ -50,13 +50,13 @@ class ModelRunner:
     def launch(self, decision: SchedulerOutput) -> Ticket:
         """Apply the decision's changes, compute its tokens, choose where it says so. See Executor.launch."""
         self._apply(decision)
-        slots = decision.slots[decision.samples]
+        slots = decision.sampled_slots
         self._chooser.prepare(slots)
         rows, places = self._compute(decision)
         scores = self._scores.of(decision, self._forward.logits, self._chooser.host) if self._scores else {}
         if not len(slots):
             return Computed(ModelOutput(token_ids=np.empty(0, np.int32), prompt_logprobs=scores))
-        positions = (decision.starts + decision.counts)[decision.samples]
+        positions = decision.sampled_positions
         chosen = self._chooser.choose(self._forward, rows, slots, positions, places)
         if isinstance(chosen, OnDevice):
             if not chosen.is_written:
@@ -68,17 +68,17 @@ class ModelRunner:
 
     def _compute(self, decision: SchedulerOutput) -> tuple[np.ndarray, Places]:
         """Run the model. For the R that sample: their rows among those asked for, and where their tokens will be."""
-        slots, starts, counts, samples = decision.slots, decision.starts, decision.counts, decision.samples
-        if not self._scores and (found := self._forward.replay(slots, starts, counts, samples)) is not None:
+        if not self._scores and (found := self._forward.replay(decision)) is not None:
             return found
+        slots, starts, counts = decision.slots, decision.starts, decision.counts
         rows, positions = _spread(starts, counts)
         num_blocks = -(-int((starts + counts).max()) // self._block_size)
         tables = self._block_tables[slots, :num_blocks]
-        sampled = (np.cumsum(counts) - 1)[samples]
+        sampled = (np.cumsum(counts) - 1)[decision.samples]
         asked = np.arange(len(rows)) if self._scores else sampled
         tokens = self._tokens.at(slots[rows], positions)
         self._forward.run(Batch(tokens, positions, starts, counts, tables, asked))
-        places = self._tokens.locate(slots[samples], (starts + counts)[samples])
+        places = self._tokens.locate(decision.sampled_slots, decision.sampled_positions)
         return sampled if self._scores else np.arange(len(sampled)), places
 
     def restore_kv(self) -> None:
@@ -102,8 +102,9 @@ class ModelRunner:
             self._admit(admission)
         updates = decision.block_updates
         if len(updates):
-            self._block_tables[updates[:, 0], updates[:, 1]] = updates[:, 2]
-            self._tokens.set_blocks(updates)
+            places, blocks = updates[:, 0] * self._block_tables.shape[1] + updates[:, 1], updates[:, 2]
+            self._block_tables.reshape(-1)[places] = blocks
+            self._tokens.set_blocks(places, blocks)
         if len(decision.block_copies):
             self.kv.copy(decision.block_copies)
 
@@ -143,7 +144,7 @@ def _output(
 def _spread(starts: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Row and position (int64) of each of the step's tokens."""
     if (counts == 1).all():
-        return np.arange(len(starts)), starts.astype(np.int64)
+        return np.arange(len(starts)), starts
     rows = np.repeat(np.arange(len(starts)), counts)
     offsets = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
-    return rows, starts[rows].astype(np.int64) + offsets
+    return rows, starts[rows] + offsets

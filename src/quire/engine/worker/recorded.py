@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from quire.core.step import SchedulerOutput
 from quire.engine.worker.forward import Batch
 from quire.kernels.cpu.library import Library, Pool
 from quire.kernels.cpu.program import Program, Recorded, Rows
@@ -73,7 +74,7 @@ class RecordedForward:
         self._attention.narrow(plan, batch.asked)
         self.body.run(self._pool, tokens=num_tokens, sequences=len(batch.counts), asked=len(batch.asked))
 
-    def replay(self, slots: np.ndarray, starts: np.ndarray, counts: np.ndarray, samples: np.ndarray) -> None:
+    def replay(self, decision: SchedulerOutput) -> None:
         """``run`` replays all."""
         return None
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from quire.engine.worker.recorder import Recorder, Replay
 from quire.engine.worker.sizes import Sizes
-from quire.engine.worker.slot_tokens import DeviceTokens, Places, to_device
+from quire.engine.worker.slot_tokens import DeviceTokens, Places, send
 from quire.model.attention.backend import Chunks, DeviceAttention
 from quire.model.context import ForwardContext
 from quire.model.families.decoder import CausalLM
@@ -27,6 +27,7 @@ from quire.model.kv import KVStorage
 MOST_MIXED_TOKENS = 1024
 """8 billion weights keep an H200 busy for 20 ms with so many, several times as long as the host needs to launch them
 one by one; and what fills up a step is computed too."""
+_NOBODY = np.empty(0, np.int64)
 _ALIGNED = 4
 """Of 32-bit numbers: kernels are compiled for addresses that are multiples of 16."""
 
@@ -82,68 +83,110 @@ class Parts:
         return self.model(self.tokens.read(slots, positions).long(), ForwardContext(positions, plan, plan, self.kv))
 
 
+class Inputs(NamedTuple):
+    """What a decode step for ``size`` sequences is told."""
+
+    where: Tensor
+    """[2, size] int64: slots, and positions."""
+    changes: Tensor
+    """[2, size] int64: places in block tables, and blocks. A sequence needs one block more at most."""
+
+
+class Cohort(NamedTuple):
+    """Sequences that decode together, step after step, and what a step of them is."""
+
+    slots: np.ndarray
+    """[S], as the step named them that gathered them."""
+    size: int
+    """Of its steps, at least S."""
+    inputs: Inputs
+    step: Replay
+    likeliest: Replay
+    rows: np.ndarray
+    """[S]: theirs among the rows of a step."""
+    places: Places
+    """Where their next tokens will be."""
+    hidden: Tensor
+    """[S, E], of their last tokens."""
+    chosen: Tensor
+    """[S] int32, their likeliest next ones."""
+
+
 class DecodeSteps:
     """Steps of one token of each sequence, by how many there are; and what is likeliest behind each.
 
-    A step leaves its inputs as the next one wants them, if that has the same sequences and none needs a new block.
+    A step leaves its inputs as the next one wants them, if that is for the same sequences: then it is told of their new
+    blocks alone. The same are those in the same array, which nobody writes.
     """
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._sizes = decode_sizes(parts.sizes.max_num_seqs)
         most, device = self._sizes[-1], parts.tokens.device
-        # Slots, positions; and block tables' changes, places and blocks: a sequence needs one block more at most.
-        self._inputs = torch.zeros((4, most), dtype=torch.int64, device=device)
+        self._inputs = {
+            size: Inputs(*torch.zeros((2, 2, size), dtype=torch.int64, device=device)) for size in self._sizes
+        }
         self._next = torch.zeros(most, dtype=torch.int64, device=device)
         self._query_starts = torch.arange(most + 1, dtype=torch.int32, device=device)
         self._steps: dict[int, Replay] = {}
         self._likeliest: dict[int, Replay] = {}
-        self._expected = np.empty((2, 0), np.int64)
-        """What the inputs say already: slots and positions."""
+        self._cohort: Cohort | None = None
+        self._expected = b""
+        """The positions that the cohort's inputs say already."""
 
     def record(self, recorder: Recorder) -> None:
         """The largest first: the others find room in its memory."""
-        self._steps, self._likeliest = {}, {}
-        self._expected = self._expected[:, :0]
-        self._inputs.copy_(torch.from_numpy(self._nobody(self._inputs.shape[1])))
+        self._steps, self._likeliest, self._cohort = {}, {}, None
         for size in reversed(self._sizes):
+            self._place(self._inputs[size], _NOBODY, _NOBODY)
+            self._change(self._inputs[size], _NOBODY, _NOBODY)
             self._steps[size] = recorder.record(partial(self._run, size))
             self._likeliest[size] = recorder.record(partial(self._choose, size, self._steps[size].result))
 
-    def replay(self, slots: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Places]:
-        """Hidden states [S, E] of the tokens at ``positions`` [S] of ``slots`` [S], and where the next ones will be."""
-        count = len(slots)
-        size = self._sizes[bisect_left(self._sizes, count)]
-        tokens, wanted = self._parts.tokens, np.array((slots, positions), np.int64)
-        num_due = tokens.num_due
-        if num_due > size:
+    def replay(self, slots: np.ndarray, positions: np.ndarray) -> Cohort:
+        """Compute the tokens at ``positions`` [S] of ``slots`` [S], whose cohort is returned."""
+        cohort, tokens = self._cohort, self._parts.tokens
+        is_expected = cohort is not None and slots is cohort.slots and positions.tobytes() == self._expected
+        if cohort is None or slots is not cohort.slots:
+            cohort = self._cohort = self._gather(slots)
+        if tokens.num_due > cohort.size:
             tokens.settle()
-        if num_due or not np.array_equal(wanted, self._expected):
-            due = tokens.take_due()
-            inputs = self._nobody(size)
-            inputs[:2, :count] = wanted
-            inputs[2:, : due.shape[1]] = due
-            self._inputs[:, :size].copy_(to_device(inputs, self._inputs.device))
-        self._expected = wanted
-        self._expected[1] += 1
-        step = self._steps[size]
-        step.run()
-        return step.result[:count], Places(self._inputs[0, :count], self._next[:count])
+            is_expected = False
+        if not is_expected:
+            self._place(cohort.inputs, slots, positions)
+        if not is_expected or tokens.num_due:
+            self._change(cohort.inputs, *tokens.take_due())
+        self._expected = (positions + 1).tobytes()
+        cohort.step.run()
+        return cohort
 
-    def likeliest(self, count: int) -> Tensor:
-        """Behind a replay for ``count`` sequences: the likeliest tokens [count] int32, written to their places too."""
-        found = self._likeliest[self._sizes[bisect_left(self._sizes, count)]]
-        found.run()
-        return found.result[:count]
+    def forget(self) -> None:
+        """Others have computed since: what the inputs say may not be so any more."""
+        self._cohort = None
 
-    def _nobody(self, size: int) -> np.ndarray:
-        """Inputs that compute nothing for anyone."""
-        inputs, tokens = np.zeros((4, size), np.int64), self._parts.tokens
-        inputs[0], inputs[2:] = tokens.nowhere, tokens.nothing_due[:, None]
-        return inputs
+    def likeliest(self) -> Tensor:
+        """Behind a replay: the likeliest tokens [S] int32, written to their places too."""
+        assert self._cohort is not None
+        self._cohort.likeliest.run()
+        return self._cohort.chosen
+
+    def _gather(self, slots: np.ndarray) -> Cohort:
+        count = slots.size
+        size = self._sizes[bisect_left(self._sizes, count)]
+        inputs, step, likeliest = self._inputs[size], self._steps[size], self._likeliest[size]
+        places = Places(inputs.where[0, :count], self._next[:count])
+        hidden, chosen = step.result[:count], likeliest.result[:count]
+        return Cohort(slots, size, inputs, step, likeliest, np.arange(count), places, hidden, chosen)
+
+    def _place(self, inputs: Inputs, slots: np.ndarray, positions: np.ndarray) -> None:
+        send(_filled_up(inputs.where.shape[1], slots, positions, (self._parts.tokens.nowhere, 0)), inputs.where)
+
+    def _change(self, inputs: Inputs, places: np.ndarray, blocks: np.ndarray) -> None:
+        nothing = self._parts.tokens.nothing_due
+        send(_filled_up(inputs.changes.shape[1], places, blocks, nothing), inputs.changes)
 
     def _run(self, size: int) -> Tensor:
-        slots, positions, places, blocks = self._inputs[:, :size]
+        (slots, positions), (places, blocks) = self._inputs[size]
         after = self._next[:size]
         torch.add(positions, 1, out=after)
         self._parts.tokens.change(places, blocks)
@@ -159,8 +202,16 @@ class DecodeSteps:
 
     def _choose(self, size: int, hidden: Tensor) -> Tensor:
         ids = self._parts.model.likeliest(hidden)
-        self._parts.tokens.put(Places(self._inputs[0, :size], self._next[:size]), ids)
+        self._parts.tokens.put(Places(self._inputs[size].where[0], self._next[:size]), ids)
         return ids
+
+
+def _filled_up(size: int, one: np.ndarray, other: np.ndarray, nobodys: tuple[int, int]) -> np.ndarray:
+    """[2, size] int64: ``one`` [n] and ``other`` [n], and what is nobody's behind them."""
+    filled, count = np.empty((2, size), np.int64), one.size
+    filled[0, :count], filled[1, :count] = one, other
+    filled[0, count:], filled[1, count:] = nobodys
+    return filled
 
 
 class Layout(NamedTuple):
@@ -240,7 +291,7 @@ class MixedSteps:
         said[at.seq_slots][:num_seqs] = slots
         said[at.context_lens][:num_seqs] = lens
         said[at.query_starts][0], said[at.query_starts][1 : num_seqs + 1] = 0, ends
-        self._said[size].copy_(to_device(said, self._said[size].device))
+        send(said, self._said[size])
         self._chunks[size].tell(counts, lens)
 
     def _run(self, size: int) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 Ids = np.ndarray | Tensor
+_NOTHING_DUE = np.empty(0, np.int64), np.empty(0, np.int32)
 
 
 class Places(NamedTuple):
@@ -40,8 +41,8 @@ class SlotTokens(Protocol):
         """Write ``ids`` [R] int32; what is past the end of a slot is passed over."""
         ...
 
-    def set_blocks(self, updates: np.ndarray) -> None:
-        """Change block tables: [n, 3] int32 (slot, index, block)."""
+    def set_blocks(self, places: np.ndarray, blocks: np.ndarray) -> None:
+        """Change block tables: ``blocks`` [n] at ``places`` [n] int64 of all of them, one behind another."""
         ...
 
 
@@ -71,7 +72,7 @@ class HostTokens:
         fits = positions < self._tokens.shape[1]
         self._tokens[slots[fits], positions[fits]] = ids[fits]
 
-    def set_blocks(self, updates: np.ndarray) -> None:
+    def set_blocks(self, places: np.ndarray, blocks: np.ndarray) -> None:
         """Nothing: nobody reads them here."""
 
 
@@ -92,9 +93,9 @@ class DeviceTokens:
         self.tokens = torch.zeros((num_slots + 1, max_model_len + 1), dtype=torch.int32, device=device)
         self.block_tables = torch.zeros((num_slots + 1, max_blocks), dtype=torch.int32, device=device)
         self.block_tables[self.nowhere] = spare_block
-        self.nothing_due = np.array([self.nowhere * max_blocks, spare_block])
-        """A change that changes nothing: [2] int64."""
-        self._due = np.empty((2, 0), np.int64)
+        self.nothing_due = (self.nowhere * max_blocks, spare_block)
+        """A change that changes nothing: place and block."""
+        self._due = _NOTHING_DUE
 
     def admit(self, slot: int, tokens: np.ndarray) -> None:
         """See SlotTokens.admit."""
@@ -120,25 +121,24 @@ class DeviceTokens:
         assert isinstance(slots, Tensor) and isinstance(positions, Tensor)
         self.tokens.index_put_((slots, positions), to_device(ids, self.device) if isinstance(ids, np.ndarray) else ids)
 
-    def set_blocks(self, updates: np.ndarray) -> None:
+    def set_blocks(self, places: np.ndarray, blocks: np.ndarray) -> None:
         """See SlotTokens.set_blocks."""
         self.settle()
-        places = updates[:, 0].astype(np.int64) * self.block_tables.shape[1] + updates[:, 1]
-        self._due = np.stack((places, updates[:, 2]))
+        self._due = places, blocks
 
     @property
     def num_due(self) -> int:
-        return self._due.shape[1]
+        return self._due[0].size
 
-    def take_due(self) -> np.ndarray:
-        """What is due, to be made by the caller: [2, n] int64, places in all tables, and blocks."""
-        due, self._due = self._due, self._due[:, :0]
+    def take_due(self) -> tuple[np.ndarray, np.ndarray]:
+        """What is due, to be made by the caller: places [n] in all tables, and blocks [n]."""
+        due, self._due = self._due, _NOTHING_DUE
         return due
 
     def settle(self) -> None:
         """Make the changes that are due."""
         if self.num_due:
-            self.change(*to_device(self.take_due(), self.device))
+            self.change(*to_device(np.array(self.take_due(), np.int64), self.device))
 
     def change(self, places: Tensor, blocks: Tensor) -> None:
         """Make changes [n] int64 each, which may name a place twice if they name the same block."""
@@ -151,3 +151,12 @@ def to_device(array: np.ndarray, device: torch.device) -> Tensor:
     if device.type == "cpu":
         return tensor.clone()
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def send(array: np.ndarray, there: Tensor) -> None:
+    """Copy ``array`` to a tensor of its shape and dtype, contiguous both; on its way when this returns, as above."""
+    tensor = torch.from_numpy(array)
+    if there.device.type == "cpu":
+        there.copy_(tensor)
+    else:
+        there.copy_(tensor.pin_memory(), non_blocking=True)
