@@ -46,6 +46,8 @@ class SequenceSlots:
         """By slot: how many tokens its blocks hold."""
         self.stop_ids = np.full((0, num_slots), -1, np.int32)  # a row for each of the ids a slot may have
         self.tokens = np.zeros((num_slots, max_model_len), np.int32)
+        self._places = self.tokens.reshape(-1)  # of all slots, one behind another
+        self._first_place = np.arange(num_slots) * max_model_len
         self.block_table = np.zeros((num_slots, -(-max_model_len // block_size)), np.int32)
         self._has_runs = False  # some slot may lack more than one block
 
@@ -155,7 +157,7 @@ class SequenceSlots:
         is None where none was given a stop id.
         """
         total = self.num_tokens[slots]
-        self.tokens[slots, total] = token_ids
+        self._places[self._first_place[slots] + total] = token_ids
         total += 1
         self.num_tokens[slots] = total
         ends: np.ndarray = (total >= self.max_total[slots]) | (token_ids < 0)
