@@ -2,19 +2,20 @@
 
     PYTHONPATH=src python benchmarks/host_step.py
 
-All sequences decode; none arrives or ends; every 16 steps each crosses into a new block, spread over the steps. What is
+All sequences decode; none arrives or ends; every 16 steps each crosses into a new block, at different steps. What is
 measured: the scheduler alone (schedule, update), the runner's launch of a step, and the engine's whole step, which has
 all three in it. The runner stands before a device: tokens and block tables are its tensors, decode steps are replayed,
 and of each step's tokens the host learns when the next is launched. The device is this CPU, whose part, copies
 of a few kilobytes, is counted too; the model itself is not. The time of encoding the StepOutput for the socket is
-measured apart. Medians, so that a busy machine disturbs them little.
+measured apart. Means over 16 steps, since few of them give out blocks, for many sequences at once; and of those the
+median, so that a busy machine disturbs it little.
 """
 
 import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -142,7 +143,7 @@ def build_engine(num_seqs: int, num_steps: int, context: int = 100) -> tuple[Eng
 
 
 class Seconds(NamedTuple):
-    """Medians."""
+    """Of a step: see ``typical``."""
 
     schedule: float
     update: float
@@ -156,7 +157,7 @@ def measure(num_seqs: int, num_steps: int, context: int) -> Seconds:
 
 
 def measure_scheduler(num_seqs: int, num_steps: int, context: int) -> tuple[float, float, float]:
-    """Median seconds of schedule, update, and encoding a StepOutput."""
+    """Typical seconds of schedule, update, and encoding a StepOutput."""
     scheduler = build(num_seqs, num_steps, context)
     first = scheduler.schedule()
     assert first is not None
@@ -175,11 +176,11 @@ def measure_scheduler(num_seqs: int, num_steps: int, context: int) -> tuple[floa
         for series, begin, end in zip(times, marks[:-1], marks[1:], strict=True):
             series.append(end - begin)
     scheduler.check()
-    return tuple(statistics.median(series) for series in times)  # type: ignore[return-value]
+    return typical(times[0]), typical(times[1]), typical(times[2])
 
 
 def measure_engine(num_seqs: int, num_steps: int, context: int) -> tuple[float, float]:
-    """Median seconds of the runner's launch, and of the engine's step."""
+    """Typical seconds of the runner's launch, and of the engine's step."""
     engine, executor = build_engine(num_seqs, num_steps, context)
     executor.seconds.clear()
     steps = []
@@ -188,7 +189,13 @@ def measure_engine(num_seqs: int, num_steps: int, context: int) -> tuple[float, 
         output = engine.step()
         steps.append(time.thread_time() - begin)
         assert output is not None and len(output.handles) == num_seqs
-    return statistics.median(executor.seconds), statistics.median(steps)
+    return typical(executor.seconds), typical(steps)
+
+
+def typical(seconds: Sequence[float]) -> float:
+    """The median over the blocks that a sequence fills, of the mean over the steps in which it does."""
+    spans = (seconds[first : first + BLOCK_SIZE] for first in range(0, len(seconds) - BLOCK_SIZE + 1, BLOCK_SIZE))
+    return statistics.median(map(statistics.fmean, spans))
 
 
 def main() -> None:
@@ -199,11 +206,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     versions = f"Python {platform.python_version()}, numpy {np.__version__}, torch {torch.__version__}"
-    print(f"{platform.machine()}, {versions}: median microseconds, context {options.context}")
+    print(f"{platform.machine()}, {versions}: microseconds of a step, context {options.context}")
     print("".join(f"{name:>10}" for name in ("sequences", "schedule", "update", "encode", "launch", "step")))
     for num_seqs in options.num_seqs:
-        medians = measure(num_seqs, options.num_steps, options.context)
-        print(f"{num_seqs:>10}" + "".join(f"{1e6 * seconds:>10.1f}" for seconds in medians))
+        found = measure(num_seqs, options.num_steps, options.context)
+        print(f"{num_seqs:>10}" + "".join(f"{1e6 * seconds:>10.1f}" for seconds in found))
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ import pytest
 HOST_STEP = Path(__file__).parents[2] / "benchmarks" / "host_step.py"
 FEW, MANY = 2, 100
 STEPS = 40
-MOST_CALLS = 200
+MOST_CALLS, MOST_CALLS_THAT_GROW = 140, 175
 """Of Python and C functions in Engine.step, which schedules and launches one step and answers the one before."""
-MOST_LAUNCH_CALLS = 130
+MOST_LAUNCH_CALLS = 60
 
 
 @pytest.fixture(scope="module")
@@ -47,10 +47,10 @@ def test_a_steady_step_costs_the_same_for_few_and_many(host_step: ModuleType) ->
         engine, _ = host_step.build_engine(num_seqs, STEPS, host_step.BLOCK_SIZE)
         engine.step()
         counts[num_seqs] = [count_calls(engine.step) for _ in range(host_step.BLOCK_SIZE)]
-    # Of few sequences two steps cross into new blocks, of many each; a step that changes no block table costs less.
-    assert max(counts[FEW]) == max(counts[MANY]) == min(counts[MANY])
-    assert min(counts[FEW]) < max(counts[FEW])
-    assert max(counts[MANY]) < MOST_CALLS
+    # In a few steps some lack a block, and those that soon will get theirs too; the others change no block table.
+    assert (min(counts[FEW]), max(counts[FEW])) == (min(counts[MANY]), max(counts[MANY]))
+    assert max(counts[MANY]) < MOST_CALLS_THAT_GROW
+    assert sum(count < MOST_CALLS for count in counts[MANY]) >= host_step.BLOCK_SIZE - 3
 
 
 def test_of_which_the_runner_has_its_share(host_step: ModuleType) -> None:

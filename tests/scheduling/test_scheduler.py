@@ -293,24 +293,31 @@ def test_a_steady_step_costs_the_same_for_few_and_many(lab: SimpleNamespace) -> 
         for handle in range(num_seqs):
             scheduler.add(lab.make_request(handle, [handle] * 5, max_tokens=30, stop=(2,)))
         step(scheduler)
-        counts.append([count_calls(scheduler) for _ in range(8)])  # two of the steps cross into new blocks
+        counts.append([count_calls(scheduler) for _ in range(8)])  # one of the steps gives out blocks
     assert counts[0] == counts[1]
     assert max(counts[0]) < 100
 
 
-def test_a_steady_step_tells_only_what_changed(lab: SimpleNamespace) -> None:
-    scheduler = make_scheduler()
-    scheduler.add(lab.make_request(1, [1] * 4, max_tokens=30))
-    scheduler.add(lab.make_request(2, [2] * 6, max_tokens=30))
+@pytest.mark.parametrize(
+    ("num_blocks", "told"),
+    [(7, [[(0, 1), (1, 2)], [], [], []]), (6, [[(0, 1)], [], [(1, 2)], []])],
+    ids=["blocks that will soon be needed come along", "not where they are few"],
+)
+def test_a_steady_step_tells_only_what_changed(
+    lab: SimpleNamespace, num_blocks: int, told: list[list[tuple[int, int]]]
+) -> None:
+    scheduler = make_scheduler(num_blocks=num_blocks, max_model_len=24)
+    scheduler.add(lab.make_request(1, [1] * 4, max_tokens=12))
+    scheduler.add(lab.make_request(2, [2] * 6, max_tokens=12))
     step(scheduler)
     updates = []
     for _ in range(4):
         decision = decide(scheduler)
         assert not decision.released.size and not decision.admitted and not decision.block_copies.size
-        updates.append([(slot, index) for slot, index, _ in decision.block_updates.tolist()])
+        rows = {slot: row for row, slot in enumerate(decision.slots.tolist())}
+        updates.append([(rows[slot], index) for slot, index, _ in decision.block_updates.tolist()])
         scheduler.update(decision, answer(decision), 3.0)
-    first, second = decision.slots.tolist()
-    assert updates == [[(first, 1)], [], [(second, 2)], []]
+    assert updates == told
 
 
 def test_what_crosses_a_process_can(lab: SimpleNamespace) -> None:

@@ -74,6 +74,15 @@ class Admitter:
             short = self._slots.short_of_blocks()
         return short
 
+    def with_soon_short(self, short: np.ndarray) -> np.ndarray:
+        """``short`` [n], and the slots that soon lack a block too, if there are plenty.
+
+        So that most steps change no block table: whoever lacks a block brings the next ones' with it.
+        """
+        soon = self._slots.soon_short_of_blocks()
+        has_plenty = soon.size + len(self._running) <= self._kv.num_available
+        return soon if has_plenty else short
+
     def send_all_back(self) -> None:
         """Preempt all that run, so that nobody holds a block."""
         while len(self._running):

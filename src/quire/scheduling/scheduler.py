@@ -165,8 +165,8 @@ class Scheduler:
 
     def schedule(self) -> SchedulerOutput | None:
         """Decide the next step; None when there is nothing to compute, or nothing before an answer comes."""
-        short = self._admitter.make_room()
         running, slots = self._running, self._slots
+        short = self._admitter.make_room()
         before = running.rows
         admitted = self._admitter.admit()
         rows = running.rows
@@ -175,6 +175,8 @@ class Scheduler:
         if rows is not before:  # some were let in, or sent back
             self._scheduled_s = self._clock()
             short = slots.short_of_blocks()
+        if short.size:
+            short = self._admitter.with_soon_short(short)
         if self._admitter.alone is not None:
             rows = np.array([self._admitter.alone.slot], np.int64)
         elif self._in_flight:

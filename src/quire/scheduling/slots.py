@@ -21,6 +21,8 @@ from collections.abc import Sequence as Items
 
 import numpy as np
 
+_BOUNDLESS = 2**62
+
 
 class SequenceSlots:
     """The arrays, and which slots are free. Owned by the Scheduler. Big arrays are touched as they are used."""
@@ -42,8 +44,8 @@ class SequenceSlots:
         self.prompt_len = np.zeros(num_slots, np.int64)
         self.max_total = np.ones(num_slots, np.int64)
         self.min_total = np.zeros(num_slots, np.int64)
-        self.room = np.zeros(num_slots, np.int64)
-        """By slot: how many tokens its blocks hold."""
+        self.room = np.full(num_slots, _BOUNDLESS, np.int64)
+        """By slot: how many tokens its blocks hold; a free one lacks none."""
         self.stop_ids = np.full((0, num_slots), -1, np.int32)  # a row for each of the ids a slot may have
         self.tokens = np.zeros((num_slots, max_model_len), np.int32)
         self._places = self.tokens.reshape(-1)  # of all slots, one behind another
@@ -86,6 +88,7 @@ class SequenceSlots:
         """Make a slot free."""
         self.handle[slot] = -1
         self._is_taken[slot] = self.planned_tokens[slot] = 0
+        self.room[slot] = _BOUNDLESS
         self.lives[slot] += 1
         self.num_releases += 1
         self._free.append(slot)
@@ -128,6 +131,13 @@ class SequenceSlots:
         if self._has_runs and short.size:
             return np.repeat(short, self.num_lacking(short))
         return short
+
+    def soon_short_of_blocks(self) -> np.ndarray:
+        """Those, and the slots that will lack a block before they have filled half of one more."""
+        if self._has_runs:
+            return self.short_of_blocks()
+        soon = np.minimum(self.planned_tokens + self.block_size // 2, self.max_total)
+        return np.flatnonzero(soon > self.room)
 
     def num_lacking(self, slots: np.ndarray) -> np.ndarray:
         """[S]: how many blocks more the planned tokens of ``slots`` [S] take."""
