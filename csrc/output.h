@@ -70,7 +70,7 @@ template <typename T, typename Y> class Stored final : public Output {
 class Likeliest final : public Output {
  public:
   Likeliest(const quire_output& o, int64_t num_out, int64_t tile_width)
-      : ids_(static_cast<int32_t*>(o.y)), bests_(static_cast<Best*>(o.workspace)), softcap_(o.softcap),
+      : ids_(o.ids), bests_(static_cast<Best*>(o.workspace)), softcap_(o.softcap),
         tile_width_(tile_width), tiles_(ceil_div(num_out, tile_width)) {}
 
   void take(const float* sums, int64_t stride, int64_t rows, int64_t first_row, int64_t column,
@@ -139,14 +139,39 @@ class Likeliest final : public Output {
   int64_t tile_width_, tiles_;
 };
 
+// Stored, and the greatest found while they are at hand.
+class Both final : public Output {
+ public:
+  Both(std::unique_ptr<Output> stored, std::unique_ptr<Output> likeliest)
+      : stored_(std::move(stored)), likeliest_(std::move(likeliest)) {}
+
+  void take(const float* sums, int64_t stride, int64_t rows, int64_t first_row, int64_t column,
+            int64_t width) const override {
+    stored_->take(sums, stride, rows, first_row, column, width);
+    likeliest_->take(sums, stride, rows, first_row, column, width);
+  }
+
+  bool has_end() const override { return true; }
+
+  void end(int64_t rows, Worker& worker) const override { likeliest_->end(rows, worker); }
+
+ private:
+  std::unique_ptr<Output> stored_, likeliest_;
+};
+
 // The output that o asks for, of a product whose bias and residual are of dtype; NULL if it makes no sense.
 inline std::unique_ptr<Output> make_output(const quire_output& o, int64_t num_out, int64_t tile_width, int dtype) {
-  if (!o.y || !is_dtype(dtype)) return nullptr;
-  if (o.kind == QUIRE_LIKELIEST) {
-    if (!o.workspace || o.bias || o.residual) return nullptr;
-    return std::make_unique<Likeliest>(o, num_out, tile_width);
+  if (!is_dtype(dtype)) return nullptr;
+  if (o.kind == QUIRE_LIKELIEST || o.kind == QUIRE_BOTH) {
+    if (!o.ids || !o.workspace || o.bias || o.residual) return nullptr;
+    auto likeliest = std::make_unique<Likeliest>(o, num_out, tile_width);
+    if (o.kind == QUIRE_LIKELIEST) return likeliest;
+    quire_output store = o;
+    store.kind = QUIRE_STORE;
+    auto stored = o.dtype == QUIRE_F32 ? make_output(store, num_out, tile_width, dtype) : nullptr;
+    return stored ? std::make_unique<Both>(std::move(stored), std::move(likeliest)) : nullptr;
   }
-  if (o.kind != QUIRE_STORE || !is_dtype(o.dtype)) return nullptr;
+  if (o.kind != QUIRE_STORE || !o.y || !is_dtype(o.dtype)) return nullptr;
   if (dtype == QUIRE_F32) {
     if (o.dtype != QUIRE_F32) return nullptr;
     return std::make_unique<Stored<float, float>>(o);

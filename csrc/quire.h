@@ -87,19 +87,21 @@ QUIRE_API int quire_pack(quire_pool *pool, const void *weight, int64_t stride, i
 /* What becomes of a product's rows, [rows, num_out] sums in float32. */
 typedef enum {
   QUIRE_STORE = 0,   /* y = sum + bias + residual, rounded once to y's dtype */
-  QUIRE_LIKELIEST = 1 /* the greatest of each row: y is int32 [rows], -1 where a row has NaN, +inf, or nothing finite */
+  QUIRE_LIKELIEST = 1, /* the greatest of each row: ids int32 [rows], -1 where a row has NaN, +inf, or nothing finite */
+  QUIRE_BOTH = 2       /* stored, of float32, and the greatest of each row found */
 } quire_output_kind;
 
 typedef struct quire_output {
-  void *y;              /* STORE: [rows, num_out] of dtype; LIKELIEST: int32 [rows] */
+  void *y;              /* STORE, BOTH: [rows, num_out] of dtype */
   int64_t y_stride;
   const void *bias;     /* [num_out] of the product's dtype, or NULL */
   const void *residual; /* [rows, num_out] of the product's dtype, or NULL; may be y */
   int64_t residual_stride;
-  void *workspace;      /* LIKELIEST: 8 bytes for each row and tile of columns; else NULL */
+  int32_t *ids;         /* LIKELIEST, BOTH: [rows] */
+  void *workspace;      /* LIKELIEST, BOTH: 8 bytes for each row and tile of columns; else NULL */
   float softcap;        /* c: the sum becomes c tanh(sum / c); 0: none */
   int32_t kind;
-  int32_t dtype;        /* of y, where STORE */
+  int32_t dtype;        /* of y */
 } quire_output;
 
 /* x W^T, with output as it says: x [rows, num_in] of dtype, packed [num_out, num_in] of dtype. Summed in float32 in the
@@ -222,6 +224,12 @@ QUIRE_API int quire_score_tokens(quire_pool *pool, const float *logits, int64_t 
  * -inf before. */
 QUIRE_API int quire_keep_allowed(quire_pool *pool, float *logits, int64_t stride, const int64_t *rows, int64_t count,
                                  int64_t size, const int32_t *masks, int64_t mask_stride, uint8_t *is_sound);
+
+/* The likeliest token, the lowest id among equals, of rows rows[i] of logits: ids [count]. masks, if not NULL, say as
+ * above which tokens count. -1 where these hold NaN or +inf, or only -inf. */
+QUIRE_API int quire_likeliest_tokens(quire_pool *pool, const float *logits, int64_t stride, const int64_t *rows,
+                                     int64_t count, int64_t size, const int32_t *masks, int64_t mask_stride,
+                                     int32_t *ids);
 
 #ifdef __cplusplus
 }

@@ -12,7 +12,6 @@ from llguidance import LLMatcher
 from quire.core.errors import NOTHING_LEFT
 from quire.core.request import ReasoningMarks
 from quire.core.step import Admission
-from quire.decoding.grammar import Guides
 from quire.decoding.guide import Guide
 from quire.decoding.sampler import Sampled, Sampler
 from quire.kernels.ops.sampling import Sampling, TorchSampling
@@ -212,11 +211,11 @@ def test_greedy_rows_choose_first_and_take_the_same(
     grammar = LLMatcher.grammar_from_regex("[a-z ]{8,12}")
     likely = [bench.lab.id(word) for word in ("a", "b", "c", "ab", "y", "n")]
 
-    def run(step: int) -> list[Any]:
+    def run(step: int, **rule: Any) -> list[Any]:
         """What ten positions choose."""
         sampler = bench.make()
         for slot in range(3):
-            sampler.admit(admit(slot, grammar=grammar, temperature=0.0, **wishes))
+            sampler.admit(admit(slot, grammar=grammar, temperature=0.0, **wishes, **rule))
         found, slots = [], np.arange(3)
         for position in range(3, 13):
             logits = bench.logits(100 * step + position, 3)
@@ -230,11 +229,8 @@ def test_greedy_rows_choose_first_and_take_the_same(
     first = [run(step) for step in range(6)]
     num_made = len(made)
     assert 0 < num_made < 6 * 30 / 2
-    admit_guide = Guides.admit
-    monkeypatch.setattr(
-        Guides, "admit", lambda self, admission, has_rules: admit_guide(self, admission, has_rules=True)
-    )
-    assert [run(step) for step in range(6)] == first
+    no_end_yet = {"min_tokens": 1, "stop": (END,)}  # which the grammar says too; but who has a rule is masked first
+    assert [run(step, **no_end_yet) for step in range(6)] == first
     assert len(made) > 2 * num_made
     assert all(chosen[4][0][1] == -1 and 1 not in chosen[4][2] for chosen in first)
 
@@ -248,6 +244,32 @@ def test_masks_wider_and_narrower_than_the_logits(sampling: Sampling, led_lab: S
             logits = torch.randn((1, vocab_size), generator=torch.Generator().manual_seed(seed))
             sampled = sampler.sample(logits, np.array([0]), np.array([3]))
             assert set(led_lab.text(sampled.token_ids)) <= set("abc")
+
+
+@pytest.mark.parametrize("vocab_size", [1, 31, 32, 33, 64, 65, 1000, 4099])
+def test_the_likeliest_is_the_references(sampling: Sampling, vocab_size: int) -> None:
+    """Of all tokens, or of those that masks allow; among equals, beside broken rows, and where nothing is left."""
+    rng = np.random.default_rng(vocab_size)
+    logits = torch.from_numpy(rng.integers(-3, 4, (70, vocab_size)).astype(np.float32))
+    logits[3, vocab_size // 2], logits[4, 0], logits[5] = torch.nan, torch.inf, -torch.inf
+    masks = rng.integers(-(2**31), 2**31, (70, -(-vocab_size // 32) + 2), np.int64).astype(np.int32)[:, :-1]
+    masks[6] = 0
+    masks[7:20] &= rng.integers(0, 2**31, masks[7:20].shape) & rng.integers(0, 2**5, masks[7:20].shape)
+    untouched = logits.clone()
+    for rows in (np.arange(70), np.array([2]), np.array([0, 3, 6, 8, 69])):
+        assert sampling.likeliest(logits, rows).tolist() == TorchSampling().likeliest(logits, rows).tolist()
+        found = sampling.likeliest(logits, rows, masks[rows])
+        assert (
+            found.dtype == np.int32 and found.tolist() == TorchSampling().likeliest(logits, rows, masks[rows]).tolist()
+        )
+        for row, token in zip(rows, found, strict=True):
+            bits = [int(masks[row, t // 32]) >> (t % 32) & 1 for t in range(vocab_size)]
+            kept = [x if bit else -np.inf for x, bit in zip(logits[row].tolist(), bits, strict=True)]
+            assert (
+                token == (kept.index(max(kept)) if np.isfinite(kept).any() and np.isfinite(max(kept)) else -1)
+                or row == 3
+            )
+    assert torch.equal(logits.nan_to_num(9), untouched.nan_to_num(9))
 
 
 @pytest.mark.parametrize("vocab_size", [1, 31, 32, 33, 1000, 4099])

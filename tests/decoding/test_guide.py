@@ -1,6 +1,7 @@
 """What leads a sequence is a function of its tokens, and combines as it is said to."""
 
 import random
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -163,6 +164,26 @@ def test_an_end_that_the_grammar_does_not_take_waits(led_lab: SimpleNamespace) -
     assert not plain.forced and DONE not in allowed(plain, led_lab), "a grammar without any reasoning"
 
 
+@settings(deadline=None, max_examples=100)
+@given(grammar=st.sampled_from(GRAMMARS), seed=st.integers(0, 10**6))
+def test_an_offer_is_what_the_mask_says(led_lab: SimpleNamespace, grammar: str, seed: int) -> None:
+    """What may follow is taken in as ``advance`` would, what may not changes nothing."""
+    rng = random.Random(seed)
+    offered, asked = lead(led_lab, grammar), lead(led_lab, grammar)
+    for _ in range(20):
+        if asked.is_over:
+            break
+        choices = allowed(asked, led_lab)
+        token = rng.choice(choices)
+        if asked.forced:
+            assert offered.advance(token) == asked.advance(token)
+            continue
+        others = [other for other in rng.sample(range(led_lab.vocab_size), 5) if other not in choices]
+        assert not any(offered.offer(other) for other in others)
+        assert offered.offer(token) and offered.jump() == asked.advance(token)
+        assert offered.is_over == asked.is_over and offered.error is None
+
+
 def test_an_error_of_the_matcher_is_the_sequences(led_lab: SimpleNamespace) -> None:
     guide = lead(led_lab, GRAMMARS[0])
     guide.follow(led_lab.id("abc"))
@@ -193,8 +214,8 @@ def test_a_matcher_that_met_a_shared_limit_is_replaced_once(led_lab: SimpleNames
 def test_a_grammar_that_takes_too_long_ends_its_sequence(
     led_lab: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(np.arange(0, 100, guides.USUAL_S * 3).tolist())
-    monkeypatch.setattr(guides, "time", SimpleNamespace(thread_time=lambda: next(clock)))
+    clock = partial(next, iter(np.arange(0, 100, guides.USUAL_S * 3).tolist()))
+    monkeypatch.setattr(guides, "time", SimpleNamespace(perf_counter=clock, thread_time=clock))
     guide = lead(led_lab, GRAMMARS[1])
     steps = 0
     while guide.error is None and steps < 50:

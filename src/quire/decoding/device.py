@@ -58,7 +58,7 @@ class DeviceSampler:
         if params.has_penalties:
             self._penalties.admit(admission)
             place = self._penalties.place(slot)
-        self._slots.put(admission, is_edited=params.has_penalties)
+        self._slots.put(admission, is_processed=params.has_penalties)
         table, real, whole = self._slots, self._reals[slot], self._wholes[slot]
         real[Real.TEMPERATURE], real[Real.LOG_MIN_P] = table.temperature[slot], table.log_min_p[slot]
         real[Real.TOP_P] = table.top_p[slot]

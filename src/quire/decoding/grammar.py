@@ -4,8 +4,8 @@ Owns the guides, and the thread on which masks are computed while the model runs
 model runs (``prepare``) and takes them afterwards (``masked``); sequences without a guide cost nothing.
 
 A greedy sequence needs no mask where the likeliest token of all is one that may follow, and to ask that of one token
-takes a hundredth of a mask. So such sequences choose first, and masks are made of those alone that chose what may not
-follow (``refused``).
+takes a tenth of a mask, or nothing where the token is followed at once. So such sequences choose first, and offer what
+they chose to their guides; masks are made of those alone whose guide refuses (``offer``).
 
 Law: between ``prepare`` and ``masked`` the guides belong to the thread. Which way a sequence goes does not change its
 tokens.
@@ -89,6 +89,7 @@ class Guides:
         self._thread: ThreadPoolExecutor | None = None
         self._slots: np.ndarray | None = None  # of the rows being prepared
         self._asked: list[tuple[int, Guide]] = []
+        self._taken: set[int] = set()  # rows whose guides have their tokens already
         self._filling: Future[None] | None = None
 
     def admit(self, admission: Admission, *, has_rules: bool) -> bool:
@@ -122,11 +123,8 @@ class Guides:
             return
         self._settle()
         self._slots = slots
-        self._asked = [
-            (row, guide)
-            for row, guide in self._of(slots)
-            if guide.has_mask and (guide.forced or not self._chooses_first[slots[row]])
-        ]
+        needs_mask = self._is_guided & ~self._chooses_first
+        self._asked = [(row, guide) for row, guide in self._of(slots, needs_mask) if guide.has_mask]
         if self._asked:
             assert self._thread is not None
             self._filling = self._thread.submit(self._fill)
@@ -142,21 +140,28 @@ class Guides:
         return self._masked()
 
     def choose_first(self, slots: np.ndarray) -> np.ndarray:
-        """Which of the rows ``slots`` [R] choose before their guide is asked: [R] bool. Good behind ``masked``."""
+        """Which of the rows ``slots`` [R] choose before their guide is asked: [R] bool."""
         first: np.ndarray = self._chooses_first[slots]
-        first[[row for row, _ in self._asked]] = False
         return first
 
-    def refused(self, slots: np.ndarray, token_ids: np.ndarray) -> Masked | None:
-        """The masks of the rows that chose first, and chose what may not follow; None where none did.
+    def offer(self, slots: np.ndarray, token_ids: np.ndarray) -> Masked | None:
+        """Let guides take what their rows chose first: ``token_ids`` [R], one for each of ``slots`` [R], -1 for none.
 
-        ``token_ids`` [R]: what those of the rows ``slots`` [R] chose; -1 for nothing, and for others.
+        Where one token is forced it stands in the row afterwards. Returns the masks of the rows whose guide refuses
+        what they chose; None where none does. To be followed by ``advance``.
         """
-        self._asked = [
-            (row, guide)
-            for row, guide in self._of(slots)
-            if token_ids[row] >= 0 and guide.has_mask and not self._allows(guide, int(token_ids[row]))
-        ]
+        self._settle()
+        self._asked, self._taken = [], set()
+        tokens = token_ids.tolist()
+        for row, guide in self._of(slots, self._chooses_first):
+            if tokens[row] < 0 or not guide.has_mask:
+                continue
+            if guide.forced and guide.forced[0] < self._vocab_size and guide.error is None:
+                token_ids[row] = guide.forced[0]
+            elif not guide.forced and tokens[row] < self._num_tokens and guide.offer(tokens[row]):
+                self._taken.add(row)
+            else:
+                self._asked.append((row, guide))
         self._fill()
         return self._masked()
 
@@ -172,30 +177,34 @@ class Guides:
         )
 
     def advance(self, slots: np.ndarray, token_ids: np.ndarray) -> Given:
-        """Take in the tokens just chosen: ``token_ids`` [R], one for each of ``slots`` [R], -1 for none."""
+        """Take in the tokens just chosen, as far as they are not: ``token_ids`` [R], for ``slots`` [R], -1 for none."""
         if not self._guides:
             return NOTHING_GIVEN
         forced: dict[int, list[int]] = {}
         concluded: set[int] = set()
-        for row, guide in self._of(slots):
-            if token_ids[row] >= 0 and not guide.is_over:
-                run = guide.advance(int(token_ids[row]))
-                if run:
-                    forced[row] = run
-                if guide.is_over:
-                    concluded.add(row)
+        tokens = token_ids.tolist()
+        for row, guide in self._of(slots, self._is_guided):
+            if row in self._taken:
+                run = guide.jump()
+            elif tokens[row] >= 0 and not guide.is_over:
+                run = guide.advance(tokens[row])
+            else:
+                continue
+            if run:
+                forced[row] = run
+            if guide.is_over:
+                concluded.add(row)
         return Given(forced, frozenset(concluded))
 
     @property
     def _num_grammar_words(self) -> int:
         return -(-self._num_tokens // 32)
 
-    def _allows(self, guide: Guide, token: int) -> bool:
-        return token < self._num_tokens and guide.allows(token)
-
-    def _of(self, slots: np.ndarray) -> Iterator[tuple[int, Guide]]:
-        for row in np.flatnonzero(self._is_guided[slots]).tolist():
-            yield row, self._guides[int(slots[row])]
+    def _of(self, slots: np.ndarray, flags: np.ndarray) -> Iterator[tuple[int, Guide]]:
+        """Of the rows ``slots`` [R] those whose slots are flagged [max_num_seqs] bool."""
+        rows = np.flatnonzero(flags[slots])
+        for row, slot in zip(rows.tolist(), slots[rows].tolist(), strict=True):
+            yield row, self._guides[slot]
 
     def _guide(self, admission: Admission) -> Guide:
         params = admission.params

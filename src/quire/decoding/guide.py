@@ -23,7 +23,8 @@ MAX_RUN = 1024
 """Forced tokens given at once; what is left of them comes in the next step."""
 USUAL_S = 0.01
 MAX_EXCESS_S = 0.2
-"""What a sequence's grammar may take of a thread beyond ``USUAL_S`` for each thing asked of it, all together."""
+"""What a sequence's grammar may take of a thread beyond ``USUAL_S`` for each thing asked of it, all together, once it
+has taken longer for one."""
 
 
 TOO_SLOW = "the request's grammar takes too long to follow: make it less ambiguous, or its regexes simpler"
@@ -39,6 +40,8 @@ class Matcher(Protocol):
     """A place in a grammar: what is used of ``llguidance.LLMatcher``. Errors are a state, which it never leaves."""
 
     def consume_token(self, token: int, /) -> bool: ...
+
+    def try_consume_tokens(self, tokens: list[int], /) -> int: ...
 
     def validate_tokens(self, tokens: list[int], /) -> int: ...
 
@@ -81,6 +84,7 @@ class Guide:
         self._renew = renew
         self._consumed: list[int] = []  # by the matcher
         self._excess_s = 0.0
+        self._clock = time.perf_counter
         self.forced: deque[int] = deque()
         """What must follow, as far as it is known and not yet given."""
         self.is_over = False
@@ -101,30 +105,28 @@ class Guide:
         """Take in the sequence's next token."""
         if self.forced:
             assert self.forced.popleft() == token, "a forced token was not chosen"
-        if self.error is not None:
-            return
-        if self._reasoning is not None:
-            self._reasoning.follow(token)
-        if self._matcher is not None:
-            self._ask(lambda matcher: matcher.consume_token(token))
-            self._consumed.append(token)
-            if token in self._end_ids and self._matcher.is_stopped():
-                self._end()
-        if self.error is None and not self.forced:
-            self._look_ahead()
+        if self.error is None and (self._matcher is None or self._ask(lambda matcher: matcher.consume_token(token))):
+            self._took(token)
 
-    def advance(self, token: int) -> list[int]:
-        """Take in the token that was chosen, and those that are forced behind it, which are returned."""
-        self.follow(token)
+    def offer(self, token: int) -> bool:
+        """Take in a token of the grammar's vocabulary, where nothing is forced, if it may follow; says whether."""
+        if self.error is not None or not self._ask(lambda matcher: matcher.try_consume_tokens([token])):
+            return False
+        self._took(token)
+        return True
+
+    def jump(self) -> list[int]:
+        """Take in the tokens that are forced now and given in this step, which are returned."""
         run: list[int] = []
         while self._has_jumps and self.forced and len(run) < MAX_RUN and self.error is None:
             run.append(self.forced[0])
             self.follow(run[-1])
         return run
 
-    def allows(self, token: int) -> bool:
-        """Whether a token of the grammar's vocabulary may follow, where nothing is forced."""
-        return self.error is None and self._ask(lambda matcher: matcher.validate_tokens([token])) == 1
+    def advance(self, token: int) -> list[int]:
+        """Take in the token that was chosen, and those that are forced behind it, which are returned."""
+        self.follow(token)
+        return self.jump()
 
     def fill(self, mask: np.ndarray, num_words: int) -> None:
         """Set the bits of the tokens that may follow: ``mask`` [W] int32; the grammar's are in the first words."""
@@ -137,6 +139,17 @@ class Guide:
             self._ask(lambda matcher: matcher.unsafe_compute_mask_ptr(address, num_bytes))
             if self.error is None and self._matcher.is_stopped() and self._end_ids:  # it is noticed only now
                 self.forced.append(self._end_ids[0])
+
+    def _took(self, token: int) -> None:
+        """Go on behind a token that the matcher, if there is one, has consumed."""
+        if self._reasoning is not None:
+            self._reasoning.follow(token)
+        if self._matcher is not None:
+            self._consumed.append(token)
+            if token in self._end_ids and self._matcher.is_stopped():
+                self._end()
+        if not self.forced:
+            self._look_ahead()
 
     def _look_ahead(self) -> None:
         """Find out what must follow."""
@@ -158,21 +171,40 @@ class Guide:
         self._matcher, self.is_over = None, True
 
     def _ask(self, question: Callable[[Matcher], T]) -> T | None:
-        """Ask the matcher; notes an error, and that it takes too long."""
+        """Ask the matcher; notes an error, and that it takes too long. None where it cannot go on."""
         assert self._matcher is not None
-        began_s = time.thread_time()
-        answer = question(self._matcher)
-        if self._matcher.is_error() and self._renew is not None:
+        clock = self._clock
+        began_s = clock()
+        answer: T | None = question(self._matcher)
+        if self._matcher.is_error():
+            answer = self._ask_another(question)
+        excess_s = clock() - began_s - USUAL_S
+        if excess_s > 0:
+            self._count(excess_s)
+        return answer if self.error is None else None
+
+    def _ask_another(self, question: Callable[[Matcher], T]) -> T | None:
+        """Ask a new matcher at the same place, if there may be one, since this one can no longer be asked."""
+        assert self._matcher is not None
+        answer = None
+        if self._renew is not None:
             self._matcher, self._renew = self._renew(), None
             for token in self._consumed:
                 self._matcher.consume_token(token)
             answer = question(self._matcher)
-        self._excess_s += max(0.0, time.thread_time() - began_s - USUAL_S)
         if self._matcher.is_error():
             self.error = broken(self._matcher.get_error())
-        elif self._excess_s > MAX_EXCESS_S:
+        return answer
+
+    def _count(self, excess_s: float) -> None:
+        """Note that something took longer than usual. The time that passed may have been others', and to ask for the
+        thread's own is dear: that is done from the first such case on, which only seemed slow, and does not count."""
+        if self._clock is not time.thread_time:
+            self._clock = time.thread_time
+            return
+        self._excess_s += excess_s
+        if self._excess_s > MAX_EXCESS_S and self.error is None:
             self.error = TOO_SLOW
-        return answer if self.error is None else None
 
 
 def _set(mask: np.ndarray, token: int) -> None:

@@ -24,7 +24,6 @@ from quire.decoding.masks import Constraints
 from quire.decoding.penalties import Penalties
 from quire.decoding.random import uniforms
 from quire.decoding.slots import NO_LOGPROBS, SlotParameters
-from quire.kernels.ops.choice import greedy
 from quire.kernels.ops.sampling import Draws, Sampling, TorchSampling, is_sound, some_rows
 
 Entries = dict[int, TopLogprobs]
@@ -76,11 +75,11 @@ class Sampler:
         """Fill a slot. Tokens beyond the prompt are taken as generated; whatever the slot held before is dropped."""
         self.release(np.array([admission.slot]))
         has_rules = self._constraints.admit(admission)
-        is_edited = self._guides.admit(admission, has_rules=has_rules) or has_rules
-        if admission.params.has_penalties:
+        is_guided = self._guides.admit(admission, has_rules=has_rules)
+        has_penalties = admission.params.has_penalties
+        if has_penalties:
             self._penalties.admit(admission)
-            is_edited = True
-        self._slots.put(admission, is_edited=is_edited)
+        self._slots.put(admission, is_processed=has_rules or has_penalties, is_guided=is_guided)
 
     @torch.inference_mode()
     def release(self, slots: np.ndarray) -> None:
@@ -97,6 +96,10 @@ class Sampler:
         """Whether all of these slots take the likeliest token of the logits as they are, and want nothing else."""
         return bool(self._slots.is_bare[slots].all())
 
+    def tries_likeliest(self, slots: np.ndarray) -> bool:
+        """Whether all of these slots take the likeliest token that their guides let follow, and want nothing else."""
+        return bool(self._slots.is_led[slots].all())
+
     @torch.inference_mode()
     def sample(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> Sampled:
         """Choose the next token of each row, and count it as the sequence's own.
@@ -106,8 +109,8 @@ class Sampler:
         the same ``slots`` before.
         """
         assert logits.shape == (len(slots), self._vocab_size) and logits.dtype == torch.float32
-        if self.takes_likeliest(slots):
-            return Sampled(greedy(logits))
+        if self.tries_likeliest(slots):
+            return self.lead(logits, self._sampling.likeliest(logits, np.arange(len(slots))), slots)
         asking = np.flatnonzero(self._slots.num_logprobs[slots] != NO_LOGPROBS)
         if not self._slots.is_edited[slots].any():
             token_ids = self._choose(logits, slots, positions)
@@ -117,13 +120,19 @@ class Sampler:
         chooses_first = self._guides.choose_first(slots)
         failed = self._edit(logits, slots, positions, masked, self._slots.is_edited[slots] & ~chooses_first)
         token_ids = self._choose(logits, slots, positions)
-        failed |= self._mend(logits, slots, positions, token_ids, chooses_first)
+        failed |= self._mend(logits, slots, token_ids, chooses_first)
         if failed:
             token_ids[list(failed)] = -1
         given = self._record(slots, token_ids)
-        reasons = {row: failed.get(row, NOTHING_LEFT) for row in np.flatnonzero(token_ids < 0).tolist()}
-        failures = {row: reason for row, reason in reasons.items() if reason}
-        return Sampled(token_ids, self._report(raw, asking, slots, token_ids), given, failures)
+        return Sampled(token_ids, self._report(raw, asking, slots, token_ids), given, _reasons(token_ids, failed))
+
+    @torch.inference_mode()
+    def lead(self, logits: Tensor, token_ids: np.ndarray, slots: np.ndarray) -> Sampled:
+        """``sample`` where all slots try the likeliest tokens: ``token_ids`` [R] int32, changed in place."""
+        failed = self._mend(logits, slots, token_ids, np.ones(len(slots), bool))
+        if failed:
+            token_ids[list(failed)] = -1
+        return Sampled(token_ids, {}, self._guides.advance(slots, token_ids), _reasons(token_ids, failed))
 
     @torch.inference_mode()
     def score(self, logits: Tensor, targets: np.ndarray, k: int) -> list[TopLogprobs]:
@@ -154,19 +163,15 @@ class Sampler:
         self._penalties.apply(logits, slots)
         return failed
 
-    def _mend(
-        self, logits: Tensor, slots: np.ndarray, positions: np.ndarray, token_ids: np.ndarray, first: np.ndarray
-    ) -> dict[int, str]:
-        """Of the rows that chose ``first`` [R], let those choose again, in place, whose guide refuses what they chose.
+    def _mend(self, logits: Tensor, slots: np.ndarray, token_ids: np.ndarray, first: np.ndarray) -> dict[int, str]:
+        """Of the rows that chose ``first`` [R], all greedy, let those choose again whose guide refuses what they chose.
 
-        Returns what ``_edit`` does.
+        ``logits`` [R, V] are processed; ``token_ids`` [R] change in place. Returns what ``_edit`` does.
         """
         failed = dict.fromkeys(np.flatnonzero(first & (token_ids < 0)).tolist(), "")
-        refused = self._guides.refused(slots, np.where(first, token_ids, -1))
+        refused = self._guides.offer(slots, token_ids)
         if refused is not None:
-            rows = refused.rows
-            self._sampling.keep_allowed(logits, rows, refused.masks)
-            token_ids[rows] = self._choose(some_rows(logits, rows), slots[rows], positions[rows])
+            token_ids[refused.rows] = self._sampling.likeliest(logits, refused.rows, refused.masks)
             failed |= refused.errors
         return failed
 
@@ -209,3 +214,9 @@ class Sampler:
             found = top_logprobs(self._sampling, raw, places[alike], token_ids[rows], k)
             entries.update(zip(rows.tolist(), found, strict=True))
         return entries
+
+
+def _reasons(token_ids: np.ndarray, failed: dict[int, str]) -> dict[int, str]:
+    """By row, why there is no token, where the logits are not to blame."""
+    reasons = {row: failed.get(row, NOTHING_LEFT) for row in np.flatnonzero(token_ids < 0).tolist()}
+    return {row: reason for row, reason in reasons.items() if reason}

@@ -33,9 +33,11 @@ class SlotParameters:
         """Something changes its logits before the choice."""
         self.is_bare = np.ones(max_num_seqs, bool)
         """Takes the likeliest token of the logits as they are, and asks for nothing else."""
+        self.is_led = np.ones(max_num_seqs, bool)
+        """The same, as far as a guide lets it."""
 
-    def put(self, admission: Admission, *, is_edited: bool) -> None:
-        """Fill the admission's slot."""
+    def put(self, admission: Admission, *, is_processed: bool, is_guided: bool = False) -> None:
+        """Fill the admission's slot. ``is_processed``: whether anything but a guide changes its logits."""
         slot, params = admission.slot, admission.params
         self.temperature[slot] = 0.0 if params.is_greedy else params.temperature
         self.seed[slot] = admission.seed % 2**64
@@ -43,5 +45,6 @@ class SlotParameters:
         self.top_k[slot] = min(params.top_k or self._vocab_size, self._vocab_size)
         self.top_p[slot] = params.top_p
         self.num_logprobs[slot] = NO_LOGPROBS if params.logprobs is None else params.logprobs
-        self.is_edited[slot] = is_edited
-        self.is_bare[slot] = params.is_greedy and params.logprobs is None and not is_edited
+        self.is_edited[slot] = is_processed or is_guided
+        self.is_led[slot] = params.is_greedy and params.logprobs is None and not is_processed
+        self.is_bare[slot] = self.is_led[slot] and not is_guided

@@ -87,6 +87,9 @@ class Chooser:
         if self._device is None:
             if self.host.takes_likeliest(slots):
                 return Sampled(forward.likeliest(rows).numpy().copy())
+            if self.host.tries_likeliest(slots):
+                logits, best = forward.logits_and_best(rows)
+                return self.host.lead(logits, best.numpy().copy(), slots)
             return self.host.sample(forward.logits(rows), slots, positions)
         shares = self._shares
         assert shares is not None and shares.slots is slots, "not prepared"

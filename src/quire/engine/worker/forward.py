@@ -1,7 +1,7 @@
 """Running a model for one step: the two things a model runner may have behind it.
 
-Law: what ``logits`` and ``likeliest`` return may be overwritten by the next call; rows are those asked for by the last
-``run`` or ``replay``.
+Law: what ``logits``, ``likeliest`` and ``logits_and_best`` return may be overwritten by the next call; rows are those
+asked for by the last ``run`` or ``replay``.
 """
 
 from typing import NamedTuple, Protocol
@@ -57,6 +57,10 @@ class Forward(Protocol):
         """The greatest logit of each row: [n] int32, the lowest id among equals, -1 where a row is not sound."""
         ...
 
+    def logits_and_best(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """``logits`` and ``likeliest`` at once."""
+        ...
+
     def take_likeliest(self) -> Tensor | None:
         """The same of all the rows that ``replay`` named, written to the places that it named; if that is one call."""
         ...
@@ -95,6 +99,10 @@ class EagerForward:
     def likeliest(self, rows: np.ndarray) -> Tensor:
         """See Forward.likeliest."""
         return self._model.likeliest(self._rows(rows))
+
+    def logits_and_best(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """See Forward.logits_and_best."""
+        return self._model.logits_and_best(self._rows(rows))
 
     def take_likeliest(self) -> None:
         """There is nothing to replay."""

@@ -54,6 +54,12 @@ class GraphedForward:
         """See Forward.likeliest."""
         return self._eager.likeliest(rows) if self._hidden is None else self._parts.model.likeliest(self._rows(rows))
 
+    def logits_and_best(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """See Forward.logits_and_best."""
+        if self._hidden is None:
+            return self._eager.logits_and_best(rows)
+        return self._parts.model.logits_and_best(self._rows(rows))
+
     def take_likeliest(self) -> Tensor | None:
         """See Forward.take_likeliest."""
         return self._decodes.likeliest() if self._has_decoded else None

@@ -1,6 +1,6 @@
 """A model recorded once and replayed for every step: one native call, whatever the model's depth.
 
-Three programs share their buffers' ends: the body writes hidden states, of which the two heads take the rows asked for.
+Programs share their buffers' ends: the body writes hidden states, of which the heads take the rows asked for.
 Owns the step's inputs at fixed addresses. Recording happens at the start; a step is array copies and two calls.
 """
 
@@ -52,17 +52,19 @@ class RecordedForward:
         hidden = model(self.body.wrap(self._tokens, Rows.TOKENS), context)
         assert isinstance(hidden, Recorded)
 
-        def head(call: str) -> tuple[Program, Tensor]:
+        def head(call: str) -> tuple[Program, tuple[Tensor, ...]]:
             program = Program(library, capacity)
             rows = take_rows(
                 program.wrap(hidden.as_subclass(Tensor), Rows.ASKED), program.wrap(self._rows, Rows.SAMPLED)
             )
-            result = getattr(model, call)(rows)
-            return program, result.as_subclass(Tensor)
+            found = getattr(model, call)(rows)
+            results = found if isinstance(found, tuple) else (found,)
+            return program, tuple(result.as_subclass(Tensor) for result in results)
 
         self._hidden = hidden  # its buffer is the heads' input
-        self.to_logits, self._logits = head("logits")
-        self.to_likeliest, self._likeliest = head("likeliest")
+        self.to_logits, (self._logits,) = head("logits")
+        self.to_likeliest, (self._likeliest,) = head("likeliest")
+        self.to_both, self._both = head("logits_and_best")
 
     def run(self, batch: Batch) -> None:
         """See Forward.run."""
@@ -89,6 +91,13 @@ class RecordedForward:
         self._rows.numpy()[: len(rows)] = rows
         self.to_likeliest.run(self._pool, sampled=len(rows))
         return self._likeliest[: len(rows)]
+
+    def logits_and_best(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """See Forward.logits_and_best."""
+        self._rows.numpy()[: len(rows)] = rows
+        self.to_both.run(self._pool, sampled=len(rows))
+        logits, best = self._both
+        return logits[: len(rows)], best[: len(rows)]
 
     def take_likeliest(self) -> None:
         """Tokens are written on the host."""

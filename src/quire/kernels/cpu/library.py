@@ -61,6 +61,7 @@ _SIGNATURES: Mapping[str, str] = MappingProxyType(
         "quire_draw_tokens": "i pplllpp",
         "quire_score_tokens": "i pplpllplppp",
         "quire_keep_allowed": "i pplpllplp",
+        "quire_likeliest_tokens": "i pplpllplp",
         "quire_attention": "i pplppplppllllflfipli",
     }
 )
@@ -69,7 +70,7 @@ _SIGNATURES: Mapping[str, str] = MappingProxyType(
 class Output(ctypes.Structure):
     """``quire_output``: what becomes of a matrix product."""
 
-    STORE, LIKELIEST = 0, 1
+    STORE, LIKELIEST, BOTH = 0, 1, 2
 
     _fields_ = (
         ("y", ctypes.c_void_p),
@@ -77,6 +78,7 @@ class Output(ctypes.Structure):
         ("bias", ctypes.c_void_p),
         ("residual", ctypes.c_void_p),
         ("residual_stride", ctypes.c_int64),
+        ("ids", ctypes.c_void_p),
         ("workspace", ctypes.c_void_p),
         ("softcap", ctypes.c_float),
         ("kind", ctypes.c_int32),

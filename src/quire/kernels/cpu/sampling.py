@@ -91,6 +91,30 @@ class NativeSampling:
         assert code == 0, f"quire_keep_allowed: {code}"
         return sound
 
+    def likeliest(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
+        """See Sampling.likeliest."""
+        num_rows, vocab_size = _shape(logits)
+        rows = np.ascontiguousarray(rows, np.int64)
+        assert not rows.size or (rows.min() >= 0 and rows.max() < num_rows)
+        mask_stride = 0
+        if masks is not None:
+            assert masks.dtype == np.int32 and masks.strides[1] == masks.itemsize and masks.shape[0] == len(rows)
+            mask_stride = masks.strides[0] // masks.itemsize
+        token_ids = np.empty(len(rows), np.int32)
+        code = self._library.quire_likeliest_tokens(
+            self._pool.address,
+            logits.data_ptr(),
+            logits.stride(0),
+            rows.ctypes.data,
+            len(rows),
+            vocab_size,
+            None if masks is None else masks.ctypes.data,
+            mask_stride,
+            token_ids.ctypes.data,
+        )
+        assert code == 0, f"quire_likeliest_tokens: {code}"
+        return token_ids
+
 
 def _shape(logits: Tensor) -> tuple[int, int]:
     assert logits.dtype == torch.float32 and logits.device.type == "cpu" and logits.stride(1) == 1

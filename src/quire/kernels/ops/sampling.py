@@ -74,6 +74,13 @@ class Sampling(Protocol):
         """
         ...
 
+    def likeliest(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
+        """The greatest of ``rows`` [n], rising, of ``logits`` [R, V] float32: [n] int32, the lowest id among equals.
+
+        ``masks``: as above, which tokens count. -1 where these hold NaN or +inf, or only -inf.
+        """
+        ...
+
 
 class TorchSampling:
     """The reference, on any device."""
@@ -119,6 +126,14 @@ class TorchSampling:
             logits[row].masked_fill_(where, -torch.inf)
         return sound
 
+    def likeliest(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
+        """See Sampling.likeliest."""
+        if masks is None:
+            return greedy(some_rows(logits, rows))
+        kept = logits[torch.as_tensor(rows, device=logits.device)]
+        self.keep_allowed(kept, np.arange(len(rows)), masks)
+        return greedy(kept)
+
 
 def is_sound(logits: Tensor, rows: np.ndarray) -> np.ndarray:
     """Which of ``rows`` [n], rising, of ``logits`` [R, V] hold no NaN, no +inf, and not only -inf: [n] bool."""
@@ -153,4 +168,6 @@ def some_rows(tensor: Tensor, rows: np.ndarray) -> Tensor:
     """``rows``, rising, of a tensor: the tensor itself if that is all of them, else a copy."""
     if len(rows) == len(tensor):
         return tensor
+    if not len(rows):
+        return tensor[:0]
     return tensor[torch.as_tensor(rows, device=tensor.device)]

@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from quire.kernels.ops.device_sampling import DeviceDraws
-from quire.kernels.ops.sampling import Draws, Scores, is_sound
+from quire.kernels.ops.sampling import Draws, Scores, is_sound, some_rows
 from quire.kernels.triton import draw as kernels
 from quire.kernels.triton.score import keep_allowed, score_rows
 from quire.kernels.triton.slots import count, penalise, wishes
@@ -76,6 +76,14 @@ class TritonSampling:
         where = torch.from_numpy(rows.astype(np.int64)).to(logits.device)
         self.allow(logits, where, torch.from_numpy(np.ascontiguousarray(masks)).to(logits.device))
         return sound
+
+    def likeliest(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
+        """See Sampling.likeliest."""
+        kept = some_rows(logits, rows)
+        if masks is not None:
+            kept = kept.clone() if kept is logits else kept
+            self.keep_allowed(kept, np.arange(len(rows)), masks)
+        return row_best(kept).cpu().numpy()
 
 
 def _draw(logits: Tensor, draws: DeviceDraws) -> Tensor:
