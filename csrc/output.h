@@ -3,8 +3,10 @@
 // A product hands over one tile of columns for some rows at a time, as float32 sums, from whichever thread computed it.
 #pragma once
 
+#include <algorithm>
 #include <limits>
 #include <memory>
+#include <type_traits>
 
 #include "program.h"
 #include "simd.h"
@@ -24,16 +26,19 @@ class Output {
 
 inline F capped(F v, float softcap) { return softcap == 0 ? v : broadcast(softcap) * tanh(v / broadcast(softcap)); }
 
-// y = cap(sum + bias) + residual, rounded once. T: dtype of bias and residual, Y: of y.
+// y = cap(sum + bias) + residual, rounded once. T: dtype of bias and residual, Y: of y. What streams passes by the caches,
+// if it is of float and aligned.
 template <typename T, typename Y> class Stored final : public Output {
  public:
-  explicit Stored(const quire_output& o)
+  explicit Stored(const quire_output& o, bool streams = false)
       : y_(static_cast<Y*>(o.y)), y_stride_(o.y_stride), bias_(static_cast<const T*>(o.bias)),
-        residual_(static_cast<const T*>(o.residual)), residual_stride_(o.residual_stride), softcap_(o.softcap) {}
+        residual_(static_cast<const T*>(o.residual)), residual_stride_(o.residual_stride), softcap_(o.softcap),
+        streams_(streams) {}
 
   void take(const float* sums, int64_t stride, int64_t rows, int64_t first_row, int64_t column,
             int64_t width) const override {
     for (int64_t r = 0; r < rows; ++r) row(sums + r * stride, first_row + r, column, width);
+    if (streams_) _mm_sfence();
   }
 
  private:
@@ -47,7 +52,7 @@ template <typename T, typename Y> class Stored final : public Output {
       if (bias) v = v + load_as_float(bias + i);
       v = capped(v, softcap_);
       if (residual) v = v + load_as_float(residual + i);
-      store_rounded(y + i, v);
+      put(y + i, v);
     }
     if (const int n = int(width - i)) {
       F v = load(sums + i);
@@ -58,12 +63,19 @@ template <typename T, typename Y> class Stored final : public Output {
     }
   }
 
+  void put(Y* y, F v) const {
+    if constexpr (std::is_same_v<Y, float>)
+      if (streams_ && reinterpret_cast<uintptr_t>(y) % sizeof(F) == 0) return stream(y, v);
+    store_rounded(y, v);
+  }
+
   Y* y_;
   int64_t y_stride_;
   const T* bias_;
   const T* residual_;
   int64_t residual_stride_;
   float softcap_;
+  bool streams_;
 };
 
 // The greatest of each row, the lowest column among equals. Each tile leaves its best; at the end a row's are compared.
@@ -101,34 +113,29 @@ class Likeliest final : public Output {
   }
 
   Best best_of(const float* sums, int64_t column, int64_t width) const {
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
     float values[kMaxWidth];
-    F greatest = broadcast(-std::numeric_limits<float>::infinity()), unsound = zero();
+    F greatest = broadcast(-kInfinity);
+    const auto look = [&](int64_t i) {
+      const F v = load(values + i);
+      greatest = max(greatest, where_nan(v, broadcast(kInfinity), v));
+    };
     int64_t i = 0;
     for (; i + kLanes <= width; i += kLanes) {
-      const F v = capped(load(sums + i), softcap_);
-      greatest = max(greatest, v);
-      unsound = unsound + (v - v);  // not zero for what is not finite
-      store(values + i, v);
+      store(values + i, capped(load(sums + i), softcap_));
+      look(i);
     }
     if (const int n = int(width - i)) {
       store(values + i, capped(load_part(sums + i, n), softcap_));
-      for (int j = 0; j < n; ++j) unsound = unsound + broadcast(values[i + j] - values[i + j]);
-      for (int j = 0; j < n; ++j) greatest = max(greatest, broadcast(values[i + j]));
+      std::fill_n(values + width, kLanes - n, -kInfinity);
+      look(i);
     }
-    if (sum_lanes(unsound) != 0) return slow_best_of(values, column, width);
     const float value = max_lanes(greatest);
-    int32_t at = 0;
-    while (values[at] != value) ++at;
-    return {value, int32_t(column) + at};
-  }
-
-  static Best slow_best_of(const float* values, int64_t column, int64_t width) {
-    Best best{-std::numeric_limits<float>::infinity(), int32_t(column)};
-    for (int64_t i = 0; i < width; ++i) {
-      if (std::isnan(values[i]) || values[i] == std::numeric_limits<float>::infinity()) return {0, -1};
-      if (values[i] > best.value) best = {values[i], int32_t(column + i)};
-    }
-    return best;
+    if (value == kInfinity) return {0, -1};
+    int64_t at = 0;
+    uint32_t bits;
+    while (!(bits = bits_at_least(load(values + at), broadcast(value)))) at += kLanes;
+    return {value, int32_t(column + at + __builtin_ctz(bits))};
   }
 
   static constexpr int64_t kMaxWidth = 64;
@@ -139,24 +146,26 @@ class Likeliest final : public Output {
   int64_t tile_width_, tiles_;
 };
 
-// Stored, and the greatest found while they are at hand.
-class Both final : public Output {
+// Stored, and the greatest found while they are at hand: so few rows are looked at again, and all would only displace
+// what the caches hold.
+template <typename T> class Both final : public Output {
  public:
-  Both(std::unique_ptr<Output> stored, std::unique_ptr<Output> likeliest)
-      : stored_(std::move(stored)), likeliest_(std::move(likeliest)) {}
+  Both(const quire_output& o, int64_t num_out, int64_t tile_width)
+      : stored_(o, true), likeliest_(o, num_out, tile_width) {}
 
   void take(const float* sums, int64_t stride, int64_t rows, int64_t first_row, int64_t column,
             int64_t width) const override {
-    stored_->take(sums, stride, rows, first_row, column, width);
-    likeliest_->take(sums, stride, rows, first_row, column, width);
+    stored_.take(sums, stride, rows, first_row, column, width);
+    likeliest_.take(sums, stride, rows, first_row, column, width);
   }
 
   bool has_end() const override { return true; }
 
-  void end(int64_t rows, Worker& worker) const override { likeliest_->end(rows, worker); }
+  void end(int64_t rows, Worker& worker) const override { likeliest_.end(rows, worker); }
 
  private:
-  std::unique_ptr<Output> stored_, likeliest_;
+  Stored<T, float> stored_;
+  Likeliest likeliest_;
 };
 
 // The output that o asks for, of a product whose bias and residual are of dtype; NULL if it makes no sense.
@@ -164,12 +173,10 @@ inline std::unique_ptr<Output> make_output(const quire_output& o, int64_t num_ou
   if (!is_dtype(dtype)) return nullptr;
   if (o.kind == QUIRE_LIKELIEST || o.kind == QUIRE_BOTH) {
     if (!o.ids || !o.workspace || o.bias || o.residual) return nullptr;
-    auto likeliest = std::make_unique<Likeliest>(o, num_out, tile_width);
-    if (o.kind == QUIRE_LIKELIEST) return likeliest;
-    quire_output store = o;
-    store.kind = QUIRE_STORE;
-    auto stored = o.dtype == QUIRE_F32 ? make_output(store, num_out, tile_width, dtype) : nullptr;
-    return stored ? std::make_unique<Both>(std::move(stored), std::move(likeliest)) : nullptr;
+    if (o.kind == QUIRE_LIKELIEST) return std::make_unique<Likeliest>(o, num_out, tile_width);
+    if (!o.y || o.dtype != QUIRE_F32) return nullptr;
+    if (dtype == QUIRE_F32) return std::make_unique<Both<float>>(o, num_out, tile_width);
+    return std::make_unique<Both<bf16>>(o, num_out, tile_width);
   }
   if (o.kind != QUIRE_STORE || !o.y || !is_dtype(o.dtype)) return nullptr;
   if (dtype == QUIRE_F32) {
