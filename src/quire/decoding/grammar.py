@@ -89,7 +89,7 @@ class Guides:
         self._thread: ThreadPoolExecutor | None = None
         self._slots: np.ndarray | None = None  # of the rows being prepared
         self._asked: list[tuple[int, Guide]] = []
-        self._taken: set[int] = set()  # rows whose guides have their tokens already
+        self._taken: set[int] = set()  # rows whose guides have their tokens already, until advance
         self._filling: Future[None] | None = None
 
     def admit(self, admission: Admission, *, has_rules: bool) -> bool:
@@ -148,7 +148,7 @@ class Guides:
         """Let guides take what their rows chose first: ``token_ids`` [R], one for each of ``slots`` [R], -1 for none.
 
         Where one token is forced it stands in the row afterwards. Returns the masks of the rows whose guide refuses
-        what they chose; None where none does. To be followed by ``advance``.
+        what they chose; None where none does. `advance` must follow.
         """
         self._settle()
         self._asked, self._taken = [], set()
@@ -182,9 +182,10 @@ class Guides:
             return NOTHING_GIVEN
         forced: dict[int, list[int]] = {}
         concluded: set[int] = set()
+        taken, self._taken = self._taken, set()
         tokens = token_ids.tolist()
         for row, guide in self._of(slots, self._is_guided):
-            if row in self._taken:
+            if row in taken:
                 run = guide.jump()
             elif tokens[row] >= 0 and not guide.is_over:
                 run = guide.advance(tokens[row])

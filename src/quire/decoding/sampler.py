@@ -120,7 +120,8 @@ class Sampler:
         chooses_first = self._guides.choose_first(slots)
         failed = self._edit(logits, slots, positions, masked, self._slots.is_edited[slots] & ~chooses_first)
         token_ids = self._choose(logits, slots, positions)
-        failed |= self._mend(logits, slots, token_ids, chooses_first)
+        if chooses_first.any():
+            failed |= self._mend(logits, slots, token_ids, chooses_first)
         if failed:
             token_ids[list(failed)] = -1
         given = self._record(slots, token_ids)
