@@ -25,8 +25,8 @@ _SLICES = (
 )
 """Tokens in groups, each token in the first that it matches. A group of which a grammar takes every text is allowed as
 a whole; of others, tokens are looked at one by one. So lengths are for strings that may have only so many characters
-more, and words for regexes. Measured with 49,152 tokens: a mask of an answer with many short strings takes 55 us in the
-mean, and 100 with the library's own groups; of a regex of words 20 instead of 420, of others the same."""
+more, and words for regexes. Measured with 49,152 tokens, beside the library's own groups: a mask of answers with many
+short strings takes 45 to 70 us in the mean instead of 80 to 105, one of a regex of words 27 instead of 500 to 600."""
 _MAX_FORCED_CHARS = 256
 _NUM_UNSURE = 4
 _NUM_KEPT = 1024
