@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from quire.engine.worker.recorded_steps import DecodeSteps, Layout, MixedSteps, Parts
+from quire.engine.worker.recorded_steps import DecodeSteps, Inputs, Layout, MixedSteps, Parts
 from quire.engine.worker.recorder import Repeater
 from quire.engine.worker.sizes import Sizes
 from quire.engine.worker.slot_tokens import DeviceTokens
@@ -133,6 +133,13 @@ def test_what_fills_up_a_step_stays_nobodys() -> None:
     steps.record(Repeater())
     assert torch.equal(made.tokens.tokens[:3], before)
     assert attention.told["slot_mapping"].tolist() == [SPARE * BLOCK]
+
+
+def test_what_a_decode_step_is_told_lies_aligned() -> None:
+    for size in (1, 2, 3, 64):
+        for told in Inputs.of(size, torch.device("cpu")):
+            assert told.is_contiguous() and told.shape[1] >= size
+            assert told.stride(0) * told.element_size() % 16 == 0 and told.data_ptr() % 16 == 0
 
 
 def test_mixed_steps_say_who_computes_what() -> None:

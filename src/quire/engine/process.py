@@ -6,7 +6,6 @@ The loop takes in every message that has arrived, then runs one step; without wo
 engine's bell. It ends when told to, or when its parent is gone.
 """
 
-import gc
 import logging
 import os
 import signal
@@ -43,7 +42,6 @@ def main() -> int:
     try:
         engine, info = build_engine(birth.config)
         socket.send(encode(info))
-        gc.freeze()  # what lives from the start on is not searched for garbage, while a step waits
         _serve(engine, socket, parent)
     except QuireError as error:
         socket.send(encode(Died(error.message, type(error).__name__)))

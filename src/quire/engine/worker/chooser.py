@@ -81,16 +81,11 @@ class Chooser:
     ) -> Sampled | OnDevice:
         """Choose the tokens of ``slots`` [R] at ``positions`` [R], by ``rows`` [R] of the step's hidden states.
 
-        The same array of slots was given to ``prepare``.
-        ``places``: these slots and positions, where the tokens will be written.
+        The same array of slots was given to ``prepare``. ``places``: these slots and positions, where the tokens will
+        be written.
         """
         if self._device is None:
-            if self.host.takes_likeliest(slots):
-                return Sampled(forward.likeliest(rows).numpy().copy())
-            if self.host.tries_likeliest(slots):
-                logits, best = forward.logits_and_best(rows)
-                return self.host.lead(logits, best.numpy().copy(), slots)
-            return self.host.sample(forward.logits(rows), slots, positions)
+            return self._choose_here(forward, rows, slots, positions)
         shares = self._shares
         assert shares is not None and shares.slots is slots, "not prepared"
         theirs, ours = shares.there, shares.here
@@ -99,10 +94,10 @@ class Chooser:
                 return OnDevice(ids, [], is_written=True)
             return self._choose_there(self._device, forward, rows, slots, places)
         if not theirs.size:
-            return self.host.sample(forward.logits(rows), slots, positions)
+            return self._choose_here(forward, rows, slots, positions)
         some = Places(*to_device(np.stack((slots[theirs], positions[theirs])).astype(np.int64), self._where))
         there = _read(self._choose_there(self._device, forward, rows[theirs], slots[theirs], some))
-        here = self.host.sample(forward.logits(rows[ours]), slots[ours], positions[ours])
+        here = self._choose_here(forward, rows[ours], slots[ours], positions[ours])
         return _joined(len(slots), (theirs, there), (ours, here))
 
     @staticmethod
@@ -110,6 +105,14 @@ class Chooser:
         held = device.holds(slots)
         there, here = np.flatnonzero(held), np.flatnonzero(~held)
         return _Shares(slots, there, here, device.takes_likeliest(slots[there]))
+
+    def _choose_here(self, forward: Forward, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray) -> Sampled:
+        if self.host.takes_likeliest(slots):
+            return Sampled(forward.likeliest(rows).cpu().numpy().copy())
+        if self.host.tries_likeliest(slots):
+            logits, best = forward.logits_and_best(rows)
+            return self.host.lead(logits, best.cpu().numpy().copy(), slots)
+        return self.host.sample(forward.logits(rows), slots, positions)
 
     def _choose_there(
         self, sampler: DeviceSampler, forward: Forward, rows: np.ndarray, slots: np.ndarray, places: Places

@@ -87,9 +87,14 @@ class Inputs(NamedTuple):
     """What a decode step for ``size`` sequences is told."""
 
     where: Tensor
-    """[2, size] int64: slots, and positions."""
+    """[2, size or one more] int64: slots, and positions."""
     changes: Tensor
-    """[2, size] int64: places in block tables, and blocks. A sequence needs one block more at most."""
+    """[2, size or one more] int64: places in block tables, and blocks. A sequence needs one block more at most."""
+
+    @classmethod
+    def of(cls, size: int, device: torch.device) -> "Inputs":
+        width = size + size % (_ALIGNED // 2)
+        return cls(*torch.zeros((2, 2, width), dtype=torch.int64, device=device))
 
 
 class Cohort(NamedTuple):
@@ -123,9 +128,7 @@ class DecodeSteps:
         self._parts = parts
         self._sizes = decode_sizes(parts.sizes.max_num_seqs)
         most, device = self._sizes[-1], parts.tokens.device
-        self._inputs = {
-            size: Inputs(*torch.zeros((2, 2, size), dtype=torch.int64, device=device)) for size in self._sizes
-        }
+        self._inputs = {size: Inputs.of(size, device) for size in self._sizes}
         self._next = torch.zeros(most, dtype=torch.int64, device=device)
         self._query_starts = torch.arange(most + 1, dtype=torch.int32, device=device)
         self._steps: dict[int, Replay] = {}
@@ -186,7 +189,8 @@ class DecodeSteps:
         send(_filled_up(inputs.changes.shape[1], places, blocks, nothing), inputs.changes)
 
     def _run(self, size: int) -> Tensor:
-        (slots, positions), (places, blocks) = self._inputs[size]
+        slots, positions = self._inputs[size].where[:, :size]
+        places, blocks = self._inputs[size].changes[:, :size]
         after = self._next[:size]
         torch.add(positions, 1, out=after)
         self._parts.tokens.change(places, blocks)
@@ -202,7 +206,7 @@ class DecodeSteps:
 
     def _choose(self, size: int, hidden: Tensor) -> Tensor:
         ids = self._parts.model.likeliest(hidden)
-        self._parts.tokens.put(Places(self._inputs[size].where[0], self._next[:size]), ids)
+        self._parts.tokens.put(Places(self._inputs[size].where[0, :size], self._next[:size]), ids)
         return ids
 
 

@@ -47,8 +47,8 @@ class NativeSampling:
     def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
         """See Sampling.score_tokens."""
         num_rows, vocab_size = _shape(logits)
-        rows, tokens = np.ascontiguousarray(rows, np.int64), np.ascontiguousarray(tokens, np.int32)
-        assert rows.shape == tokens.shape and (not rows.size or (rows.min() >= 0 and rows.max() < num_rows))
+        rows, tokens = _places(rows, num_rows), np.ascontiguousarray(tokens, np.int32)
+        assert rows.shape == tokens.shape
         scores = Scores(
             np.empty((len(rows), 1 + k), np.int32),
             np.empty((len(rows), 1 + k), np.float32),
@@ -73,9 +73,7 @@ class NativeSampling:
     def keep_allowed(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """See Sampling.keep_allowed."""
         num_rows, vocab_size = _shape(logits)
-        rows = np.ascontiguousarray(rows, np.int64)
-        assert masks.dtype == np.int32 and masks.strides[1] == masks.itemsize and masks.shape[0] == len(rows)
-        assert not rows.size or (rows.min() >= 0 and rows.max() < num_rows)
+        rows = _places(rows, num_rows)
         sound = np.empty(len(rows), bool)
         code = self._library.quire_keep_allowed(
             self._pool.address,
@@ -85,7 +83,7 @@ class NativeSampling:
             len(rows),
             vocab_size,
             masks.ctypes.data,
-            masks.strides[0] // masks.itemsize,
+            _stride(masks, len(rows)),
             sound.ctypes.data,
         )
         assert code == 0, f"quire_keep_allowed: {code}"
@@ -94,12 +92,7 @@ class NativeSampling:
     def likeliest(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
         """See Sampling.likeliest."""
         num_rows, vocab_size = _shape(logits)
-        rows = np.ascontiguousarray(rows, np.int64)
-        assert not rows.size or (rows.min() >= 0 and rows.max() < num_rows)
-        mask_stride = 0
-        if masks is not None:
-            assert masks.dtype == np.int32 and masks.strides[1] == masks.itemsize and masks.shape[0] == len(rows)
-            mask_stride = masks.strides[0] // masks.itemsize
+        rows = _places(rows, num_rows)
         token_ids = np.empty(len(rows), np.int32)
         code = self._library.quire_likeliest_tokens(
             self._pool.address,
@@ -109,7 +102,7 @@ class NativeSampling:
             len(rows),
             vocab_size,
             None if masks is None else masks.ctypes.data,
-            mask_stride,
+            0 if masks is None else _stride(masks, len(rows)),
             token_ids.ctypes.data,
         )
         assert code == 0, f"quire_likeliest_tokens: {code}"
@@ -119,3 +112,15 @@ class NativeSampling:
 def _shape(logits: Tensor) -> tuple[int, int]:
     assert logits.dtype == torch.float32 and logits.device.type == "cpu" and logits.stride(1) == 1
     return logits.shape[0], logits.shape[1]
+
+
+def _places(rows: np.ndarray, num_rows: int) -> np.ndarray:
+    """``rows`` [n] as int64, side by side."""
+    assert not rows.size or (rows.min() >= 0 and rows.max() < num_rows)
+    return np.ascontiguousarray(rows, np.int64)
+
+
+def _stride(masks: np.ndarray, count: int) -> int:
+    """From one of ``count`` rows of masks to the next, in words."""
+    assert masks.dtype == np.int32 and masks.strides[1] == masks.itemsize and masks.shape[0] == count
+    return masks.strides[0] // masks.itemsize
