@@ -106,6 +106,23 @@ template <int format> inline F scaling(const char* head, const char* unit, int s
   return factor * to_float(load_i8(reinterpret_cast<const int8_t*>(at) + sub * kTileWidth + v * kLanes));
 }
 
+// Number k of the unit, in float32.
+template <int format> inline F value(const char* head, const char* unit, uint32_t k, int v) {
+  constexpr BlockForm form = kForms[format];
+  const uint32_t j = k / 4;
+  // From byte k % 4 of the words on: so the wanted byte is the lowest, and nothing is read behind the unit.
+  const auto field = [&](int bits, int row) {
+    const int32_t* words = reinterpret_cast<const int32_t*>(unit + k % 4) + row * kTileWidth + v * kLanes;
+    return bit_and(bits == 8 ? load(words) : shift_right(load(words), int(j / bits * bits)), broadcast((1 << bits) - 1));
+  };
+  I q = field(form.low, form.low_row(j % form.low));
+  if constexpr (form.high > 0) q = bit_or(q, shift_left<form.low>(field(form.high, form.high_row(j % form.high))));
+  const int sub = int(k / (kUnit / form.subs));
+  const F scale = scaling<format>(head, unit, sub, 0, v);
+  if constexpr (form.has_min) return fma(to_float(q), scale, scaling<format>(head, unit, sub, 1, v));
+  return to_float(subtract(q, broadcast(form.offset))) * scale;
+}
+
 // Call body<format>() for the format.
 template <typename Body> int with_format(int format, const Body& body) {
   switch (format) {

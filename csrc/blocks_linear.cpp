@@ -2,16 +2,16 @@
 //
 // Rows of x are rounded to 8 bits (blocks_round.h). Over a unit, w = ws (q - offset) + wm and x = xs a give
 //   sum w x = xs ws (sum q a - offset sum a) + wm (xs sum a)
-// whose first sum is exact in int32 and begins at -offset sum a. What wide units of x hold beside that is multiplied
-// likewise, of whichever rows have it, into sums of its own. Units are added in float32 in the order of k, one
-// accumulator for each result and kind, so that a result depends neither on the rows beside it nor on how work is cut.
+// whose first sum is exact in int32 and begins at -offset sum a. Units are added in float32 in the order of k, one
+// accumulator for each result; then the numbers of x that stand alone. So a result depends neither on the rows beside it
+// nor on how work is cut.
 //
-// A piece of work is one tile by up to kPieceRows rows, in ranges of k that leave the tile's part in the first-level
-// cache, as in linear.cpp; or all of a few rows by several tiles, one stream of memory. Few numbers are rounded by each
-// thread for itself; many are shared out first, into the caller's workspace.
+// A piece of work is one tile by some bands of rows, in ranges of k that leave the tile's part in the first-level cache,
+// as in linear.cpp; or all of a few rows by several tiles, one stream of memory. Few numbers are rounded by each thread
+// for itself; many are shared out first, into the caller's workspace.
 //
 // Bound: memory for a few rows, and the integer dot products for many: at best 8 of 10 operations of the units that
-// multiply are dot products, where a unit has one scale (the others scale and add); wide units cost as much again.
+// multiply are dot products, where a unit has one scale (the others scale and add).
 #include <algorithm>
 
 #include "blocks_round.h"
@@ -20,11 +20,6 @@
 namespace quire {
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kBandRows = 6;  // 24 of 32 registers accumulate
-#else
-constexpr int kBandRows = 2;
-#endif
 constexpr int64_t kRangeBytes = 20 << 10;  // of a tile, in the first-level cache
 constexpr int64_t kBusyBytes = 23;         // that memory brings in the time of a vector operation (measured)
 constexpr int kHeadLines = 32;             // of the next stream, asked for while memory would rest
@@ -44,110 +39,84 @@ inline I broadcast_quad(const int8_t* p) {
 
 inline F broadcast_bits(int32_t bits) { return as_float(broadcast(bits)); }
 
-// Unit u of MR rows side by side.
-template <int MR> struct UnitsOfRows {
-  RowsOf<RoundedUnit, MR> rows;
-
-  const RoundedUnit& operator()(int m, int64_t u) const { return rows[m][u]; }
-};
-
-// MR units of any rows.
-template <int MR> struct UnitsOf {
-  const RoundedUnit* const* units;
-
-  const RoundedUnit& operator()(int m, int64_t) const { return *units[m]; }
-};
-
 // acc[m][v] += q of quad j . a
-template <int format, int j, int MR, typename X>
-inline void add_quad(I (&acc)[MR][kTileVectors], const char* unit, const X& x, int64_t u) {
+template <int format, int j, int MR>
+inline void add_quad(I (&acc)[MR][kTileVectors], const char* unit, const RoundedUnit* x) {
   I q[kTileVectors];
   for (int v = 0; v < kTileVectors; ++v) q[v] = quad<format, j>(unit, v);
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m) {
-    const I a = broadcast_quad(x(m, u).q + 4 * j);
+    const I a = broadcast_quad(x[m].q + 4 * j);
     for (int v = 0; v < kTileVectors; ++v)
       acc[m][v] = kForms[format].low < 8 ? dot4_small(acc[m][v], q[v], a) : dot4(acc[m][v], q[v], a);
   }
 }
 
 // One sub-block: quads first .. first + length of the unit.
-template <int format, int sub, int MR, typename X, int... j>
-inline void add_sub(Sums<MR, kTileVectors>& sums, const char* head, const char* unit, const X& x, int64_t u,
+template <int format, int sub, int MR, int... j>
+inline void add_sub(F (&sums)[MR][kTileVectors], const char* head, const char* unit, const RoundedUnit* x,
                     std::integer_sequence<int, j...>) {
   constexpr BlockForm form = kForms[format];
   I acc[MR][kTileVectors];
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
-    for (int v = 0; v < kTileVectors; ++v) acc[m][v] = broadcast(form.has_min ? 0 : x(m, u).sums[sub]);
-  (add_quad<format, sub * (kQuads / form.subs) + j>(acc, unit, x, u), ...);
+    for (int v = 0; v < kTileVectors; ++v) acc[m][v] = broadcast(form.has_min ? 0 : x[m].sums[sub]);
+  (add_quad<format, sub * (kQuads / form.subs) + j>(acc, unit, x), ...);
   F ws[kTileVectors];
   for (int v = 0; v < kTileVectors; ++v) ws[v] = scaling<format>(head, unit, sub, 0, v);
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
     for (int v = 0; v < kTileVectors; ++v)
-      sums.acc[m][v] = fma(to_float(acc[m][v]) * broadcast(x(m, u).scale), ws[v], sums.acc[m][v]);
+      sums[m][v] = fma(to_float(acc[m][v]) * broadcast(x[m].scale), ws[v], sums[m][v]);
   if constexpr (form.has_min) {
     for (int v = 0; v < kTileVectors; ++v) ws[v] = scaling<format>(head, unit, sub, 1, v);
 #pragma GCC unroll 12
     for (int m = 0; m < MR; ++m)
       for (int v = 0; v < kTileVectors; ++v)
-        sums.acc[m][v] = fma(broadcast_bits(x(m, u).sums[sub]), ws[v], sums.acc[m][v]);
+        sums[m][v] = fma(broadcast_bits(x[m].sums[sub]), ws[v], sums[m][v]);
   }
 }
 
-template <int format, int MR, typename X>
-inline void add_unit(Sums<MR, kTileVectors>& sums, const char* head, const char* unit, const X& x, int64_t u) {
-  constexpr auto kSubQuads = std::make_integer_sequence<int, kQuads / kForms[format].subs>();
-  add_sub<format, 0>(sums, head, unit, x, u, kSubQuads);
-  if constexpr (kForms[format].subs == 2) add_sub<format, 1>(sums, head, unit, x, u, kSubQuads);
-}
-
-// The sums of MR rows over some superblocks, from and to scratch.
+// What a band of rows and some superblocks add to sums [MR, kTileWidth]. x is the first unit of the band's rows.
 template <int format, int MR>
-void add_range(const RoundedUnit* x, int64_t x_stride, const char* w, int64_t superblocks, float* sums, bool is_first,
-               Ahead ahead) {
+void add_range(const RoundedUnit* x, const char* w, int64_t superblocks, float* sums, Ahead ahead) {
   constexpr BlockForm form = kForms[format];
-  Sums<MR, kTileVectors> s;
-  if (is_first)
-    s.clear();
-  else
-    s.read(sums, kTileWidth);
-  const UnitsOfRows<MR> rows{RowsOf<RoundedUnit, MR>(x, x_stride)};
-  int64_t u = 0;
+  constexpr auto kSubQuads = std::make_integer_sequence<int, kQuads / form.subs>();
+  F s[MR][kTileVectors];
+  for (int m = 0; m < MR; ++m)
+    for (int v = 0; v < kTileVectors; ++v) s[m][v] = load(sums + m * kTileWidth + v * kLanes);
   for (int64_t b = 0; b < superblocks; ++b, w += form.superblock_bytes()) {
     const char* unit = w + form.head_bytes();
-    for (int i = 0; i < form.units(); ++i, ++u, unit += form.unit_bytes()) {
+    for (int i = 0; i < form.units(); ++i, x += MR, unit += form.unit_bytes()) {
       for (int line = 0; line < ahead.lines; ++line, ahead.at += 64) prefetch(ahead.at);
-      add_unit<format>(s, w, unit, rows, u);
+      add_sub<format, 0>(s, w, unit, x, kSubQuads);
+      if constexpr (form.subs == 2) add_sub<format, 1>(s, w, unit, x, kSubQuads);
     }
   }
-  s.write(sums, kTileWidth);
+  for (int m = 0; m < MR; ++m)
+    for (int v = 0; v < kTileVectors; ++v) store(sums + m * kTileWidth + v * kLanes, s[m][v]);
 }
 
-using AddRange = void (*)(const RoundedUnit*, int64_t, const char*, int64_t, float*, bool, Ahead);
+using AddRange = void (*)(const RoundedUnit*, const char*, int64_t, float*, Ahead);
 
-template <int format, int... MR> AddRange pick(int rows, std::integer_sequence<int, MR...>) {
+template <int format, int... MR> AddRange pick(int64_t rows, std::integer_sequence<int, MR...>) {
   static constexpr AddRange kByRows[] = {add_range<format, MR + 1>...};
   return kByRows[rows - 1];
 }
 
-// One unit of some rows, each with sums of its own.
-template <int format, int MR>
-void add_listed(const RoundedUnit* const* units, const char* head, const char* unit, float* const* sums) {
-  Sums<MR, kTileVectors> s;
-  for (int m = 0; m < MR; ++m)
-    for (int v = 0; v < kTileVectors; ++v) s.acc[m][v] = load(sums[m] + v * kLanes);
-  add_unit<format>(s, head, unit, UnitsOf<MR>{units}, 0);
-  for (int m = 0; m < MR; ++m)
-    for (int v = 0; v < kTileVectors; ++v) store(sums[m] + v * kLanes, s.acc[m][v]);
-}
-
-using AddListed = void (*)(const RoundedUnit* const*, const char*, const char*, float* const*);
-
-template <int format, int... MR> AddListed pick_listed(int rows, std::integer_sequence<int, MR...>) {
-  static constexpr AddListed kByRows[] = {add_listed<format, MR + 1>...};
-  return kByRows[rows - 1];
+// What a band's lone numbers add to its sums [rows, kTileWidth] over a tile.
+template <int format> void add_lone(const Lone* lone, const Lone* end, const char* tile, float* sums) {
+  constexpr BlockForm form = kForms[format];
+  for (; lone < end; ++lone) {
+    const uint32_t u = lone->k / kUnit;
+    const char* head = tile + u / form.units() * form.superblock_bytes();
+    const char* unit = head + form.head_bytes() + u % form.units() * form.unit_bytes();
+    float* s = sums + lone->row * kTileWidth;
+    for (int v = 0; v < kTileVectors; ++v) {
+      const F w = value<format>(head, unit, lone->k % kUnit, v);
+      store(s + v * kLanes, fma(broadcast(lone->x), w, load(s + v * kLanes)));
+    }
+  }
 }
 
 struct Input {
@@ -166,20 +135,22 @@ template <int format, typename T> class BlockLinear final : public Operator {
   void run(const Step& step, Worker& worker) const override {
     const int64_t rows = step.counts[rows_];
     if (!rows) return;
-    const int64_t piece = piece_rows(rows, w_.tiles(), worker.count()), pieces = ceil_div(rows, piece);
     const bool is_own = rows * w_.num_in <= kOwnRounding;
     const int64_t own_bytes = is_own ? ceil_div(RoundedRows::num_bytes(rows, w_.num_in), 64) * 64 : 0;
-    char* scratch = static_cast<char*>(worker.scratch(own_bytes + 2 * piece * kTileWidth * 4));
+    const int64_t pieces = ceil_div(rows, piece_rows(rows, w_.tiles(), worker.count()));
+    const int64_t most_rows = ceil_div(ceil_div(rows, kBandRows), pieces) * kBandRows;
+    char* scratch = static_cast<char*>(worker.scratch(own_bytes + most_rows * kTileWidth * 4));
     const RoundedRows x(is_own ? scratch : x_.workspace, rows, w_.num_in);
-    is_own ? round_all(rows, x) : round_shared(rows, x, worker);
+    is_own ? round_all(x) : round_shared(x, worker);
     float* sums = reinterpret_cast<float*>(scratch + own_bytes);
-    if (rows <= kBandRows)
-      run_streams(x, rows, worker, sums);
+    if (x.bands() == 1)
+      run_streams(x, worker, sums);
     else
       worker.for_each(w_.tiles() * pieces, [&](int64_t i) {
-        const int64_t first = i % pieces * piece;
+        const int64_t piece = i % pieces;
         // Whoever works alike takes the tiles between this one and the next.
-        run_piece(x, i / pieces, (i + worker.count()) / pieces, first, std::min(piece, rows - first), sums);
+        run_piece(x, i / pieces, (i + worker.count()) / pieces, x.bands() * piece / pieces,
+                  x.bands() * (piece + 1) / pieces, sums);
       });
     if (!output_->has_end()) return;
     worker.barrier();
@@ -187,91 +158,54 @@ template <int format, typename T> class BlockLinear final : public Operator {
   }
 
  private:
-  void round(int64_t row, const RoundedRows& x) const {
-    round_row(static_cast<const T*>(x_.data) + row * x_.stride, kForms[format], x, row);
+  void round(const RoundedRows& x, int64_t band) const {
+    round_band(static_cast<const T*>(x_.data), x_.stride, kForms[format], x, band);
   }
 
-  void round_all(int64_t rows, const RoundedRows& x) const {
-    for (int64_t r = 0; r < rows; ++r) round(r, x);
+  void round_all(const RoundedRows& x) const {
+    for (int64_t band = 0; band < x.bands(); ++band) round(x, band);
   }
 
-  void round_shared(int64_t rows, const RoundedRows& x, Worker& worker) const {
-    const int64_t piece = rows_per_piece(rows, worker.count());
-    worker.for_each(ceil_div(rows, piece), [&](int64_t i) {
-      for (int64_t r = i * piece; r < std::min(rows, (i + 1) * piece); ++r) round(r, x);
-    });
+  void round_shared(const RoundedRows& x, Worker& worker) const {
+    worker.for_each(x.bands(), [&](int64_t band) { round(x, band); });
     worker.barrier();
   }
 
   // All rows at once, by some tiles one after another.
-  void run_streams(const RoundedRows& x, int64_t rows, Worker& worker, float* sums) const {
+  void run_streams(const RoundedRows& x, Worker& worker, float* sums) const {
     const int64_t tiles = w_.tiles(), tile_bytes = block_tile_bytes(kForms[format], w_.num_in);
     const int64_t piece = piece_tiles(tiles, tile_bytes, worker.count());
     worker.for_each(ceil_div(tiles, piece), [&](int64_t i) {
       for (int64_t tile = i * piece; tile < std::min(tiles, (i + 1) * piece); ++tile)
-        run_piece(x, tile, tile + 1, 0, rows, sums);
+        run_piece(x, tile, tile + 1, 0, 1, sums);
     });
   }
 
-  void run_piece(const RoundedRows& x, int64_t tile, int64_t next_tile, int64_t first, int64_t rows,
+  void run_piece(const RoundedRows& x, int64_t tile, int64_t next_tile, int64_t band, int64_t end_band,
                  float* sums) const {
     constexpr BlockForm form = kForms[format];
+    const int64_t first = x.first_row(band), rows = x.first_row(end_band) - first, bands = end_band - band;
     const int64_t bytes = form.superblock_bytes(), superblocks = x.row_units() / form.units();
-    const int64_t tile_bytes = superblocks * bytes;
-    const char* w = w_.packed + tile * tile_bytes;
-    float* wide_sums = sums + rows * kTileWidth;
-    std::fill_n(wide_sums, rows * kTileWidth, 0.0f);
-    const int64_t ranges = rows <= kBandRows ? 1 : ceil_div(tile_bytes, kRangeBytes);
-    const int64_t bands = ceil_div(rows, kBandRows), lines = lines_ahead(rows, bands);
+    const char* w = w_.packed + tile * superblocks * bytes;
+    std::fill_n(sums, rows * kTileWidth, 0.0f);
+    const int64_t ranges = bands == 1 ? 1 : ceil_div(superblocks * bytes, kRangeBytes), lines = lines_ahead(rows, bands);
     for (int64_t range = 0; range < ranges; ++range) {
       const int64_t b = superblocks * range / ranges, end_b = superblocks * (range + 1) / ranges;
-      const char* next = range + 1 < ranges ? w + end_b * bytes : w_.packed + next_tile * tile_bytes;
-      for (int64_t band = 0; band < bands; ++band) {
-        // Bands of even height: a short last one would leave the vector units waiting for their own results.
-        const int64_t begin = rows * band / bands, end = rows * (band + 1) / bands;
-        const Ahead ahead{next + band * lines * 64 * (end_b - b) * form.units(), lines};
-        const AddRange add = pick<format>(int(end - begin), std::make_integer_sequence<int, kBandRows>());
-        add(x.row(first + begin) + b * form.units(), x.stride(), w + b * bytes, end_b - b, sums + begin * kTileWidth,
-            range == 0, ahead);
+      const char* next = range + 1 < ranges ? w + end_b * bytes : w_.packed + next_tile * superblocks * bytes;
+      for (int64_t i = 0; i < bands; ++i) {
+        const int64_t height = x.height(band + i);
+        const Ahead ahead{next + i * lines * 64 * (end_b - b) * form.units(), lines};
+        const AddRange add = pick<format>(height, std::make_integer_sequence<int, kBandRows>());
+        add(x.units(band + i) + b * form.units() * height, w + b * bytes, end_b - b,
+            sums + (x.first_row(band + i) - first) * kTileWidth, ahead);
       }
       if (!lines)
         for (int line = 0; line < kHeadLines; ++line) prefetch(next + 64 * line);
-      add_wide(x, w, b, end_b, first, rows, wide_sums);
     }
-    for (int64_t i = 0; i < rows * kTileWidth; i += kLanes) store(sums + i, load(sums + i) + load(wide_sums + i));
+    for (int64_t i = band; i < end_band; ++i)
+      add_lone<format>(x.lone(i), x.lone(i) + x.num_lone(i), w, sums + (x.first_row(i) - first) * kTileWidth);
     const int64_t column = tile * kTileWidth;
     output_->take(sums, kTileWidth, rows, first, column, std::min<int64_t>(kTileWidth, w_.num_out - column));
-  }
-
-  // The second q of wide units: unit by unit, of whichever rows have it.
-  void add_wide(const RoundedRows& x, const char* w, int64_t b, int64_t end_b, int64_t first, int64_t rows,
-                float* sums) const {
-    constexpr BlockForm form = kForms[format];
-    for (; b < end_b; ++b) {
-      const char* head = w + b * form.superblock_bytes();
-      for (int i = 0; i < form.units(); ++i) {
-        const int64_t u = b * form.units() + i;
-        const char* unit = head + form.head_bytes() + i * form.unit_bytes();
-        const uint8_t* flags = x.flags(u) + first;
-        const RoundedUnit* units[kBandRows];
-        float* places[kBandRows];
-        int count = 0;
-        for (int64_t r = 0; r < rows; r += 8) {
-          uint64_t eight;
-          std::memcpy(&eight, flags + r, 8);
-          if (rows - r < 8) eight &= (uint64_t(1) << (8 * (rows - r))) - 1;
-          for (; eight; eight &= eight - 1) {
-            const int64_t at = r + __builtin_ctzll(eight) / 8;
-            units[count] = x.row(first + at) + x.row_units() + u;
-            places[count++] = sums + at * kTileWidth;
-            if (count < kBandRows) continue;
-            add_listed<format, kBandRows>(units, head, unit, places);
-            count = 0;
-          }
-        }
-        if (count) pick_listed<format>(count, std::make_integer_sequence<int, kBandRows>())(units, head, unit, places);
-      }
-    }
   }
 
   // Each band brings its share. Where few rows leave the memory busy, its own prefetching does better.

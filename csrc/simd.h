@@ -51,6 +51,7 @@ inline I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
 inline I bit_or(I a, I b) { return _mm512_or_si512(a, b); }
 template <int n> inline I shift_left(I v) { return _mm512_slli_epi32(v, n); }
 template <int n> inline I shift_right(I v) { return _mm512_srli_epi32(v, n); }
+inline I shift_right(I v, int n) { return _mm512_srl_epi32(v, _mm_cvtsi32_si128(n)); }
 inline F to_float(I v) { return _mm512_cvtepi32_ps(v); }
 inline I to_int_nearest(F v) { return _mm512_cvtps_epi32(v); }
 inline F round_nearest(F v) { return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -105,6 +106,7 @@ inline I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
 inline I bit_or(I a, I b) { return _mm256_or_si256(a, b); }
 template <int n> inline I shift_left(I v) { return _mm256_slli_epi32(v, n); }
 template <int n> inline I shift_right(I v) { return _mm256_srli_epi32(v, n); }
+inline I shift_right(I v, int n) { return _mm256_srl_epi32(v, _mm_cvtsi32_si128(n)); }
 inline F to_float(I v) { return _mm256_cvtepi32_ps(v); }
 inline I to_int_nearest(F v) { return _mm256_cvtps_epi32(v); }
 inline F round_nearest(F v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -156,6 +158,7 @@ inline I bit_and(I a, I b) { return _mm_and_si128(a, b); }
 inline I bit_or(I a, I b) { return _mm_or_si128(a, b); }
 template <int n> inline I shift_left(I v) { return _mm_slli_epi32(v, n); }
 template <int n> inline I shift_right(I v) { return _mm_srli_epi32(v, n); }
+inline I shift_right(I v, int n) { return _mm_srl_epi32(v, _mm_cvtsi32_si128(n)); }
 inline F to_float(I v) { return _mm_cvtepi32_ps(v); }
 inline I to_int_nearest(F v) { return _mm_cvtps_epi32(v); }
 inline F round_nearest(F v) { return _mm_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }

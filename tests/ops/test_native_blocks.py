@@ -86,7 +86,7 @@ def test_linear(native: Any, block_type: str, dtype: torch.dtype) -> None:
         rows = blocks_of(block_type, num_out, num_in)
         matrices = (pack(native, block_type, rows, num_in, dtype),)
         x, bias, residual = (normal(ROWS[-1], n, seed=n, dtype=dtype) for n in (num_in, num_out, num_out))
-        x[::3, 5] *= 30  # some rows have an outlier, which is kept in 16 bits where there are other groups
+        x[::3, 5] *= 30  # some rows have an outlier, which is not rounded where there are other groups
         whole = native.replay(block_linear, x, matrices, bias[0], residual=residual)
         weight = expanded(block_type, rows, num_in).double()
         # What float32 may lose is a share of the terms' magnitudes.
@@ -115,6 +115,15 @@ def test_rounding_the_input_moves_a_product_by_less_than_a_hundredth(
     found = native.replay(block_linear, x, (pack(native, block_type, rows, 512, torch.float32),))
     exact = x.double() @ expanded(block_type, rows, 512).double().T
     assert (found.double() - exact).norm() < 0.01 * size
+
+
+@pytest.mark.parametrize("block_type", BLOCK_LAYOUTS)
+def test_a_number_that_stands_out_is_not_rounded(native: Any, block_type: str) -> None:
+    """Wherever it stands: alone in its row, its product is that of float32."""
+    rows = blocks_of(block_type, 40, 512)
+    x = torch.diag(normal(512))
+    found = native.replay(block_linear, x, (pack(native, block_type, rows, 512, torch.float32),))
+    assert torch.equal(found, x.diag()[:, None] * expanded(block_type, rows, 512).T)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
