@@ -104,19 +104,19 @@ template <int format, int... MR> AddRange pick(int64_t rows, std::integer_sequen
   return kByRows[rows - 1];
 }
 
-// What a band's lone numbers add to its sums [rows, kTileWidth] over a tile.
-template <int format> void add_lone(const Lone* lone, const Lone* end, const char* tile, float* sums) {
+// What one row's lone numbers add to its sums [kTileWidth] over a tile.
+template <int format> void add_lone(const Lone* lone, int64_t count, const char* tile, float* sums) {
   constexpr BlockForm form = kForms[format];
-  for (; lone < end; ++lone) {
-    const uint32_t u = lone->k / kUnit;
+  F s[kTileVectors];
+  for (int v = 0; v < kTileVectors; ++v) s[v] = load(sums + v * kLanes);
+  for (int64_t i = 0; i < count; ++i) {
+    const uint32_t u = lone[i].k / kUnit;
     const char* head = tile + u / form.units() * form.superblock_bytes();
     const char* unit = head + form.head_bytes() + u % form.units() * form.unit_bytes();
-    float* s = sums + lone->row * kTileWidth;
-    for (int v = 0; v < kTileVectors; ++v) {
-      const F w = value<format>(head, unit, lone->k % kUnit, v);
-      store(s + v * kLanes, fma(broadcast(lone->x), w, load(s + v * kLanes)));
-    }
+    for (int v = 0; v < kTileVectors; ++v)
+      s[v] = fma(broadcast(lone[i].x), value<format>(head, unit, lone[i].k % kUnit, v), s[v]);
   }
+  for (int v = 0; v < kTileVectors; ++v) store(sums + v * kLanes, s[v]);
 }
 
 struct Input {
@@ -159,7 +159,7 @@ template <int format, typename T> class BlockLinear final : public Operator {
 
  private:
   void round(const RoundedRows& x, int64_t band) const {
-    round_band(static_cast<const T*>(x_.data), x_.stride, kForms[format], x, band);
+    round_band<format>(static_cast<const T*>(x_.data), x_.stride, x, band);
   }
 
   void round_all(const RoundedRows& x) const {
@@ -202,8 +202,8 @@ template <int format, typename T> class BlockLinear final : public Operator {
       if (!lines)
         for (int line = 0; line < kHeadLines; ++line) prefetch(next + 64 * line);
     }
-    for (int64_t i = band; i < end_band; ++i)
-      add_lone<format>(x.lone(i), x.lone(i) + x.num_lone(i), w, sums + (x.first_row(i) - first) * kTileWidth);
+    for (int64_t r = 0; r < rows; ++r)
+      add_lone<format>(x.lone(first + r), x.num_lone(first + r), w, sums + r * kTileWidth);
     const int64_t column = tile * kTileWidth;
     output_->take(sums, kTileWidth, rows, first, column, std::min<int64_t>(kTileWidth, w_.num_out - column));
   }

@@ -13,6 +13,9 @@
 
 namespace quire {
 
+// Rows lie far apart, and a store that finds its line nowhere near holds up those behind it.
+constexpr int64_t kRowsAhead = 8;
+
 class Output {
  public:
   virtual ~Output() = default;
@@ -37,7 +40,10 @@ template <typename T, typename Y> class Stored final : public Output {
 
   void take(const float* sums, int64_t stride, int64_t rows, int64_t first_row, int64_t column,
             int64_t width) const override {
-    for (int64_t r = 0; r < rows; ++r) row(sums + r * stride, first_row + r, column, width);
+    for (int64_t r = 0; r < rows; ++r) {
+      if (!streams_) prefetch_to_write(y_ + (first_row + std::min(r + kRowsAhead, rows - 1)) * y_stride_ + column);
+      row(sums + r * stride, first_row + r, column, width);
+    }
     if (streams_) _mm_sfence();
   }
 

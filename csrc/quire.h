@@ -145,7 +145,7 @@ QUIRE_API int64_t quire_blocks_workspace_bytes(int64_t max_rows, int64_t num_in)
 
 /* As quire_linear; x [rows, num_in] of dtype (also that of bias and residual). Each row of x is rounded in groups of 32
  * to 8 bits by the group's largest magnitude; but the two largest of a group stand alone, and are not rounded, where they
- * are more than 3/2 of the mean over the row's groups' largest. Products of groups are exact, and summed in float32 in
+ * are more than 9/10 of the mean over the row's groups' largest. Products of groups are exact, and summed in float32 in
  * the order of num_in; then those of the numbers that stand alone.
  * A row with NaN or infinity becomes NaN. workspace: aligned to 16. */
 QUIRE_API int quire_linear_blocks(quire_program *program, int rows, const void *x, int64_t x_stride, const void *packed,

@@ -185,6 +185,8 @@ inline F load_f16(const f16* p) {
 
 // Into the second-level cache: it waits for more lines at once than the first does.
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
+// There is no intrinsic for it at the lower levels, where processors that lack it pass over it.
+inline void prefetch_to_write(const void* p) { asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p))); }
 
 inline F magnitude(F v) { return as_float(bit_and(as_int(v), broadcast(0x7fffffff))); }
 
@@ -242,6 +244,21 @@ inline void store_bf16(bf16* p, F v) {
   const I nan = bit_or(shift_right<16>(bits), broadcast(0x40));
   store_u16(p, as_int(where_nan(v, as_float(nan), as_float(rounded))));
 #endif
+}
+
+// The bits of the largest magnitude among 32 numbers; NaN is greatest. By its difference from the greatest bits, since
+// one instruction finds the least of eight.
+inline uint32_t largest_magnitude_of_32(const bf16* p) {
+#if defined(__AVX512F__)
+  const __m512i all = _mm512_andnot_si512(_mm512_loadu_si512(p), _mm512_set1_epi16(0x7fff));
+  const __m256i half = _mm256_min_epu16(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+  const __m128i least = _mm_min_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+#else
+  const __m128i* at = reinterpret_cast<const __m128i*>(p);
+  const auto rest = [&](int i) { return _mm_andnot_si128(_mm_loadu_si128(at + i), _mm_set1_epi16(0x7fff)); };
+  const __m128i least = _mm_min_epu16(_mm_min_epu16(rest(0), rest(1)), _mm_min_epu16(rest(2), rest(3)));
+#endif
+  return 0x7fffu - uint32_t(_mm_extract_epi16(_mm_minpos_epu16(least), 0));
 }
 
 // Two bfloat16, of adjacent k, in each lane: accumulate both products.

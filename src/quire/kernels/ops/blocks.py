@@ -23,7 +23,7 @@ from quire.kernels.ops.vocabulary import capped, likeliest_of
 UNIT = 32
 """Numbers that are scaled and summed together."""
 _QUADS = UNIT // 4
-_LONELY, _MOST_LONE = 1.5, 2
+_LONELY, _MOST_LONE = 0.9, 2
 _NOTHING = 2.0**-100
 """A group whose largest magnitude is less is rounded to zeros: its scale would have no inverse."""
 
@@ -123,12 +123,12 @@ def _codes(rows: Tensor, form: BlockLayout) -> Tensor:
 def rounded(x: Tensor) -> Tensor:
     """x [T, K] as products see it, in float32: each group of 32 to whole multiples of its largest magnitude / 127.
 
-    The two largest of a group are no part of it, and not rounded, where they are more than 3/2 of the mean over the
+    The two largest of a group are no part of it, and not rounded, where they are more than 9/10 of the mean over the
     row's groups' largest magnitudes.
     """
     groups = x.float().reshape(len(x), -1, UNIT)
     magnitudes = groups.abs()
-    lonely = magnitudes.amax(dim=2, keepdim=True).mean(dim=1, keepdim=True) * _LONELY
+    lonely = (magnitudes.amax(dim=2, keepdim=True).mean(dim=1, keepdim=True) * _LONELY).clamp_min_(_NOTHING)
     largest = magnitudes.sort(dim=2, descending=True, stable=True).indices[..., :_MOST_LONE]
     is_lone = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, largest, True) & (magnitudes > lonely)
     rest = groups.masked_fill(is_lone, 0.0)
