@@ -51,11 +51,11 @@ template <typename T> struct Buffers {
   float* added;
   float* q_scales;  // of integers
   float* weight_scales;
-  T* weights;  // [rows, kSegment]
-  T* q;        // [rows, size]
+  Operand<T>* weights;  // [rows, kSegment]
+  Operand<T>* q;        // [rows, size]
 
   static int64_t bytes(int64_t rows, int64_t size) {
-    return rows * ((size + kSegment) * int64_t(4 + sizeof(T)) + 8 * 4);
+    return rows * ((size + kSegment) * int64_t(4 + sizeof(Operand<T>)) + 8 * 4);
   }
   Buffers(char* memory, int64_t rows, int64_t size) {
     scores = reinterpret_cast<float*>(memory);
@@ -68,7 +68,7 @@ template <typename T> struct Buffers {
     added = kept + rows;
     q_scales = added + rows;
     weight_scales = q_scales + rows;
-    weights = reinterpret_cast<T*>(weight_scales + rows);
+    weights = reinterpret_cast<Operand<T>*>(weight_scales + rows);
     q = weights + rows * kSegment;
   }
 };
@@ -160,7 +160,7 @@ template <typename X, typename T> class Attention final : public Operator {
   // Rows are heads by tokens by the query heads that share a kv head.
   void take_queries(const Tile& t, const Piece& piece, const Buffers<T>& b) const {
     const int64_t size = shape_.size;
-    T* to = b.q;
+    Operand<T>* to = b.q;
     float* scales = b.q_scales;
     for (int64_t h = piece.head; h < piece.head + piece.num_heads; ++h)
       for (int64_t i = 0; i < t.num_tokens; ++i, to += group_ * size) {
@@ -168,7 +168,7 @@ template <typename X, typename T> class Attention final : public Operator {
         if constexpr (kIsInteger<T>)
           for (int64_t g = 0; g < group_; ++g) *scales++ = round_row(from + g * size, size, to + g * size) * scale_;
         else
-          std::memcpy(to, from, size_t(group_ * size) * sizeof(T));
+          to_operands(from, group_ * size, to);
       }
   }
 
@@ -220,12 +220,12 @@ template <typename X, typename T> class Attention final : public Operator {
              [&](int64_t r, int64_t, const Span& span) { b.segment_top[r] = greatest(b.scores + r * kSegment, span); });
     each_row(t, heads, start, places, [&](int64_t r, int64_t h, const Span& span) {
       float* scores = b.scores + r * kSegment;
-      T* weights = b.weights + r * kSegment;
+      Operand<T>* weights = b.weights + r * kSegment;
       if constexpr (kIsInteger<T>) {
         const TokenScales scales{places.value_scales, h * pages_.head_floats()};
         b.segment_total[r] = weigh(scores, b.segment_top[r], span, scales, weights, b.weight_scales[r]);
       } else {
-        b.segment_total[r] = weigh(scores, b.segment_top[r], span, weights);
+        b.segment_total[r] = weigh<T>(scores, b.segment_top[r], span, weights);
       }
     });
   }
@@ -262,7 +262,7 @@ template <typename X, typename T> class Attention final : public Operator {
       }
       chunks[g] = ahead.take();
     }
-    const T* q = b.q + first_row * shape_.size;
+    const Operand<T>* q = b.q + first_row * shape_.size;
     float* scores = b.scores + first_row * kSegment + places.first * kGroup;
     const int64_t vectors = places.num * kVectors, height = band_height(rows);
     for (int64_t v = 0; v < vectors; v += kTileVectors)

@@ -27,14 +27,13 @@ inline I load(const BytePair* p) { return load_i8_pairs(p->at); }
 
 template <> struct Element<int16_t> {
   static constexpr int kAdjacent = 2;
+  static constexpr int kParts = 1;
   using Lane = BytePair;
+  using Operand = int16_t;
+  template <int> static I part(I w) { return w; }
+  template <int> static I operand(const int16_t* p) { return broadcast_word(p); }
+  static Integers multiply_add(Integers acc, I w, I x) { return dot2(acc, w, x); }
 };
-inline I operand(const int16_t* p) {
-  int32_t pair;
-  std::memcpy(&pair, p, 4);
-  return broadcast(pair);
-}
-inline Integers multiply_add(Integers acc, I w, I x) { return dot2(acc, w, x); }
 
 namespace attention {
 
@@ -58,7 +57,7 @@ template <typename T> struct Chunk {
 };
 
 template <typename T> struct Scores {
-  const T* q;                  // [rows, size]
+  const Operand<T>* q;         // [rows, size]
   const Lane<T>* const* keys;  // for each vector of tokens, its column of the page
   const Chunk<T>* ahead;       // for each group of tokens, what to ask for meanwhile
   int64_t size, block;
@@ -76,8 +75,7 @@ inline F score_of(Integers sum, const Scores<int16_t>& a, int m, int v) {
 
 template <typename T, int MR, int NV, bool kIsAhead> void score(const Scores<T>& a) {
   constexpr int kAdjacent = Element<T>::kAdjacent;
-  using V = decltype(load(static_cast<const Lane<T>*>(nullptr)));
-  const RowsOf<T, MR> q(a.q, a.size);
+  const RowsOf<Operand<T>, MR> q(a.q, a.size);
   const Lane<T>* key[NV];
   Chunk<T> ahead[NV];
   for (int v = 0; v < NV; ++v) key[v] = a.keys[v], ahead[v] = a.ahead[v * kLanes / kGroup];
@@ -88,16 +86,9 @@ template <typename T, int MR, int NV, bool kIsAhead> void score(const Scores<T>&
     for (int v = 0; v < NV; ++v) acc[m][v] = Acc<T>{};
   const int64_t steps = a.size / kAdjacent, block = a.block;
   for (int64_t k = 0; k < steps; ++k) {
-    V w[NV];
-    for (int v = 0; v < NV; ++v) {
-      w[v] = load(key[v] + k * block);
+    for (int v = 0; v < NV; ++v)
       if (kIsAhead && v * kLanes % kGroup == 0) prefetch(ahead[v].at + k * ahead[v].stride);
-    }
-#pragma GCC unroll 12
-    for (int m = 0; m < MR; ++m) {
-      const V x = operand(q[m] + k * kAdjacent);
-      for (int v = 0; v < NV; ++v) acc[m][v] = multiply_add(acc[m][v], w[v], x);
-    }
+    add_lane<T>(acc, q, k * kAdjacent, [&](int v) { return key[v] + k * block; });
   }
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
@@ -109,7 +100,7 @@ template <typename T, int MR, int NV, bool kIsAhead> void score(const Scores<T>&
 inline F folded(F before, F here, F kept, F added) { return fma(before, kept, here * added); }
 
 template <typename T> struct Sum {
-  const T* weights;              // [rows, kSegment]
+  const Operand<T>* weights;     // [rows, kSegment]
   const Lane<T>* const* values;  // for each group of tokens
   const Chunk<T>* ahead;         // for each group, what to ask for meanwhile
   int64_t num_groups, size, column;
@@ -124,8 +115,7 @@ inline F sum_of(Integers sum, const Sum<int16_t>& a, int m) { return to_float(su
 
 template <typename T, int MR, int NV, bool kIsAhead> void sum(const Sum<T>& a) {
   constexpr int kAdjacent = Element<T>::kAdjacent, kSteps = kGroup / kAdjacent;
-  using V = decltype(load(static_cast<const Lane<T>*>(nullptr)));
-  const RowsOf<T, MR> weights(a.weights, kSegment);
+  const RowsOf<Operand<T>, MR> weights(a.weights, kSegment);
   Acc<T> acc[MR][NV];
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
@@ -138,16 +128,9 @@ template <typename T, int MR, int NV, bool kIsAhead> void sum(const Sum<T>& a) {
     const Chunk<T> ahead = kIsAhead ? a.ahead[g] : Chunk<T>{};
     const Lane<T>* line = ahead.at + a.column / kGroup * kSteps * ahead.stride;
     for (int k = 0; k < kSteps; ++k) {
-      V w[NV];
-      for (int v = 0; v < NV; ++v) {
-        w[v] = load(value + k * size + v * kLanes);
+      for (int v = 0; v < NV; ++v)
         if (kIsAhead && v * kLanes % kGroup == 0) prefetch(line + (v * kLanes / kGroup * kSteps + k) * ahead.stride);
-      }
-#pragma GCC unroll 12
-      for (int m = 0; m < MR; ++m) {
-        const V x = operand(weights[m] + g * kGroup + k * kAdjacent);
-        for (int v = 0; v < NV; ++v) acc[m][v] = multiply_add(acc[m][v], w[v], x);
-      }
+      add_lane<T>(acc, weights, g * kGroup + k * kAdjacent, [&](int v) { return value + k * size + v * kLanes; });
     }
   }
   float* sums = a.sums + a.column;
@@ -252,15 +235,16 @@ inline float greatest(float* scores, const Span& span) {
   return max_lanes(top);
 }
 
-// weights = 2^(scores - top) rounded; returns their sum.
-template <typename T> float weigh(const float* scores, float top, const Span& span, T* weights) {
+// weights = 2^(scores - top) rounded to T; returns their sum.
+template <typename T> float weigh(const float* scores, float top, const Span& span, Operand<T>* weights) {
   const int64_t first = span.first(), last = span.last();
   const F at = broadcast(top);
   F total = zero();
   for (int64_t i = span.from; i < first; i += kLanes) store_rounded(weights + i, zero());
   for (int64_t i = first; i < last; i += kLanes) {
-    store_rounded(weights + i, exp2(load(scores + i) - at));
-    total = total + load_as_float(weights + i);
+    const F weight = rounded<T>(exp2(load(scores + i) - at));
+    store_rounded(weights + i, weight);
+    total = total + weight;
   }
   for (int64_t i = last; i < span.to; i += kLanes) store_rounded(weights + i, zero());
   return sum_lanes(total);

@@ -28,6 +28,7 @@ struct BlockForm {
   int offset;       // not zero only where there are no mins
   int block_bytes;  // in the file, of 32 values, or of 256 where nested
 
+  constexpr int bits() const { return low + high; }
   constexpr int units() const { return is_nested ? 8 : 1; }  // of a superblock
   constexpr int block_values() const { return units() * kUnit; }
   constexpr int64_t head_bytes() const { return is_nested ? (has_min ? 4 : 2) * kTileWidth : 0; }

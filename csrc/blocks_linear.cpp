@@ -10,8 +10,9 @@
 // as in linear.cpp; or all of a few rows by several tiles, one stream of memory. Few numbers are rounded by each thread
 // for itself; many are shared out first, into the caller's workspace.
 //
-// Bound: memory for a few rows, and the integer dot products for many: at best 8 of 10 operations of the units that
-// multiply are dot products, where a unit has one scale (the others scale and add).
+// Bound: memory for a few rows, and the integer dot products for many: with VNNI at best 8 of 10 operations of the units
+// that multiply are dot products, where a unit has one scale (the others scale and add); without, four operations do what
+// one does, or, below 8 bits, little more than two. The numbers that stand alone take about a tenth of it.
 #include <algorithm>
 
 #include "blocks_round.h"
@@ -31,37 +32,50 @@ struct Ahead {
   int64_t lines;  // for each unit
 };
 
-inline I broadcast_quad(const int8_t* p) {
-  int32_t word;
-  std::memcpy(&word, p, 4);
-  return broadcast(word);
-}
-
 inline F broadcast_bits(int32_t bits) { return as_float(broadcast(bits)); }
 
-// acc[m][v] += q of quad j . a
+// sums[m][v] += q of quad j . a
 template <int format, int j, int MR>
-inline void add_quad(I (&acc)[MR][kTileVectors], const char* unit, const RoundedUnit* x) {
+[[gnu::always_inline]] inline void add_quad(I (&sums)[MR][kTileVectors], const char* unit, const Unit<format>* x) {
+  using Dot = Dot4<kForms[format].bits()>;
   I q[kTileVectors];
   for (int v = 0; v < kTileVectors; ++v) q[v] = quad<format, j>(unit, v);
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m) {
-    const I a = broadcast_quad(x[m].q + 4 * j);
-    for (int v = 0; v < kTileVectors; ++v)
-      acc[m][v] = kForms[format].low < 8 ? dot4_small(acc[m][v], q[v], a) : dot4(acc[m][v], q[v], a);
+    const auto a = Dot::quad(x[m].q + 4 * j);
+    for (int v = 0; v < kTileVectors; ++v) sums[m][v] = Dot::add(sums[m][v], q[v], a);
   }
 }
 
-// One sub-block: quads first .. first + length of the unit.
-template <int format, int sub, int MR, int... j>
-inline void add_sub(F (&sums)[MR][kTileVectors], const char* head, const char* unit, const RoundedUnit* x,
-                    std::integer_sequence<int, j...>) {
+// acc[m][v] += q . a over quads first .. first + count of the unit, in parts.
+template <int format, int first, int count, int MR, int... j>
+[[gnu::always_inline]] inline void add_quads(I (&acc)[MR][kTileVectors], const char* unit, const Unit<format>* x,
+                                             std::integer_sequence<int, j...>) {
+  using Dot = Dot4<kForms[format].bits()>;
+  I part[MR][kTileVectors];
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; ++m)
+    for (int v = 0; v < kTileVectors; ++v) part[m][v] = Dot::begin(acc[m][v]);
+  (add_quad<format, first + j>(part, unit, x), ...);
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; ++m)
+    for (int v = 0; v < kTileVectors; ++v) acc[m][v] = Dot::end(acc[m][v], part[m][v]);
+  constexpr int kDone = sizeof...(j), kNext = std::min(count - kDone, Dot::kQuads);
+  if constexpr (kNext > 0)
+    add_quads<format, first + kDone, count - kDone>(acc, unit, x, std::make_integer_sequence<int, kNext>());
+}
+
+// One sub-block of the unit.
+template <int format, int sub, int MR>
+[[gnu::always_inline]] inline void add_sub(F (&sums)[MR][kTileVectors], const char* head, const char* unit,
+                                           const Unit<format>* x) {
   constexpr BlockForm form = kForms[format];
+  constexpr int kCount = kQuads / form.subs, kFirst = std::min(kCount, Dot4<form.bits()>::kQuads);
   I acc[MR][kTileVectors];
 #pragma GCC unroll 12
   for (int m = 0; m < MR; ++m)
     for (int v = 0; v < kTileVectors; ++v) acc[m][v] = broadcast(form.has_min ? 0 : x[m].sums[sub]);
-  (add_quad<format, sub * (kQuads / form.subs) + j>(acc, unit, x), ...);
+  add_quads<format, sub * kCount, kCount>(acc, unit, x, std::make_integer_sequence<int, kFirst>());
   F ws[kTileVectors];
   for (int v = 0; v < kTileVectors; ++v) ws[v] = scaling<format>(head, unit, sub, 0, v);
 #pragma GCC unroll 12
@@ -79,9 +93,8 @@ inline void add_sub(F (&sums)[MR][kTileVectors], const char* head, const char* u
 
 // What a band of rows and some superblocks add to sums [MR, kTileWidth]. x is the first unit of the band's rows.
 template <int format, int MR>
-void add_range(const RoundedUnit* x, const char* w, int64_t superblocks, float* sums, Ahead ahead) {
+void add_range(const Unit<format>* x, const char* w, int64_t superblocks, float* sums, Ahead ahead) {
   constexpr BlockForm form = kForms[format];
-  constexpr auto kSubQuads = std::make_integer_sequence<int, kQuads / form.subs>();
   F s[MR][kTileVectors];
   for (int m = 0; m < MR; ++m)
     for (int v = 0; v < kTileVectors; ++v) s[m][v] = load(sums + m * kTileWidth + v * kLanes);
@@ -89,18 +102,18 @@ void add_range(const RoundedUnit* x, const char* w, int64_t superblocks, float* 
     const char* unit = w + form.head_bytes();
     for (int i = 0; i < form.units(); ++i, x += MR, unit += form.unit_bytes()) {
       for (int line = 0; line < ahead.lines; ++line, ahead.at += 64) prefetch(ahead.at);
-      add_sub<format, 0>(s, w, unit, x, kSubQuads);
-      if constexpr (form.subs == 2) add_sub<format, 1>(s, w, unit, x, kSubQuads);
+      add_sub<format, 0>(s, w, unit, x);
+      if constexpr (form.subs == 2) add_sub<format, 1>(s, w, unit, x);
     }
   }
   for (int m = 0; m < MR; ++m)
     for (int v = 0; v < kTileVectors; ++v) store(sums + m * kTileWidth + v * kLanes, s[m][v]);
 }
 
-using AddRange = void (*)(const RoundedUnit*, const char*, int64_t, float*, Ahead);
+template <int format> using AddRange = void (*)(const Unit<format>*, const char*, int64_t, float*, Ahead);
 
-template <int format, int... MR> AddRange pick(int64_t rows, std::integer_sequence<int, MR...>) {
-  static constexpr AddRange kByRows[] = {add_range<format, MR + 1>...};
+template <int format, int... MR> AddRange<format> pick(int64_t rows, std::integer_sequence<int, MR...>) {
+  static constexpr AddRange<format> kByRows[] = {add_range<format, MR + 1>...};
   return kByRows[rows - 1];
 }
 
@@ -136,11 +149,11 @@ template <int format, typename T> class BlockLinear final : public Operator {
     const int64_t rows = step.counts[rows_];
     if (!rows) return;
     const bool is_own = rows * w_.num_in <= kOwnRounding;
-    const int64_t own_bytes = is_own ? ceil_div(RoundedRows::num_bytes(rows, w_.num_in), 64) * 64 : 0;
+    const int64_t own_bytes = is_own ? ceil_div(Rounded::num_bytes(rows, w_.num_in), 64) * 64 : 0;
     const int64_t pieces = ceil_div(rows, piece_rows(rows, w_.tiles(), worker.count()));
     const int64_t most_rows = ceil_div(ceil_div(rows, kBandRows), pieces) * kBandRows;
     char* scratch = static_cast<char*>(worker.scratch(own_bytes + most_rows * kTileWidth * 4));
-    const RoundedRows x(is_own ? scratch : x_.workspace, rows, w_.num_in);
+    const Rounded x(is_own ? scratch : x_.workspace, rows, w_.num_in);
     is_own ? round_all(x) : round_shared(x, worker);
     float* sums = reinterpret_cast<float*>(scratch + own_bytes);
     if (x.bands() == 1)
@@ -157,22 +170,25 @@ template <int format, typename T> class BlockLinear final : public Operator {
     output_->end(rows, worker);
   }
 
+
  private:
-  void round(const RoundedRows& x, int64_t band) const {
+  using Rounded = RoundedRows<Unit<format>>;
+
+  void round(const Rounded& x, int64_t band) const {
     round_band<format>(static_cast<const T*>(x_.data), x_.stride, x, band);
   }
 
-  void round_all(const RoundedRows& x) const {
+  void round_all(const Rounded& x) const {
     for (int64_t band = 0; band < x.bands(); ++band) round(x, band);
   }
 
-  void round_shared(const RoundedRows& x, Worker& worker) const {
+  void round_shared(const Rounded& x, Worker& worker) const {
     worker.for_each(x.bands(), [&](int64_t band) { round(x, band); });
     worker.barrier();
   }
 
   // All rows at once, by some tiles one after another.
-  void run_streams(const RoundedRows& x, Worker& worker, float* sums) const {
+  void run_streams(const Rounded& x, Worker& worker, float* sums) const {
     const int64_t tiles = w_.tiles(), tile_bytes = block_tile_bytes(kForms[format], w_.num_in);
     const int64_t piece = piece_tiles(tiles, tile_bytes, worker.count());
     worker.for_each(ceil_div(tiles, piece), [&](int64_t i) {
@@ -181,7 +197,7 @@ template <int format, typename T> class BlockLinear final : public Operator {
     });
   }
 
-  void run_piece(const RoundedRows& x, int64_t tile, int64_t next_tile, int64_t band, int64_t end_band,
+  void run_piece(const Rounded& x, int64_t tile, int64_t next_tile, int64_t band, int64_t end_band,
                  float* sums) const {
     constexpr BlockForm form = kForms[format];
     const int64_t first = x.first_row(band), rows = x.first_row(end_band) - first, bands = end_band - band;
@@ -195,7 +211,7 @@ template <int format, typename T> class BlockLinear final : public Operator {
       for (int64_t i = 0; i < bands; ++i) {
         const int64_t height = x.height(band + i);
         const Ahead ahead{next + i * lines * 64 * (end_b - b) * form.units(), lines};
-        const AddRange add = pick<format>(height, std::make_integer_sequence<int, kBandRows>());
+        const AddRange<format> add = pick<format>(height, std::make_integer_sequence<int, kBandRows>());
         add(x.units(band + i) + b * form.units() * height, w + b * bytes, end_b - b,
             sums + (x.first_row(band + i) - first) * kTileWidth, ahead);
       }
@@ -231,7 +247,7 @@ extern "C" {
 
 int64_t quire_blocks_workspace_bytes(int64_t max_rows, int64_t num_in) {
   if (max_rows < 0 || num_in < 1 || num_in % kUnit) return QUIRE_BAD_ARGUMENT;
-  return RoundedRows::num_bytes(max_rows, num_in);
+  return RoundedRows<RoundedUnit<int16_t>>::num_bytes(max_rows, num_in);  // of the largest units
 }
 
 int quire_linear_blocks(quire_program* program, int rows, const void* x, int64_t x_stride, const void* packed,

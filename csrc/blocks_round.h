@@ -4,7 +4,7 @@
 // even. Models have outliers, and a unit with one loses the numbers beside it: so the one or two largest of a unit stand
 // alone where they are above 9/10 of the mean of the row's units' largest magnitudes. They are zeros in their unit, and
 // are multiplied as they are. That is one number in seventy of real models, and leaves an eighth of the divergence from
-// products with unrounded rows (at 3/2 one in two hundred, and a fifth, which turns near ties of small models).
+// products with unrounded rows: near ties of small models come out alike.
 //
 // A unit with NaN or infinity gets the scale NaN, so that all its products are NaN. What stands beside a row never
 // matters: batch invariant by construction.
@@ -19,22 +19,23 @@ namespace quire {
 #if defined(__AVX512F__)
 constexpr int kBandRows = 6;  // rows that meet a weight at once: 24 of 32 registers accumulate
 #else
-constexpr int kBandRows = 2;
+constexpr int kBandRows = 4;  // 8 of 16; the sums in float32 wait in the first-level cache meanwhile
 #endif
 constexpr int kMostLone = 2;           // of a unit
 constexpr float kLonely = 0.9f;        // of the mean largest magnitude
 constexpr float kNothing = 0x1p-100f;  // a largest magnitude below has no inverse: zeros
 
 // 32 numbers, and what a product needs of their sums.
-struct alignas(16) RoundedUnit {
-  int8_t q[kUnit];
+template <typename Number> struct alignas(16) RoundedUnit {
+  Number q[kUnit];
   float scale;
   // For each sub-block of the weights: where mins are, scale times the sum of q (float32); else where the sum of
   // products begins, less the weights' offset times the sum of q (int32).
   int32_t sums[2];
   int32_t reserved;
 };
-static_assert(sizeof(RoundedUnit) == 48);
+
+template <int format> using Unit = RoundedUnit<typename Dot4<kForms[format].bits()>::Number>;
 
 // A number that stands alone: x[k].
 struct Lone {
@@ -44,29 +45,29 @@ struct Lone {
 
 // Rounded rows in somebody's memory, in bands of even height: a short last one would leave the vector units waiting for
 // their own results. A band is one stream of memory: unit 0 of its rows, unit 1 of its rows ...
-class RoundedRows {
+template <typename Unit> class RoundedRows {
  public:
   RoundedRows(void* memory, int64_t rows, int64_t num_in)
-      : rows_(rows), row_units_(num_in / kUnit), units_(static_cast<RoundedUnit*>(memory)),
+      : rows_(rows), row_units_(num_in / kUnit), units_(static_cast<Unit*>(memory)),
         lone_(reinterpret_cast<Lone*>(units_ + rows * row_units_)),
         num_lone_(reinterpret_cast<int32_t*>(lone_ + rows * row_units_ * kMostLone)) {}
 
   static int64_t num_bytes(int64_t rows, int64_t num_in) {
-    return rows * (num_in / kUnit * int64_t(sizeof(RoundedUnit) + kMostLone * sizeof(Lone)) + int64_t(sizeof(int32_t)));
+    return rows * (num_in / kUnit * int64_t(sizeof(Unit) + kMostLone * sizeof(Lone)) + int64_t(sizeof(int32_t)));
   }
 
   int64_t bands() const { return ceil_div(rows_, kBandRows); }
   int64_t first_row(int64_t band) const { return rows_ * band / bands(); }
   int64_t height(int64_t band) const { return first_row(band + 1) - first_row(band); }
   int64_t row_units() const { return row_units_; }
-  RoundedUnit* units(int64_t band) const { return units_ + first_row(band) * row_units_; }
+  Unit* units(int64_t band) const { return units_ + first_row(band) * row_units_; }
   // A row's, in the order of their units.
   Lone* lone(int64_t row) const { return lone_ + row * row_units_ * kMostLone; }
   int32_t& num_lone(int64_t row) const { return num_lone_[row]; }
 
  private:
   int64_t rows_, row_units_;
-  RoundedUnit* units_;
+  Unit* units_;
   Lone* lone_;
   int32_t* num_lone_;
 };
@@ -121,7 +122,7 @@ struct UnitValues {
 inline float largest_magnitude(const float* x) { return UnitValues::of(x).largest_magnitude(); }
 inline float largest_magnitude(const bf16* x) { return number(bf16(largest_magnitude_of_32(x))); }
 
-template <int format> inline void round_unit(const UnitValues& x, float magnitude, RoundedUnit& unit) {
+template <int format> inline void round_unit(const UnitValues& x, float magnitude, Unit<format>& unit) {
   constexpr BlockForm form = kForms[format];
   const bool is_nothing = magnitude < kNothing;
   unit.scale = is_nothing ? 0 : magnitude * (1 / 127.0f) + (magnitude - magnitude);
@@ -129,7 +130,7 @@ template <int format> inline void round_unit(const UnitValues& x, float magnitud
   I sums[2] = {broadcast(0), broadcast(0)};
   for (int i = 0; i < kUnitVectors; ++i) {
     const I q = to_int_nearest(x.v[i] * inverse);
-    store_i8(unit.q + i * kLanes, q);
+    Dot4<form.bits()>::store_numbers(unit.q + i * kLanes, q);
     I& sum = sums[form.subs == 2 && i >= kUnitVectors / 2];
     sum = add(sum, q);
   }
@@ -145,10 +146,10 @@ template <int format> inline void round_unit(const UnitValues& x, float magnitud
 }
 
 template <int format, typename T>
-void round_band(const T* x, int64_t x_stride, const RoundedRows& rows, int64_t band) {
+void round_band(const T* x, int64_t x_stride, const RoundedRows<Unit<format>>& rows, int64_t band) {
   const int64_t first = rows.first_row(band), height = rows.height(band), count = rows.row_units();
   x += first * x_stride;
-  RoundedUnit* unit = rows.units(band);
+  Unit<format>* unit = rows.units(band);
   float lonely[kBandRows];
   Lone* lone[kBandRows];
   for (int64_t m = 0; m < height; ++m) {

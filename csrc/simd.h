@@ -45,6 +45,16 @@ inline void store_i8(int8_t* p, I v) { _mm_storeu_si128((__m128i*)p, _mm512_cvte
 inline I load_i8_pairs(const int8_t* p) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p)); }
 // Values in -32768 .. 32767.
 inline void store_i16(int16_t* p, I v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(v)); }
+// In each quad of numbers, 0, 2, 1, 3.
+inline void store_i16_even_odd(int16_t* p, I v) {
+  const __m256i packed = _mm256_shufflelo_epi16(_mm512_cvtepi32_epi16(v), 0xd8);
+  _mm256_storeu_si256((__m256i*)p, _mm256_shufflehi_epi16(packed, 0xd8));
+}
+inline I add_i16(I a, I b) { return _mm512_add_epi16(a, b); }
+template <int n> inline I shift_right_i16(I v) { return _mm512_srli_epi16(v, n); }
+// Products of adjacent unsigned bytes of a and signed ones of b, added up in pairs; and of adjacent 16-bit numbers.
+inline I multiply_add_i8(I a, I b) { return _mm512_maddubs_epi16(a, b); }
+inline I multiply_add_i16(I a, I b) { return _mm512_madd_epi16(a, b); }
 inline int32_t sum_lanes(I v) { return _mm512_reduce_add_epi32(v); }
 inline int32_t max_lanes(I v) { return _mm512_reduce_max_epi32(v); }
 inline I bit_and(I a, I b) { return _mm512_and_si512(a, b); }
@@ -102,6 +112,14 @@ inline I load_i8_pairs(const int8_t* p) { return _mm256_cvtepi8_epi16(_mm_loadu_
 inline void store_i16(int16_t* p, I v) {
   _mm_storeu_si128((__m128i*)p, _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
 }
+inline void store_i16_even_odd(int16_t* p, I v) {
+  const __m128i packed = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  _mm_storeu_si128((__m128i*)p, _mm_shufflehi_epi16(_mm_shufflelo_epi16(packed, 0xd8), 0xd8));
+}
+inline I add_i16(I a, I b) { return _mm256_add_epi16(a, b); }
+template <int n> inline I shift_right_i16(I v) { return _mm256_srli_epi16(v, n); }
+inline I multiply_add_i8(I a, I b) { return _mm256_maddubs_epi16(a, b); }
+inline I multiply_add_i16(I a, I b) { return _mm256_madd_epi16(a, b); }
 inline I bit_and(I a, I b) { return _mm256_and_si256(a, b); }
 inline I bit_or(I a, I b) { return _mm256_or_si256(a, b); }
 template <int n> inline I shift_left(I v) { return _mm256_slli_epi32(v, n); }
@@ -154,6 +172,13 @@ inline void store_i8(int8_t* p, I v) {
 }
 inline I load_i8_pairs(const int8_t* p) { return _mm_cvtepi8_epi16(_mm_loadl_epi64((const I*)p)); }
 inline void store_i16(int16_t* p, I v) { _mm_storel_epi64((I*)p, _mm_packs_epi32(v, v)); }
+inline void store_i16_even_odd(int16_t* p, I v) {
+  _mm_storel_epi64((I*)p, _mm_shufflelo_epi16(_mm_packs_epi32(v, v), 0xd8));
+}
+inline I add_i16(I a, I b) { return _mm_add_epi16(a, b); }
+template <int n> inline I shift_right_i16(I v) { return _mm_srli_epi16(v, n); }
+inline I multiply_add_i8(I a, I b) { return _mm_maddubs_epi16(a, b); }
+inline I multiply_add_i16(I a, I b) { return _mm_madd_epi16(a, b); }
 inline I bit_and(I a, I b) { return _mm_and_si128(a, b); }
 inline I bit_or(I a, I b) { return _mm_or_si128(a, b); }
 template <int n> inline I shift_left(I v) { return _mm_slli_epi32(v, n); }
@@ -187,6 +212,26 @@ inline F load_f16(const f16* p) {
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 // There is no intrinsic for it at the lower levels, where processors that lack it pass over it.
 inline void prefetch_to_write(const void* p) { asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(p))); }
+
+// Keeps g++ from moving what v is summed from behind this place.
+inline I in_order(I v) {
+  asm("" : "+v"(v));
+  return v;
+}
+
+// The same address or place, of which g++ does not know that it is: so what lies there is read again, rather than kept in
+// registers that sums need.
+template <typename T> inline T elsewhere(T at) {
+  asm("" : "+r"(at));
+  return at;
+}
+
+// Four bytes of memory in each lane.
+inline I broadcast_word(const void* p) {
+  int32_t word;
+  std::memcpy(&word, p, 4);
+  return broadcast(word);
+}
 
 inline F magnitude(F v) { return as_float(bit_and(as_int(v), broadcast(0x7fffffff))); }
 
@@ -233,16 +278,24 @@ inline void transpose(I (&v)[kLanes]) {
 
 inline F load_bf16(const bf16* p) { return as_float(shift_left<16>(load_u16(p))); }
 
-// Rounds to nearest, ties to even; NaN stays NaN.
+// To the nearest bfloat16, ties to even; NaN stays NaN.
+inline F round_bf16(F v) {
+#if defined(__AVX512BF16__)
+  return as_float(shift_left<16>(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v))));
+#else
+  const I bits = as_int(v), upper = broadcast(int32_t(0xffff0000));
+  const I odd = bit_and(shift_right<16>(bits), broadcast(1));
+  const I rounded = bit_and(add(bits, add(odd, broadcast(0x7fff))), upper);
+  const I nan = bit_or(bit_and(bits, upper), broadcast(0x400000));
+  return where_nan(v, as_float(nan), as_float(rounded));
+#endif
+}
+
 inline void store_bf16(bf16* p, F v) {
 #if defined(__AVX512BF16__)
   _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(v));
 #else
-  const I bits = as_int(v);
-  const I odd = bit_and(shift_right<16>(bits), broadcast(1));
-  const I rounded = shift_right<16>(add(bits, add(odd, broadcast(0x7fff))));
-  const I nan = bit_or(shift_right<16>(bits), broadcast(0x40));
-  store_u16(p, as_int(where_nan(v, as_float(nan), as_float(rounded))));
+  store_u16(p, shift_right<16>(as_int(round_bf16(v))));
 #endif
 }
 
@@ -261,71 +314,69 @@ inline uint32_t largest_magnitude_of_32(const bf16* p) {
   return 0x7fffu - uint32_t(_mm_extract_epi16(_mm_minpos_epu16(least), 0));
 }
 
-// Two bfloat16, of adjacent k, in each lane: accumulate both products.
-inline F dot2(F acc, I a, I b) {
-#if defined(__AVX512BF16__)
-  return _mm512_dpbf16_ps(acc, (__m512bh)a, (__m512bh)b);
-#else
-  const I high = broadcast(int32_t(0xffff0000));
-  acc = fma(as_float(shift_left<16>(a)), as_float(shift_left<16>(b)), acc);
-  return fma(as_float(bit_and(a, high)), as_float(bit_and(b, high)), acc);
-#endif
-}
-
 // kLanes sums of integers. A type of its own, since g++ keeps many running sums in registers only as what they are.
 typedef int32_t Integers __attribute__((vector_size(sizeof(I))));
 
 inline F to_float(Integers v) { return to_float((I)v); }
 
-// The same of 16-bit integers. Exact, as long as acc has room.
+// acc += the products of both 16-bit integers in each lane. Exact, as long as acc has room.
 inline Integers dot2(Integers acc, I a, I b) {
 #if defined(__AVX512VNNI__)
   return (Integers)_mm512_dpwssd_epi32((I)acc, a, b);
-#elif defined(__AVX512BW__)
-  return acc + (Integers)_mm512_madd_epi16(a, b);
-#elif defined(__AVX2__)
-  return acc + (Integers)_mm256_madd_epi16(a, b);
 #else
-  return acc + (Integers)_mm_madd_epi16(a, b);
+  return acc + (Integers)multiply_add_i16(a, b);
 #endif
 }
 
-// Four unsigned bytes of w times four signed bytes of a in each lane, added to acc. Exact.
-inline I dot4(I acc, I w, I a) {
+// Sums of products of four numbers in each lane: of w, unsigned bytes below 2^bits, and of a quad of a, numbers in
+// -127 .. 127 that all lanes share. Exact.
+//
+// part = begin(acc), up to kQuads times part = add(part, w, a), acc = end(acc, part): what is summed in 16 bits has room for
+// a few only. g++ would put off the additions, and all products into memory, did it know what they are: hence in_order.
+template <int bits> struct Dot4 {
+  using Number = int8_t;
+  using Quad = I;
+  static void store_numbers(Number* p, I v) { store_i8(p, v); }
+  static Quad quad(const Number* p) { return broadcast_word(p); }
 #if defined(__AVX512VNNI__)
-  return _mm512_dpbusd_epi32(acc, w, a);
-#elif defined(__AVX512BW__)
-  const I even = _mm512_and_si512(w, _mm512_set1_epi16(0xff)), odd = _mm512_srli_epi16(w, 8);
-  const I a_even = _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8), a_odd = _mm512_srai_epi16(a, 8);
-  return add(acc, add(_mm512_madd_epi16(even, a_even), _mm512_madd_epi16(odd, a_odd)));
-#elif defined(__AVX2__)
-  const I even = _mm256_and_si256(w, _mm256_set1_epi16(0xff)), odd = _mm256_srli_epi16(w, 8);
-  const I a_even = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8), a_odd = _mm256_srai_epi16(a, 8);
-  return add(acc, add(_mm256_madd_epi16(even, a_even), _mm256_madd_epi16(odd, a_odd)));
+  static constexpr int kQuads = 64;
+  static I begin(I acc) { return acc; }
+  static I add(I part, I w, Quad a) { return _mm512_dpbusd_epi32(part, w, a); }
+  static I end(I, I part) { return part; }
 #else
-  const I even = _mm_and_si128(w, _mm_set1_epi16(0xff)), odd = _mm_srli_epi16(w, 8);
-  const I a_even = _mm_srai_epi16(_mm_slli_epi16(a, 8), 8), a_odd = _mm_srai_epi16(a, 8);
-  return add(acc, add(_mm_madd_epi16(even, a_even), _mm_madd_epi16(odd, a_odd)));
+  static constexpr int kQuads = 32767 / (2 * 127 * ((1 << bits) - 1));
+  static I begin(I) { return broadcast(0); }
+  static I add(I part, I w, Quad a) { return in_order(add_i16(part, multiply_add_i8(w, a))); }
+  static I end(I acc, I part) { return quire::add(acc, multiply_add_i16(part, broadcast(0x10001))); }
 #endif
-}
+};
 
-// The same where every byte of w is under 129: pairs of products fit 16 bits.
-inline I dot4_small(I acc, I w, I a) {
-#if defined(__AVX512VNNI__)
-  return dot4(acc, w, a);
-#elif defined(__AVX512BW__)
-  return add(acc, _mm512_madd_epi16(_mm512_maddubs_epi16(w, a), _mm512_set1_epi16(1)));
-#elif defined(__AVX2__)
-  return add(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
-#else
-  return add(acc, _mm_madd_epi16(_mm_maddubs_epi16(w, a), _mm_set1_epi16(1)));
+#if !defined(__AVX512VNNI__)
+// Two products of 8 bits do not fit into 16: a is kept in 16 bits, numbers 0, 2, 1, 3 of each quad.
+template <> struct Dot4<8> {
+  using Number = int16_t;
+  struct Quad {
+    I even, odd;
+  };
+  static void store_numbers(Number* p, I v) { store_i16_even_odd(p, v); }
+  static Quad quad(const Number* p) { return {broadcast_word(p), broadcast_word(p + 2)}; }
+  static constexpr int kQuads = 64;
+  static I begin(I acc) { return acc; }
+  static I add(I part, I w, Quad a) {
+    const I even = multiply_add_i16(bit_and(w, broadcast(0x00ff00ff)), a.even);
+    return in_order(quire::add(part, quire::add(even, multiply_add_i16(shift_right_i16<8>(w), a.odd))));
+  }
+  static I end(I, I part) { return part; }
+};
 #endif
-}
 
 // ---- typed rows: float32 or bfloat16 in memory, float32 in registers ----
 
 inline F load_as_float(const float* p) { return load(p); }
 inline F load_as_float(const bf16* p) { return load_bf16(p); }
+template <typename T> inline F rounded(F v);
+template <> inline F rounded<float>(F v) { return v; }
+template <> inline F rounded<bf16>(F v) { return round_bf16(v); }
 inline void store_rounded(float* p, F v) { store(p, v); }
 inline void store_rounded(bf16* p, F v) { store_bf16(p, v); }
 

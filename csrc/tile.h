@@ -14,13 +14,13 @@ namespace quire {
 constexpr int kTileVectors = 2;  // 24 of 32 registers accumulate at 12 rows
 constexpr int kTileRows = 12;
 #else
-constexpr int kTileVectors = 2;  // 8 of 16
-constexpr int kTileRows = 4;
+constexpr int kTileVectors = 2;  // 12 of 16
+constexpr int kTileRows = 6;
 #endif
 constexpr int kTileWidth = kTileVectors * kLanes;
 constexpr int kVectorsInLine = 16 / kLanes;  // a line of the cache is 64 bytes
 
-constexpr int64_t kPieceRows = 96;  // of x, over which one thread takes one tile: their sums lie in the second-level cache
+constexpr int64_t kPieceRows = 96;  // of x, in a piece of work: its sums lie in the second-level cache
 
 // Rows in a piece of work, a multiple of kTileRows: enough pieces for the threads to share evenly, and as few passes over
 // a tile as that allows.
@@ -60,25 +60,51 @@ template <int MR, int NV> struct Sums {
 
 // ---- what a lane of b holds, and what of a meets it ----
 
+// T: of what a and b are given. Operand: of what rows of a are when they meet b. kParts multiplications take what a lane
+// holds: part p of it, and of the operands.
 template <typename T> struct Element;
 template <> struct Element<float> {
   static constexpr int kAdjacent = 1;  // numbers of the summed dimension in one lane
+  static constexpr int kParts = 1;
   using Lane = float;
+  using Operand = float;
+  template <int> static F part(F w) { return w; }
+  template <int> static F operand(const float* p) { return broadcast(*p); }
+  static F multiply_add(F acc, F w, F x) { return fma(x, w, acc); }
 };
 template <> struct Element<bf16> {
   static constexpr int kAdjacent = 2;
   using Lane = int32_t;
+#if defined(__AVX512BF16__)
+  static constexpr int kParts = 1;
+  using Operand = bf16;
+  template <int> static I part(I w) { return w; }
+  template <int> static I operand(const bf16* p) { return broadcast_word(p); }
+  static F multiply_add(F acc, I w, I x) { return _mm512_dpbf16_ps(acc, (__m512bh)w, (__m512bh)x); }
+#else
+  static constexpr int kParts = 2;
+  using Operand = float;  // widened once: each meets many lanes
+  template <int p> static F part(I w) {
+    return as_float(p ? bit_and(w, broadcast(int32_t(0xffff0000))) : shift_left<16>(w));
+  }
+  template <int p> static F operand(const float* x) { return broadcast(x[p]); }
+  static F multiply_add(F acc, F w, F x) { return fma(x, w, acc); }
+#endif
 };
 template <typename T> using Lane = typename Element<T>::Lane;
+template <typename T> using Operand = typename Element<T>::Operand;
 
-inline F operand(const float* p) { return broadcast(*p); }
-inline I operand(const bf16* p) {
-  int32_t pair;
-  std::memcpy(&pair, p, 4);
-  return broadcast(pair);
+// n numbers as operands.
+inline void to_operands(const float* x, int64_t n, float* y) { std::memcpy(y, x, size_t(n) * sizeof(float)); }
+#if defined(__AVX512BF16__)
+inline void to_operands(const bf16* x, int64_t n, bf16* y) { std::memcpy(y, x, size_t(n) * sizeof(bf16)); }
+#else
+inline void to_operands(const bf16* x, int64_t n, float* y) {
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(y + i, load_bf16(x + i));
+  if (i < n) store_part(y + i, load_part(x + i, int(n - i)), int(n - i));
 }
-inline F multiply_add(F acc, F w, F x) { return fma(x, w, acc); }
-inline F multiply_add(F acc, I w, I x) { return dot2(acc, w, x); }
+#endif
 
 // MR rows at a stride in elements: every third has a pointer, the two after it are reached by the stride.
 template <typename T, int MR> struct RowsOf {
@@ -91,26 +117,34 @@ template <typename T, int MR> struct RowsOf {
   const T* operator[](int m) const { return at[m / 3] + (m % 3) * stride; }
 };
 
+// acc += a b over the numbers that one lane of b holds, from place `at` of rows of a; vector(v) is where vector v of b lies.
+template <typename T, int p = 0, typename Acc, int MR, int NV, typename Vector>
+inline void add_lane(Acc (&acc)[MR][NV], const RowsOf<Operand<T>, MR>& rows, int64_t at, const Vector& vector) {
+  using E = Element<T>;
+  decltype(E::template part<p>(load(vector(0)))) w[NV];
+  for (int v = 0; v < NV; ++v) w[v] = E::template part<p>(load(vector(v)));
+#pragma GCC unroll 12
+  for (int m = 0; m < MR; ++m) {
+    const auto x = E::template operand<p>(rows[m] + at);
+    for (int v = 0; v < NV; ++v) acc[m][v] = E::multiply_add(acc[m][v], w[v], x);
+  }
+  if constexpr (p + 1 < E::kParts)
+    add_lane<T, p + 1>(acc, rows, at, [&](int v) { return elsewhere(vector(v)); });
+}
+
 // sums += a b: a MR rows, b [groups, kTileWidth] lanes. With kIsAhead, what lies `ahead` lanes behind each vector of b is
 // asked for meanwhile.
-template <int MR, int NV, bool kIsAhead, typename T>
-inline void multiply_add(Sums<MR, NV>& sums, const T* a, int64_t a_stride, const Lane<T>* b, int64_t groups,
+template <typename T, bool kIsAhead, int MR, int NV>
+inline void multiply_add(Sums<MR, NV>& sums, const Operand<T>* a, int64_t a_stride, const Lane<T>* b, int64_t groups,
                          int64_t ahead) {
-  using V = decltype(load(b));
   F acc[MR][NV];
   for (int m = 0; m < MR; ++m)
     for (int v = 0; v < NV; ++v) acc[m][v] = sums.acc[m][v];
-  const RowsOf<T, MR> rows(a, a_stride);
+  const RowsOf<Operand<T>, MR> rows(a, a_stride);
   for (int64_t g = 0; g < groups; ++g, b += kTileWidth) {
-    V w[NV];
-    for (int v = 0; v < NV; ++v) w[v] = load(b + v * kLanes);
     if constexpr (kIsAhead)
       for (int v = 0; v < NV; v += kVectorsInLine) prefetch(b + ahead + v * kLanes);
-#pragma GCC unroll 12
-    for (int m = 0; m < MR; ++m) {
-      const V x = operand(rows[m] + g * Element<T>::kAdjacent);
-      for (int v = 0; v < NV; ++v) acc[m][v] = multiply_add(acc[m][v], w[v], x);
-    }
+    add_lane<T>(acc, rows, g * Element<T>::kAdjacent, [&](int v) { return b + v * kLanes; });
   }
   for (int m = 0; m < MR; ++m)
     for (int v = 0; v < NV; ++v) sums.acc[m][v] = acc[m][v];

@@ -102,6 +102,23 @@ def test_linear(native: Any, block_type: str, dtype: torch.dtype) -> None:
             assert torch.equal(some, whole[-count:]), count
 
 
+@pytest.mark.parametrize("code", [0x00, 0x7F, 0x80, 0xFF])
+@pytest.mark.parametrize("block_type", BLOCK_LAYOUTS)
+def test_the_greatest_sums_have_room(native: Any, block_type: str, code: int) -> None:
+    """Of products of 8 bits with each format's extreme codes; numbers of one magnitude all become 127 or -127."""
+    rows = blocks_of(block_type, 20, 512)
+    factors = BLOCK_LAYOUTS[block_type].factors
+    blocks = rows.view(-1, FORMATS[block_type].num_bytes)
+    blocks[:, [at for at in range(blocks.shape[1]) if not any(f <= at < f + 2 for f in factors)]] = code
+    signs = torch.ones(6, 512)
+    signs[1] = -1
+    signs[2, ::2] = signs[3, 1::2] = signs[4, ::4] = signs[5, 256:] = -1
+    found = native.replay(block_linear, signs, (pack(native, block_type, rows, 512, torch.float32),))
+    weight = expanded(block_type, rows, 512).double()
+    allowed = signs.double().abs() @ weight.abs().T * 1e-5 + 1e-5  # a sum without room is off by 2^16
+    assert ((found.double() - signs.double() @ weight.T).abs() <= allowed).all()
+
+
 @pytest.mark.parametrize("outlier", [1, 100])
 @pytest.mark.parametrize("block_type", BLOCK_LAYOUTS)
 def test_rounding_the_input_moves_a_product_by_less_than_a_hundredth(
