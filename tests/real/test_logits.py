@@ -1,5 +1,6 @@
 """Logits of the real models beside transformers', which dequantizes the same GGUF, in float32."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,19 @@ TEXT = "The quick brown fox jumps over the lazy dog. In 1969, two people walked 
 
 def scores_by_transformers(path: Path, ids: list[int]) -> torch.Tensor:
     """[P, V] log probabilities of the token after each of ``ids``, config and weights read by transformers too."""
+    import gguf
     import transformers
+    from transformers.initialization import no_init_weights
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        no_init_weights(),
+    ):  # random weights, and reading twice, take half a minute
+        patch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
+        config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        tensors = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)["tensors"]
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     assert not unexpected
     assert set(missing) <= {"lm_head.weight"}  # tied to the embedding
