@@ -13,6 +13,7 @@
 #include <algorithm>
 
 #include "blocks.h"
+#include "blocks_dot.h"
 
 namespace quire {
 

@@ -80,7 +80,7 @@ template <> struct Element<bf16> {
   using Operand = bf16;
   template <int> static I part(I w) { return w; }
   template <int> static I operand(const bf16* p) { return broadcast_word(p); }
-  static F multiply_add(F acc, I w, I x) { return _mm512_dpbf16_ps(acc, (__m512bh)w, (__m512bh)x); }
+  static F multiply_add(F acc, I w, I x) { return dot2(acc, w, x); }
 #else
   static constexpr int kParts = 2;
   using Operand = float;  // widened once: each meets many lanes

@@ -18,10 +18,8 @@ def scores_by_transformers(path: Path, ids: list[int]) -> torch.Tensor:
     from transformers.initialization import no_init_weights
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        no_init_weights(),
-    ):  # random weights, and reading twice, take half a minute
+    # Random weights, and reading a vocabulary of 262,000 twice, take half a minute.
+    with pytest.MonkeyPatch.context() as patch, no_init_weights():
         patch.setattr(gguf, "GGUFReader", functools.cache(gguf.GGUFReader))
         config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
