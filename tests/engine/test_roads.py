@@ -15,10 +15,13 @@ from quire.core.outputs import RequestOutput
 from quire.kernels.cpu import library
 
 FAMILIES = ("llama", "llama_rope3", "mistral", "qwen2", "qwen3", "gemma3")
-TORCH_FAMILIES = ("qwen3_moe",)
-"""The native kernels leave these to torch."""
-BODIES = (
-    "torch float32 auto",
+ATTENTIONS = ("llama", "gemma3")
+"""Of families, these differ in what attention is asked for."""
+TORCH_FAMILIES = (*ATTENTIONS, "qwen3_moe")
+"""The native kernels leave the last to torch."""
+SLOW_FAMILIES = tuple(family for family in FAMILIES if family not in ATTENTIONS)
+"""Torch takes a third of a minute for each; they are llama's road with other weights."""
+NATIVE_BODIES = (
     "v4n float32 auto",
     "v4n bfloat16 auto",
     "v4 float32 auto",
@@ -27,9 +30,7 @@ BODIES = (
     "v2 float32 auto",
 )
 """What computes, torch or the native kernels of one instruction-set level; in what; how keys and values are held."""
-INT8_FAMILIES = ("llama", "gemma3")
 INT8_BODIES = ("torch float32 int8", "v4n bfloat16 int8", "v4 float32 int8", "v3 bfloat16 int8", "v2 float32 int8")
-"""Of families, these differ in what attention is asked for."""
 
 Answer = list[tuple[list[int], list[dict[int, float]]]]
 
@@ -98,9 +99,10 @@ class Road:
 
 
 ROADS = [
-    *((body, family) for body in BODIES for family in FAMILIES),
     *(("torch float32 auto", family) for family in TORCH_FAMILIES),
-    *((body, family) for body in INT8_BODIES for family in INT8_FAMILIES),
+    *(pytest.param(("torch float32 auto", family), marks=pytest.mark.slow) for family in SLOW_FAMILIES),
+    *((body, family) for body in NATIVE_BODIES for family in FAMILIES),
+    *((body, family) for body in INT8_BODIES for family in ATTENTIONS),
 ]
 
 
