@@ -4,6 +4,7 @@ The same names and outputs as vLLM's ``LLM``, so that a script changes one impor
 """
 
 import itertools
+import sys
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +30,10 @@ Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text, token ids, or {"prompt": ...} / {"prompt_token_ids": ...} with an optional "cache_salt"."""
 Message = dict[str, Any]
 
+_OFFLINE: dict[str, Any] = {"seed": 0, "max_num_interleaved_tokens": sys.maxsize}
+"""Defaults that are not the server's. Nobody reads along, so decodes may wait for prompts: few large steps read
+weights less often."""
+
 
 class LLM:
     """A model to generate with. Settings are the fields of core.config, by name: ``LLM(model, max_model_len=4096)``;
@@ -38,7 +43,7 @@ class LLM:
     """
 
     def __init__(self, model: str = DEFAULT_MODEL, **settings: Any) -> None:
-        config = engine_config({"seed": 0, "model": model} | settings)
+        config = engine_config(_OFFLINE | {"model": model} | settings)
         threads.settle()  # before torch is imported
         from quire.engine.inline import InlineClient
 

@@ -1,5 +1,7 @@
 """Every auto becomes a value; what cannot work is refused with the setting's name."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -36,6 +38,20 @@ def test_dtype(stored: str, fast: bool, dtype: str) -> None:
     machine = Machine(torch.device("cpu"), num_cores=1, available_memory_bytes=1, has_bfloat16=fast)
     config = resolve_dtype(EngineConfig(), shape, machine)
     assert (config.model.dtype, config.cache.kv_cache_dtype) == (dtype, dtype)
+
+
+@pytest.mark.parametrize(("has_bfloat16", "tokens"), [(True, 80), (False, 32)])
+def test_prompts_beside_decodes_take_a_twentieth_of_a_second(has_bfloat16: bool, tokens: int) -> None:
+    shape = ModelShape(max_position_embeddings=8192, stored_dtype="bfloat16", flops_per_token=2e8)
+    machine = replace(MACHINE, has_bfloat16=has_bfloat16)
+    config = resolve_dtype(EngineConfig(), shape, machine)
+    assert resolve(config, shape, machine, BLOCK_BYTES).config.scheduler.max_num_interleaved_tokens == tokens
+
+
+@pytest.mark.parametrize(("asked", "got"), [(64, 64), (10**12, 512)])
+def test_prompts_beside_decodes_are_limited_by_the_step(asked: int, got: int) -> None:
+    scheduler = resolved(max_num_batched_tokens=512, max_num_interleaved_tokens=asked).config.scheduler
+    assert scheduler.max_num_interleaved_tokens == got
 
 
 def test_kv_takes_a_share_of_what_is_free() -> None:

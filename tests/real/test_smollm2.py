@@ -38,6 +38,10 @@ def llm(smollm2: Path) -> LLM:
     return LLM(str(smollm2), max_model_len=1024, enable_prefix_caching=False)
 
 
+def test_offline_no_decode_is_hurried(llm: LLM) -> None:
+    assert llm.info.max_num_interleaved_tokens == llm.info.max_num_batched_tokens
+
+
 @pytest.fixture(scope="module")
 def alone(llm: LLM) -> Exact:
     return [

@@ -216,6 +216,7 @@ class FakeLLM:
             max_model_len=MAX_MODEL_LEN,
             max_num_seqs=8,
             max_num_batched_tokens=64,
+            max_num_interleaved_tokens=64,
             vocab_size=VOCAB,
             block_size=16,
             num_blocks=32,

@@ -97,6 +97,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, tag="ready"):
     max_model_len: int
     max_num_seqs: int
     max_num_batched_tokens: int
+    max_num_interleaved_tokens: int
     vocab_size: int
     block_size: int
     num_blocks: int

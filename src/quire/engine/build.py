@@ -139,14 +139,16 @@ def _grammars(config: EngineConfig, checkpoint: Checkpoint, vocab_size: int) -> 
 def _info(resolved: Resolved, model: CausalLM) -> EngineInfo:
     config = resolved.config
     assert config.model.max_model_len and config.cache.block_size
-    assert config.scheduler.max_num_seqs and config.scheduler.max_num_batched_tokens
+    scheduler = config.scheduler
+    assert scheduler.max_num_seqs and scheduler.max_num_batched_tokens and scheduler.max_num_interleaved_tokens
     cache = config.cache
     facts = {name: str(getattr(cache, name)) for name in cache.__struct_fields__}
     return EngineInfo(
         model=config.model.model,
         max_model_len=config.model.max_model_len,
-        max_num_seqs=config.scheduler.max_num_seqs,
-        max_num_batched_tokens=config.scheduler.max_num_batched_tokens,
+        max_num_seqs=scheduler.max_num_seqs,
+        max_num_batched_tokens=scheduler.max_num_batched_tokens,
+        max_num_interleaved_tokens=scheduler.max_num_interleaved_tokens,
         vocab_size=model.vocab_size,
         block_size=config.cache.block_size,
         num_blocks=resolved.num_blocks,

@@ -147,7 +147,7 @@ def resolve(
         batched = max(batched, context)
     if config.machine.enforce_eager and not machine.computes_beside_host:
         notes.append("enforce_eager has no effect on a CPU: what is recorded there is never shaped by a batch")
-    interleaved = config.scheduler.max_num_interleaved_tokens or min(batched, _interleaved_tokens(shape, machine))
+    interleaved = min(batched, config.scheduler.max_num_interleaved_tokens or _interleaved_tokens(shape, machine))
     return Resolved(
         config=msgspec.structs.replace(
             config,

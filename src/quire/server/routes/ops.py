@@ -58,6 +58,7 @@ def describe(service: Service) -> ServerInfo:
         "max_model_len": llm.info.max_model_len,
         "max_num_seqs": llm.info.max_num_seqs,
         "max_num_batched_tokens": llm.info.max_num_batched_tokens,
+        "max_num_interleaved_tokens": llm.info.max_num_interleaved_tokens,
         "block_size": llm.info.block_size,
         "dtype": llm.info.dtype,
         "max_total_num_tokens": num_tokens,
