@@ -265,16 +265,22 @@ template <typename X, typename T> class Attention final : public Operator {
     const Operand<T>* q = b.q + first_row * shape_.size;
     float* scores = b.scores + first_row * kSegment + places.first * kGroup;
     const int64_t vectors = places.num * kVectors, height = band_height(rows);
-    for (int64_t v = 0; v < vectors; v += kTileVectors)
+    for (int64_t v = 0; v < vectors;) {
+      const bool is_wide = rows <= kTileRows / 2 && vectors - v >= kWideScores;
+      const int64_t width = is_wide ? kWideScores : vectors - v >= kTileVectors ? kTileVectors : 1;
       for (int64_t r = 0; r < rows; r += height) {
         const Scores<T> a{q + r * shape_.size, keys + v, chunks + v / kVectors, shape_.size, shape_.block, scale_,
                           scores + r * kSegment + v * kLanes, key_scales + v, b.q_scales + first_row + r};
         const int num = int(std::min(height, rows - r));
-        if (v + kTileVectors <= vectors)
-          score_rows<T, kTileVectors>(num, r == 0, a);
+        if (is_wide)
+          score_rows<T, kWideScores, FewRows>(num, r == 0, a);
+        else if (width == kTileVectors)
+          score_rows<T, kTileVectors, AnyRows>(num, r == 0, a);
         else
-          score_rows<T, 1>(num, r == 0, a);
+          score_rows<T, 1, AnyRows>(num, r == 0, a);
       }
+      v += width;
+    }
   }
 
   // sums = sums kept + (weights V) added; or weights V, where is_more is false. rows: of one of the heads.

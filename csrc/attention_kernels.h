@@ -30,7 +30,7 @@ template <> struct Element<int16_t> {
   static constexpr int kParts = 1;
   using Lane = BytePair;
   using Operand = int16_t;
-  template <int> static I part(I w) { return w; }
+  template <int, bool> static I part(I w) { return w; }
   template <int> static I operand(const int16_t* p) { return broadcast_word(p); }
   static Integers multiply_add(Integers acc, I w, I x) { return dot2(acc, w, x); }
 };
@@ -46,6 +46,8 @@ constexpr float kLeastGreatest = 1e-30f;  // what rows of nothing but zeros are 
 constexpr int64_t kSegment = 128;
 constexpr int64_t kGroup = 16;  // adjacent tokens that always lie in one page
 constexpr int64_t kGroups = kSegment / kGroup;
+// Vectors of keys that few rows meet at once: of two groups, which mostly lie side by side, so memory is read in order.
+constexpr int kWideScores = std::min(2 * kTileVectors, int(2 * kGroup) / kLanes);
 constexpr float kLowest = -3e38f;  // the maximum of nothing: finite, since -inf minus -inf is not a number
 
 // ---- kernels: MR rows against NV vectors ----
@@ -165,11 +167,11 @@ void sum_rows(int rows, const Sum<T>& a, std::integer_sequence<int, MR...>) {
 using AnyRows = std::make_integer_sequence<int, kTileRows>;
 using FewRows = std::make_integer_sequence<int, kTileRows / 2>;  // twice as wide a tile has room for
 
-template <typename T, int NV> void score_rows(int rows, bool is_ahead, const Scores<T>& a) {
+template <typename T, int NV, typename Rows> void score_rows(int rows, bool is_ahead, const Scores<T>& a) {
   if (is_ahead)
-    score_rows<T, NV, true>(rows, a, AnyRows());
+    score_rows<T, NV, true>(rows, a, Rows());
   else
-    score_rows<T, NV, false>(rows, a, AnyRows());
+    score_rows<T, NV, false>(rows, a, Rows());
 }
 template <typename T, int NV, typename Rows> void sum_rows(int rows, bool is_ahead, const Sum<T>& a) {
   if (is_ahead)

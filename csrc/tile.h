@@ -61,14 +61,14 @@ template <int MR, int NV> struct Sums {
 // ---- what a lane of b holds, and what of a meets it ----
 
 // T: of what a and b are given. Operand: of what rows of a are when they meet b. kParts multiplications take what a lane
-// holds: part p of it, and of the operands.
+// holds: part p of it, and of the operands. kIsTight: no register is left beside the sums.
 template <typename T> struct Element;
 template <> struct Element<float> {
   static constexpr int kAdjacent = 1;  // numbers of the summed dimension in one lane
   static constexpr int kParts = 1;
   using Lane = float;
   using Operand = float;
-  template <int> static F part(F w) { return w; }
+  template <int, bool> static F part(F w) { return w; }
   template <int> static F operand(const float* p) { return broadcast(*p); }
   static F multiply_add(F acc, F w, F x) { return fma(x, w, acc); }
 };
@@ -78,14 +78,16 @@ template <> struct Element<bf16> {
 #if defined(__AVX512BF16__)
   static constexpr int kParts = 1;
   using Operand = bf16;
-  template <int> static I part(I w) { return w; }
+  template <int, bool> static I part(I w) { return w; }
   template <int> static I operand(const bf16* p) { return broadcast_word(p); }
   static F multiply_add(F acc, I w, I x) { return dot2(acc, w, x); }
 #else
   static constexpr int kParts = 2;
   using Operand = float;  // widened once: each meets many lanes
-  template <int p> static F part(I w) {
-    return as_float(p ? bit_and(w, broadcast(int32_t(0xffff0000))) : shift_left<16>(w));
+  template <int p, bool kIsTight> static F part(I w) {
+    if constexpr (p == 0) return as_float(shift_left<16>(w));
+    else if constexpr (kIsTight) return as_float(shift_left<16>(shift_right<16>(w)));
+    else return as_float(bit_and(w, broadcast(int32_t(0xffff0000))));  // one operation less, one register more
   }
   template <int p> static F operand(const float* x) { return broadcast(x[p]); }
   static F multiply_add(F acc, F w, F x) { return fma(x, w, acc); }
@@ -118,15 +120,27 @@ template <typename T, int MR> struct RowsOf {
 };
 
 // acc += a b over the numbers that one lane of b holds, from place `at` of rows of a; vector(v) is where vector v of b lies.
+// Of rows and vectors, the fewer are kept in registers while the others pass.
 template <typename T, int p = 0, typename Acc, int MR, int NV, typename Vector>
 inline void add_lane(Acc (&acc)[MR][NV], const RowsOf<Operand<T>, MR>& rows, int64_t at, const Vector& vector) {
   using E = Element<T>;
-  decltype(E::template part<p>(load(vector(0)))) w[NV];
-  for (int v = 0; v < NV; ++v) w[v] = E::template part<p>(load(vector(v)));
+  const auto lanes = [&](int v) { return E::template part<p, (MR < NV)>(load(vector(v))); };
+  const auto operand = [&](int m) { return E::template operand<p>(rows[m] + at); };
+  if constexpr (MR < NV) {
+    decltype(operand(0)) x[MR];
+    for (int m = 0; m < MR; ++m) x[m] = operand(m);
+    for (int v = 0; v < NV; ++v) {
+      const auto w = lanes(v);
+      for (int m = 0; m < MR; ++m) acc[m][v] = E::multiply_add(acc[m][v], w, x[m]);
+    }
+  } else {
+    decltype(lanes(0)) w[NV];
+    for (int v = 0; v < NV; ++v) w[v] = lanes(v);
 #pragma GCC unroll 12
-  for (int m = 0; m < MR; ++m) {
-    const auto x = E::template operand<p>(rows[m] + at);
-    for (int v = 0; v < NV; ++v) acc[m][v] = E::multiply_add(acc[m][v], w[v], x);
+    for (int m = 0; m < MR; ++m) {
+      const auto x = operand(m);
+      for (int v = 0; v < NV; ++v) acc[m][v] = E::multiply_add(acc[m][v], w[v], x);
+    }
   }
   if constexpr (p + 1 < E::kParts)
     add_lane<T, p + 1>(acc, rows, at, [&](int v) { return elsewhere(vector(v)); });
