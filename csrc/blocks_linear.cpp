@@ -12,7 +12,7 @@
 //
 // Bound: memory for a few rows, and the integer dot products for many: with VNNI at best 8 of 10 operations of the units
 // that multiply are dot products, where a unit has one scale (the others scale and add); without, four operations do what
-// one does, or, below 8 bits, little more than two. The numbers that stand alone take about a tenth of it.
+// one does, or, below 8 bits, little more than two. The numbers that stand alone take up to a tenth of it.
 #include <algorithm>
 
 #include "blocks_round.h"

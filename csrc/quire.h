@@ -144,9 +144,9 @@ QUIRE_API int quire_pack_blocks(quire_pool *pool, const void *rows, int64_t row_
 QUIRE_API int64_t quire_blocks_workspace_bytes(int64_t max_rows, int64_t num_in);
 
 /* As quire_linear; x [rows, num_in] of dtype (also that of bias and residual). Each row of x is rounded in groups of 32
- * to 8 bits by the group's largest magnitude; but the two largest of a group stand alone, and are not rounded, where they
- * are more than 9/10 of the mean over the row's groups' largest. Products of groups are exact, and summed in float32 in
- * the order of num_in; then those of the numbers that stand alone.
+ * to 8 bits by the group's largest magnitude; but its largest, or its two largest, stand alone, and are not rounded,
+ * where the square of that magnitude falls by more than 3/5 for each, in squares of the mean over the row's groups.
+ * Products of groups are exact, and summed in float32 in the order of num_in; then those of the numbers that stand alone.
  * A row with NaN or infinity becomes NaN. workspace: aligned to 16. */
 QUIRE_API int quire_linear_blocks(quire_program *program, int rows, const void *x, int64_t x_stride, const void *packed,
                                   int64_t num_out, int64_t num_in, int format, int dtype, void *workspace,

@@ -23,7 +23,7 @@ from quire.kernels.ops.vocabulary import capped, likeliest_of
 UNIT = 32
 """Numbers that are scaled and summed together."""
 _QUADS = UNIT // 4
-_LONELY, _MOST_LONE = 0.9, 2
+_MOST_LONE, _LEAST_GAIN = 2, 0.6
 _NOTHING = 2.0**-100
 """A group whose largest magnitude is less is rounded to zeros: its scale would have no inverse."""
 
@@ -123,14 +123,18 @@ def _codes(rows: Tensor, form: BlockLayout) -> Tensor:
 def rounded(x: Tensor) -> Tensor:
     """x [T, K] as products see it, in float32: each group of 32 to whole multiples of its largest magnitude / 127.
 
-    The two largest of a group are no part of it, and not rounded, where they are more than 9/10 of the mean over the
-    row's groups' largest magnitudes.
+    The largest of a group, or the two largest, are no part of it, and not rounded, where the square of its largest
+    magnitude falls by more than 3/5 for each of them; in squares of the mean over the row's groups.
     """
     groups = x.float().reshape(len(x), -1, UNIT)
     magnitudes = groups.abs()
-    lonely = (magnitudes.amax(dim=2, keepdim=True).mean(dim=1, keepdim=True) * _LONELY).clamp_min_(_NOTHING)
-    largest = magnitudes.sort(dim=2, descending=True, stable=True).indices[..., :_MOST_LONE]
-    is_lone = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, largest, True) & (magnitudes > lonely)
+    ranked, places = magnitudes.sort(dim=2, descending=True, stable=True)
+    mean = ranked[..., :1].mean(dim=1, keepdim=True).clamp_min_(_NOTHING)
+    squares = (ranked[..., : _MOST_LONE + 1] / mean).square_()
+    counts = torch.arange(_MOST_LONE + 1, device=x.device)
+    num_lone = (squares[..., :1] - squares - _LEAST_GAIN * counts).argmax(dim=2, keepdim=True)
+    is_taken = counts[:-1] < num_lone
+    is_lone = torch.zeros_like(groups, dtype=torch.bool).scatter_(2, places[..., :_MOST_LONE], is_taken)
     rest = groups.masked_fill(is_lone, 0.0)
     magnitude = rest.abs().amax(dim=2, keepdim=True)
     is_nothing = magnitude < _NOTHING
