@@ -266,18 +266,12 @@ template <typename X, typename T> class Attention final : public Operator {
     float* scores = b.scores + first_row * kSegment + places.first * kGroup;
     const int64_t vectors = places.num * kVectors, height = band_height(rows);
     for (int64_t v = 0; v < vectors;) {
-      const bool is_wide = rows <= kTileRows / 2 && vectors - v >= kWideScores;
-      const int64_t width = is_wide ? kWideScores : vectors - v >= kTileVectors ? kTileVectors : 1;
+      const int64_t width = pass_vectors<kWideScores>(rows, vectors - v);
       for (int64_t r = 0; r < rows; r += height) {
         const Scores<T> a{q + r * shape_.size, keys + v, chunks + v / kVectors, shape_.size, shape_.block, scale_,
                           scores + r * kSegment + v * kLanes, key_scales + v, b.q_scales + first_row + r};
         const int num = int(std::min(height, rows - r));
-        if (is_wide)
-          score_rows<T, kWideScores, FewRows>(num, r == 0, a);
-        else if (width == kTileVectors)
-          score_rows<T, kTileVectors, AnyRows>(num, r == 0, a);
-        else
-          score_rows<T, 1, AnyRows>(num, r == 0, a);
+        with_vectors<kWideScores>(width, [&](auto nv, auto any) { score_rows<T, nv()>(num, r == 0, a, any); });
       }
       v += width;
     }
@@ -304,9 +298,7 @@ template <typename X, typename T> class Attention final : public Operator {
   static void sum_columns(Sum<T> a, int64_t rows) {
     const int64_t height = band_height(rows);
     for (; a.column < a.size;) {
-      const int64_t left = (a.size - a.column) / kLanes;
-      const bool is_wide = rows <= kTileRows / 2 && left >= 2 * kTileVectors;
-      const int64_t vectors = is_wide ? 2 * kTileVectors : left >= kTileVectors ? kTileVectors : 1;
+      const int64_t vectors = pass_vectors<kWideSums>(rows, (a.size - a.column) / kLanes);
       for (int64_t r = 0; r < rows; r += height) {
         Sum<T> band = a;
         band.weights += r * kSegment;
@@ -314,12 +306,7 @@ template <typename X, typename T> class Attention final : public Operator {
         band.weight_scales += r;
         if (a.kept) band.kept += r, band.added += r;
         const int num = int(std::min(height, rows - r));
-        if (is_wide)
-          sum_rows<T, 2 * kTileVectors, FewRows>(num, r == 0, band);
-        else if (vectors == kTileVectors)
-          sum_rows<T, kTileVectors, AnyRows>(num, r == 0, band);
-        else
-          sum_rows<T, 1, AnyRows>(num, r == 0, band);
+        with_vectors<kWideSums>(vectors, [&](auto nv, auto any) { sum_rows<T, nv()>(num, r == 0, band, any); });
       }
       a.column += vectors * kLanes;
     }

@@ -46,7 +46,8 @@ constexpr float kLeastGreatest = 1e-30f;  // what rows of nothing but zeros are 
 constexpr int64_t kSegment = 128;
 constexpr int64_t kGroup = 16;  // adjacent tokens that always lie in one page
 constexpr int64_t kGroups = kSegment / kGroup;
-// Vectors of keys that few rows meet at once: of two groups, which mostly lie side by side, so memory is read in order.
+// Vectors that few rows meet at once. Of keys those of two groups, which mostly lie side by side: memory is read in order.
+constexpr int kWideSums = 2 * kTileVectors;
 constexpr int kWideScores = std::min(2 * kTileVectors, int(2 * kGroup) / kLanes);
 constexpr float kLowest = -3e38f;  // the maximum of nothing: finite, since -inf minus -inf is not a number
 
@@ -154,30 +155,33 @@ template <typename T, int MR, int NV, bool kIsAhead> void sum(const Sum<T>& a) {
     }
 }
 
-template <typename T, int NV, bool kIsAhead, int... MR>
-void score_rows(int rows, const Scores<T>& a, std::integer_sequence<int, MR...>) {
-  static constexpr void (*kByRows[])(const Scores<T>&) = {score<T, MR + 1, NV, kIsAhead>...};
-  kByRows[rows - 1](a);
-}
-template <typename T, int NV, bool kIsAhead, int... MR>
-void sum_rows(int rows, const Sum<T>& a, std::integer_sequence<int, MR...>) {
-  static constexpr void (*kByRows[])(const Sum<T>&) = {sum<T, MR + 1, NV, kIsAhead>...};
-  kByRows[rows - 1](a);
-}
 using AnyRows = std::make_integer_sequence<int, kTileRows>;
 using FewRows = std::make_integer_sequence<int, kTileRows / 2>;  // twice as wide a tile has room for
 
-template <typename T, int NV, typename Rows> void score_rows(int rows, bool is_ahead, const Scores<T>& a) {
-  if (is_ahead)
-    score_rows<T, NV, true>(rows, a, Rows());
-  else
-    score_rows<T, NV, false>(rows, a, Rows());
+template <typename T, int NV, int... MR>
+void score_rows(int rows, bool is_ahead, const Scores<T>& a, std::integer_sequence<int, MR...>) {
+  static constexpr void (*kByRows[][2])(const Scores<T>&) = {{score<T, MR + 1, NV, false>, score<T, MR + 1, NV, true>}...};
+  kByRows[rows - 1][is_ahead](a);
 }
-template <typename T, int NV, typename Rows> void sum_rows(int rows, bool is_ahead, const Sum<T>& a) {
-  if (is_ahead)
-    sum_rows<T, NV, true>(rows, a, Rows());
+template <typename T, int NV, int... MR>
+void sum_rows(int rows, bool is_ahead, const Sum<T>& a, std::integer_sequence<int, MR...>) {
+  static constexpr void (*kByRows[][2])(const Sum<T>&) = {{sum<T, MR + 1, NV, false>, sum<T, MR + 1, NV, true>}...};
+  kByRows[rows - 1][is_ahead](a);
+}
+
+// Vectors of the next pass, of so many that are left: kWide where rows are few, kTileVectors, or one.
+template <int kWide> int64_t pass_vectors(int64_t rows, int64_t left) {
+  if (rows <= kTileRows / 2 && left >= kWide) return kWide;
+  return left >= kTileVectors ? kTileVectors : 1;
+}
+// Call body with these as a constant, and the rows that there may be.
+template <int kWide, typename Body> void with_vectors(int64_t vectors, const Body& body) {
+  if (vectors == kTileVectors)
+    body(std::integral_constant<int, kTileVectors>(), AnyRows());
+  else if (vectors == 1)
+    body(std::integral_constant<int, 1>(), AnyRows());
   else
-    sum_rows<T, NV, false>(rows, a, Rows());
+    body(std::integral_constant<int, kWide>(), FewRows());
 }
 
 // ---- rows of integers ----

@@ -3,7 +3,7 @@
 // Each unit of 32 adjacent numbers has its own scale, its largest magnitude over 127; q is rounded to nearest, ties to
 // even. Models have outliers, and a unit with one loses the numbers beside it: so the one or two largest of a unit stand
 // alone where that takes enough from the square of its largest magnitude, with which the error goes. They are zeros in
-// their unit, and are multiplied as they are. That is one number in ninety of real models, and leaves an eighth of the
+// their unit, and are multiplied as they are. That is one number in ninety of real models, and leaves a seventh of the
 // divergence from products with unrounded rows: near ties of small models come out alike.
 //
 // A unit with NaN or infinity gets the scale NaN, so that all its products are NaN. What stands beside a row never

@@ -20,7 +20,7 @@ ATTENTIONS = ("llama", "gemma3")
 TORCH_FAMILIES = (*ATTENTIONS, "qwen3_moe")
 """The native kernels leave the last to torch."""
 SLOW_FAMILIES = tuple(family for family in FAMILIES if family not in ATTENTIONS)
-"""Torch takes a third of a minute for each; they are llama's road with other weights."""
+"""Torch takes half a minute for each; they are llama's road with other weights."""
 NATIVE_BODIES = (
     "v4n float32 auto",
     "v4n bfloat16 auto",
@@ -29,7 +29,7 @@ NATIVE_BODIES = (
     "v3 bfloat16 auto",
     "v2 float32 auto",
 )
-"""What computes, torch or the native kernels of one instruction-set level; in what; how keys and values are held."""
+"""The kernels of one instruction-set level; in what they compute; how keys and values are held."""
 INT8_BODIES = ("torch float32 int8", "v4n bfloat16 int8", "v4 float32 int8", "v3 bfloat16 int8", "v2 float32 int8")
 
 Answer = list[tuple[list[int], list[dict[int, float]]]]
