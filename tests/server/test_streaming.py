@@ -7,7 +7,10 @@ import pytest
 
 from quire.core.errors import EngineDead
 from quire.server.disconnect import while_connected
-from quire.server.streaming import EventStream
+from quire.server.faces import encode
+from quire.server.schema.chat import ChatChunk
+from quire.server.schema.completion import CompletionChunk
+from quire.server.streaming import EventStream, Frames
 
 pytestmark = pytest.mark.anyio
 
@@ -68,6 +71,48 @@ async def test_a_completion_stream_byte_for_byte(client, monkeypatch):
             "data: [DONE]\n\n",
         ]
     )
+
+
+@pytest.mark.parametrize("text", ['"', "\0", "\\u0000", "\n", "é", "\U0001f600", "</s>"])
+@pytest.mark.parametrize("model", ["m", "\0", '","text":"'])
+async def test_an_event_around_a_text_is_the_event_with_it(text, model):
+    frames = Frames(id="\0", object="o", created=1, model=model, fingerprint="f", has_usage=True, tier="default")
+
+    def choice(text):
+        return {"index": 0, "text": text, "stop_reason": None}
+
+    before, behind = frames.around(choice)
+    assert before + encode(text) + behind == frames.chunk([choice(text)])
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {},
+        {"n": 2},
+        {"stream_options": {"include_usage": True}},
+        {"stream_options": {"include_usage": True, "continuous_usage_stats": True}},
+        {"service_tier": "auto"},
+        {"return_token_ids": True},
+        {"logprobs": 1},
+        {"return_prompt_text": True},
+        {"stop": "c"},
+        {"echo": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
+async def test_every_event_of_a_stream_has_the_shape_of_its_kind(client, path, asked):
+    if path == CHAT and "logprobs" in asked:
+        asked = {"logprobs": True}
+    body = {"max_tokens": 4, "stream": True, "ignore_eos": True} | asked
+    body |= {"messages": [*HI, {"role": "assistant", "content": "so"}]} if path == CHAT else {"prompt": "x"}
+    answer = await client.post(path, json=body)
+    frames = [frame.removeprefix("data: ") for frame in answer.text.split("\n\n")[:-2]]
+    assert answer.status_code == 200 and len(frames) >= 4, answer.text
+    for frame in frames:
+        read = msgspec.json.decode(frame, type=ChatChunk if path == CHAT else CompletionChunk, strict=True)
+        assert msgspec.json.decode(msgspec.json.encode(read)) == msgspec.json.decode(frame)
 
 
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])

@@ -155,27 +155,25 @@ class _Running:
         self.kind = kind
         self.prompt_ids: list[int] = request.prompt.tolist()
         self.continuations = [_Continuation(request, i, tokenizer, self.prompt_ids) for i in range(request.params.n)]
+        self.num_live = len(self.continuations)
+        """Those that have not ended."""
         self.prompt_logprobs: list[Logprobs | None] | None = None if request.params.prompt_logprobs is None else [None]
         self.num_cached_tokens: int | None = None
         self.metrics = RequestMetrics(arrival_s=request.arrival_s)
 
-    @property
-    def finished(self) -> bool:
-        for continuation in self.continuations:  # noqa: SIM110 - asked for every token, and mostly over at the first
-            if continuation.finish_reason is None:
-                return False
-        return True
-
-    def output(self, kind: OutputKind, *, finished: bool) -> RequestOutput:
+    def output(self, kind: OutputKind) -> RequestOutput:
         """Of deltas, those of continuations that have news."""
-        is_delta = kind is OutputKind.DELTA
+        outputs = []
+        for continuation in self.continuations:  # no comprehension: it is a call, and this is done for every token
+            if continuation.has_news or kind is not OutputKind.DELTA:
+                outputs.append(continuation.output(kind))
         return RequestOutput(
             request_id=self.request.request_id,
             prompt=self.prompt,
             prompt_token_ids=self.prompt_ids,
             prompt_logprobs=self.prompt_logprobs,
-            outputs=[c.output(kind) for c in self.continuations if c.has_news or not is_delta],
-            finished=finished,
+            outputs=outputs,
+            finished=not self.num_live,
             metrics=self.metrics,
             num_cached_tokens=self.num_cached_tokens,
         )
@@ -224,6 +222,7 @@ class Assembler:
             hidden = end is not None and end.stop_token_id is not None
             shown = not hidden or continuation.params.include_stop_str_in_output
             if continuation.push(token, shown=shown, is_last=end is not None):
+                running.num_live -= 1
                 cut.append(handle)
         for finished in step.finished:
             if (whose := self._finish(finished)) is not None:
@@ -272,21 +271,20 @@ class Assembler:
         # An end-of-sequence id is the model's own way to stop and no reason to name, unless it was asked for.
         named = stop_id if stop_id not in self._eos or stop_id in continuation.params.stop_token_ids else None
         continuation.end(finished.reason, named)
+        running.num_live -= 1
         if finished.reason is FinishReason.ERROR:
             continuation.stop_reason = finished.error
         return running
 
     def _update(self, running: _Running, time_s: float) -> Update | None:
         handle = running.request.handle
-        if not running.finished:
-            if running.kind is OutputKind.FINAL:
-                return None
-            return Update(handle, running.output(running.kind, finished=False))
+        if running.num_live:
+            return None if running.kind is OutputKind.FINAL else Update(handle, running.output(running.kind))
         running.metrics.finished_s = time_s
         for i in range(running.request.params.n):
             del self._by_handle[handle + i]
-        output = running.output(running.kind, finished=True)
-        return Update(handle, output, running.request, running.output(OutputKind.CUMULATIVE, finished=True))
+        output = running.output(running.kind)
+        return Update(handle, output, running.request, running.output(OutputKind.CUMULATIVE))
 
     def _add_logprobs(self, continuation: _Continuation, top: TopLogprobs) -> None:
         assert continuation.logprobs is not None

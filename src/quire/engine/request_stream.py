@@ -59,7 +59,7 @@ class RequestStream:
 
     def put(self, output: RequestOutput) -> None:
         """Called by the owner when something came."""
-        if self._is_awaited and self._take is not None and not _has_end(output):
+        if self._take is not None and self._may_take(output):
             try:
                 if self._take(output):
                     return
@@ -78,21 +78,18 @@ class RequestStream:
         self._error, self._ended = error, True
         self._wake()
 
-    @property
-    def _is_awaited(self) -> bool:
-        """The reader has done with all that came before."""
-        return self._reader is not None and not self._reader.done()
+    def _may_take(self, output: RequestOutput) -> bool:
+        """The reader has done with all that came before, and nothing ends here."""
+        if self._reader is None or self._reader.done():
+            return False
+        for completion in output.outputs:  # noqa: SIM110 - asked for every token, mostly of one continuation
+            if completion.finish_reason is not None:
+                return False
+        return True
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
-
-
-def _has_end(output: RequestOutput) -> bool:
-    for completion in output.outputs:  # noqa: SIM110 - asked for every token, mostly of one continuation
-        if completion.finish_reason is not None:
-            return True
-    return False
 
 
 def merge(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:

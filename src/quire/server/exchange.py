@@ -137,8 +137,13 @@ class Exchange:
 
     async def steps(self) -> AsyncIterator[tuple[RequestOutput, list[Piece]]]:
         """What is new, as it comes; of a streamed turn. Raises GenerationFailed or EngineDead."""
-        async for _, output in self._generation.events():
+        async for output in self.outputs():
             yield output, self.read(output)
+
+    async def outputs(self) -> AsyncIterator[RequestOutput]:
+        """As ``steps``, before it is read."""
+        async for _, output in self._generation.events():
+            yield output
 
     def tap(self, take: Callable[[RequestOutput], bool]) -> None:
         """Offer outputs to ``take`` the moment they come, which reads what it takes; ``steps`` gives the others."""
@@ -148,7 +153,10 @@ class Exchange:
         """What an output says, once each, in their order."""
         self._num_cached = output.num_cached_tokens or self._num_cached
         self.metrics = output.metrics
-        return [self._readers[choice.index].read(choice) for choice in output.outputs]
+        pieces = []
+        for choice in output.outputs:
+            pieces.append(self._readers[choice.index].read(choice))
+        return pieces
 
     async def finals(self) -> tuple[RequestOutput, list[Answered]]:
         """The whole answer. Raises GenerationFailed or EngineDead."""

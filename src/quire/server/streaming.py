@@ -61,6 +61,15 @@ class Frames:
             tail = b"," + encode(extra)[1:-1] + tail
         return self._head + encode(choices) + tail
 
+    def around(self, choice_of: Callable[[str], Any]) -> tuple[bytes, bytes]:
+        """What stands before and behind a text, as JSON, in the event of the choice that is made of it."""
+        before, _, behind = self.chunk([choice_of(_HOLE)]).rpartition(encode(_HOLE))
+        return before, behind
+
+
+_HOLE = "\0"
+"""A text that nothing behind it contains."""
+
 
 class Outlet:
     """Where a stream's events can be sent the moment they come about, without waking a task for each."""

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from quire.core.outputs import CompletionOutput
+from quire.core.outputs import CompletionOutput, RequestOutput
 from quire.server.answers.llamacpp import timings
 from quire.server.answers.logprobs import LogprobShaper, finite
 from quire.server.answers.stops import matched_stop
 from quire.server.exchange import Answered, Exchange, Piece
+from quire.server.faces import encode
 from quire.server.schema.chat import (
     CalledFunction,
     ChatChoice,
@@ -190,35 +191,45 @@ class ChatStream:
         self._first = first
         self._prompt = prompt
         self._choices_of = choices_of
-        self._begun: set[int] = set()
+        self._around: dict[int, tuple[bytes, bytes]] = {}
+        """Of continuations that have begun: what their texts stand between, in events that say nothing else."""
+        self._is_plain = not (body.logprobs or body.return_token_ids or self._tells_usage)
         num_prompt = len(exchange.prompt_token_ids)
         self._told = Usage.count(num_prompt, 0, 0) if self._tells_usage else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for _, pieces in self._exchange.steps():
-            yield self._event(pieces)
+        async for output in self._exchange.outputs():
+            yield self._event(output)
         if self._includes_usage:
             extra = {"timings": _timings(self._exchange)} if self._has_timings else None
             yield self._frames.chunk([], self._exchange.usage, extra)
 
     def tap(self, outlet: Outlet) -> None:
         """See Tappable.tap."""
-        self._exchange.tap(outlet.of(lambda output: self._event(self._exchange.read(output))))
+        self._exchange.tap(outlet.of(self._event))
 
-    def _event(self, pieces: list[Piece]) -> bytes:
-        frames, begun = self._frames, self._begun
+    def _event(self, output: RequestOutput) -> bytes:
+        pieces = self._exchange.read(output)
         told, usage = self._told, self._exchange.usage if self._tells_usage else None
         self._told = usage
         events: list[bytes] = []
         for piece in pieces:
-            index = piece.choice.index
-            if index not in begun:
-                extra = None if begun else self._prompt
-                begun.add(index)
-                events.append(frames.chunk([ChatChunkChoice(index, self._first)], told, extra))
-            for chunk in self._choices_of(piece):
-                events.append(frames.chunk([chunk], usage))
+            index, said = piece.choice.index, piece.events
+            if index not in self._around:
+                events.append(self._begin(index, told))
+            # What most tokens are; a match would take longer than all else here.
+            if self._is_plain and piece.finish_reason is None and len(said) == 1 and type(said[0]) is Content:
+                before, behind = self._around[index]
+                events += before, encode(said[0].text), behind
+            else:
+                events += [self._frames.chunk([choice], usage) for choice in self._choices_of(piece)]
         return b"".join(events)
+
+    def _begin(self, index: int, told: Usage | None) -> bytes:
+        """A continuation's first event."""
+        extra = None if self._around else self._prompt
+        self._around[index] = self._frames.around(lambda text: ChatChunkChoice(index, ChatDelta(content=text)))
+        return self._frames.chunk([ChatChunkChoice(index, self._first)], told, extra)
 
 
 def _timings(exchange: Exchange) -> Timings:

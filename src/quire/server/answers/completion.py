@@ -7,12 +7,14 @@ is the prompt alone, scored.
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from quire.core.outputs import CompletionOutput, Logprobs, RequestOutput
 from quire.server.answers.best import best
 from quire.server.answers.logprobs import LogprobShaper, finite
 from quire.server.answers.stops import matched_stop
+from quire.server.faces import encode
 from quire.server.generation import Generation
 from quire.server.schema.common import Usage
 from quire.server.schema.completion import (
@@ -72,15 +74,14 @@ class CompletionAnswer:
         )
         return CompletionStream(self._body, generation, frames, self._scores_only, self._shown)
 
-    def _shown(self, p: int, output: RequestOutput, offsets: dict[int, int]) -> list[CompletionChoice]:
-        """What one step of one prompt says. ``offsets``: by choice, where its next token's text begins."""
-        shown = []
-        for choice in output.outputs:
-            is_first = p * self._body.n + choice.index not in offsets
-            shaped = self._choice(p, output, choice, self._echoed(p, output) if is_first else "", offsets)
-            if is_first or shaped.finish_reason or shaped.text or shaped.logprobs or shaped.token_ids:
-                shown.append(shaped)
-        return shown
+    def _shown(
+        self, p: int, output: RequestOutput, choice: CompletionOutput, offsets: dict[int, int]
+    ) -> CompletionChoice | None:
+        """What one step says of one continuation, if anything. ``offsets``: by choice, where its next text begins."""
+        is_first = p * self._body.n + choice.index not in offsets
+        shaped = self._choice(p, output, choice, self._echoed(p, output) if is_first else "", offsets)
+        says_something = is_first or shaped.finish_reason or shaped.text or shaped.logprobs or shaped.token_ids
+        return shaped if says_something else None
 
     def _choice(
         self,
@@ -150,8 +151,9 @@ class CompletionStream:
         generation: Generation,
         frames: Frames,
         scores_only: bool,
-        shown: Callable[[int, RequestOutput, dict[int, int]], list[CompletionChoice]],
+        shown: Callable[[int, RequestOutput, CompletionOutput, dict[int, int]], CompletionChoice | None],
     ) -> None:
+        self._n = body.n
         self._options = body.stream_options
         self._generation = generation
         self._frames = frames
@@ -160,6 +162,15 @@ class CompletionStream:
         self._num_prompt_tokens = sum(len(stream.prompt_token_ids) for stream in generation.streams)
         self._num_tokens = 0
         self._offsets: dict[int, int] = {}
+        self._around: dict[int, tuple[bytes, bytes]] = {}
+        """Of choices that have begun, if their texts are all there is to tell: what these stand between."""
+        self._is_plain = not (
+            scores_only
+            or body.logprobs is not None
+            or body.return_token_ids
+            or body.return_prompt_text
+            or self._options.tells_usage_throughout
+        )
         self._cached: dict[int, int] = {}  # by prompt
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -179,6 +190,22 @@ class CompletionStream:
     def _event(self, p: int, output: RequestOutput) -> bytes:
         self._cached[p] = output.num_cached_tokens or 0
         if self._counts_tokens:
-            self._num_tokens += sum(len(choice.token_ids) for choice in output.outputs)
+            for choice in output.outputs:
+                self._num_tokens += len(choice.token_ids)
         usage = self._usage if self._options.tells_usage_throughout else None
-        return b"".join([self._frames.chunk([one], usage) for one in self._shown(p, output, self._offsets)])
+        events: list[bytes] = []
+        for choice in output.outputs:
+            around = self._around.get(p * self._n + choice.index)
+            if around is None or choice.finish_reason is not None:
+                events.append(self._shaped(p, output, choice, usage))
+            elif choice.text:
+                events += around[0], encode(choice.text), around[1]
+        return b"".join(events)
+
+    def _shaped(self, p: int, output: RequestOutput, choice: CompletionOutput, usage: Usage | None) -> bytes:
+        shown = self._shown(p, output, choice, self._offsets)
+        if shown is None:
+            return b""
+        if self._is_plain and shown.finish_reason is None:
+            self._around[shown.index] = self._frames.around(lambda text: msgspec.structs.replace(shown, text=text))
+        return self._frames.chunk([shown], usage)
