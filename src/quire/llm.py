@@ -92,24 +92,23 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = True,
-        priority: Sequence[int] | None = None,
+        priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]:
         """Continue each prompt; outputs come in the order of the prompts.
 
-        ``sampling_params``: one for all, or one for each prompt. Raises InvalidRequest before anything runs if any
-        prompt or its params cannot be used.
+        ``sampling_params``, ``priority``: one for all, or one for each prompt. Raises InvalidRequest before anything
+        runs if any prompt or its params cannot be used.
         """
         each = _each(prompts)
         params = self._params(sampling_params, len(each))
-        if priority is not None and len(priority) != len(each):
+        if priority is None or isinstance(priority, int):
+            priority = [priority or 0] * len(each)
+        if len(priority) != len(each):
             raise InvalidRequest(
-                f"priority has {len(priority)} entries for {len(each)} prompts: give one for each.", param="$.priority"
+                f"There are {len(each)} prompts and {len(priority)} priorities: give one for all, or one for each.",
+                param="$.priority",
             )
-        adds = [
-            self._add(prompt, one, priority[i] if priority is not None else 0)
-            for i, (prompt, one) in enumerate(zip(each, params, strict=True))
-        ]
-        return self._run(adds, use_tqdm)
+        return self._run([self._add(*one) for one in zip(each, params, priority, strict=True)], use_tqdm)
 
     def chat(
         self,
@@ -121,8 +120,9 @@ class LLM:
         continue_final_message: bool = False,
         tools: list[dict[str, Any]] | None = None,
         chat_template_kwargs: dict[str, Any] | None = None,
+        priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]:
-        """Answer one conversation or several; each is a list of {"role", "content"}."""
+        """Answer one conversation or several; each is a list of {"role", "content"}. The rest is as in ``generate``."""
         if self._chat_template is None:
             raise InvalidRequest("This model has no chat template: use generate, or give LLM(chat_template=...).")
         conversations: Any = [messages] if messages and isinstance(messages[0], Mapping) else messages
@@ -139,7 +139,7 @@ class LLM:
             )
             for conversation in conversations
         ]
-        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm)
+        return self.generate(prompts, sampling_params, use_tqdm=use_tqdm, priority=priority)
 
     def beam_search(
         self,

@@ -52,6 +52,20 @@ def test_chat_renders_the_template(llm: LLM) -> None:
     assert [list(o.outputs[0].token_ids) for o in several] == [list(output.outputs[0].token_ids)] * 2
 
 
+@pytest.mark.parametrize("priority", [None, 3, [2, 1]])
+def test_priorities_are_for_all_or_for_each(llm: LLM, priority: int | list[int] | None) -> None:
+    assert len(llm.generate([[5], [6]], GREEDY, use_tqdm=False, priority=priority)) == 2
+    talk = [{"role": "user", "content": "Hello"}]
+    assert len(llm.chat([talk, talk], GREEDY, use_tqdm=False, priority=priority)) == 2
+
+
+@pytest.mark.parametrize("priority", [[], [1], [1, 2, 3]])
+def test_priorities_of_another_number(llm: LLM, priority: list[int]) -> None:
+    with pytest.raises(InvalidRequest, match=rf"2 prompts and {len(priority)} priorities") as refusal:
+        llm.generate([[5], [6]], GREEDY, use_tqdm=False, priority=priority)
+    assert refusal.value.param == "$.priority"
+
+
 def test_length(llm: LLM) -> None:
     found = one(llm, GREEDY)
     assert (len(found.token_ids), found.finish_reason, found.stop_reason) == (24, "length", None)
