@@ -86,6 +86,13 @@ CASES = [
         "weird",
         "cannot be enforced",
     ),
+    (
+        "chat",
+        {"structured_outputs": {"json": {}, "regex": "a"}},
+        "$.structured_outputs",
+        "holds json and regex",
+        "give exactly one of json, regex, choice, grammar, json_object, structural_tag.",
+    ),
     ("completions", {"temperature": -1}, "$.temperature", "-1", "0"),
     ("completions", {"prompt": [999]}, "$.prompt", "999", "out of vocabulary: the 260 ids"),
     ("completions", {"prompt": ["x", LONG]}, "$.prompt[1]", str(len(LONG) + 1), str(MAX_MODEL_LEN)),

@@ -113,6 +113,8 @@ def _structured_outputs(value: dict[str, Any]) -> Shape:
     try:
         wanted = msgspec.convert(present, StructuredOutputs)
     except msgspec.ValidationError as error:
+        if isinstance(error.__cause__, InvalidRequest):
+            raise error.__cause__ from None
         raise InvalidRequest(f"{_OURS} cannot be read: {error}.", param=_OURS) from None
     return Shape(wanted, f"{_OURS}.{wanted.shape}")
 
