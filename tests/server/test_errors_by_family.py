@@ -86,6 +86,7 @@ CASES = [
         "weird",
         "cannot be enforced",
     ),
+    ("chat", {"reasoning_effort": "extra_high"}, "$.reasoning_effort", "'extra_high'", "'xhigh' or 'max'"),
     (
         "chat",
         {"structured_outputs": {"json": {}, "regex": "a"}},
@@ -100,6 +101,7 @@ CASES = [
     ("completions", {"guided_json": WEIRD}, "$.guided_json.properties.a.type", "weird", "cannot be enforced"),
     ("completions", {"stream_options": {}}, "$.stream_options", "stream_options", "stream to true"),
     ("responses", {"temperature": 2.5}, "$.temperature", "2.5", "2"),
+    ("responses", {"reasoning": {"effort": "hihg"}}, "$.reasoning.effort", "'hihg'", "'high'"),
     ("responses", {"max_output_tokens": 1000}, "$.max_output_tokens", "1000", str(MAX_MODEL_LEN)),
     ("responses", {"input": LONG}, "$.input", str(len(LONG) + 5), str(MAX_MODEL_LEN)),
     ("responses", {"previous_response_id": "resp_x"}, "$.previous_response_id", "resp_x", "not found"),

@@ -7,7 +7,7 @@ from msgspec import UNSET, UnsetType
 from pydantic import Field, WithJsonSchema
 
 from quire.core.outputs import Logprobs
-from quire.server.schema.common import JsonObject, Usage
+from quire.server.schema.common import JsonObject, ReasoningEffort, Usage
 from quire.server.schema.generation import GenerationRequest
 from quire.server.schema.llamacpp import Timings
 from quire.server.schema.messages import MESSAGES_SCHEMA
@@ -30,7 +30,9 @@ class ChatCompletionRequest(GenerationRequest):
     tools: Annotated[Any, WithJsonSchema(TOOLS_SCHEMA)] = None
     tool_choice: Annotated[Any, WithJsonSchema(TOOL_CHOICE_SCHEMA)] = None
     parallel_tool_calls: bool = Field(default=True, description="false: the first call only")
-    reasoning_effort: str | None = Field(default=None, description="given to the chat template; none: do not reason")
+    reasoning_effort: ReasoningEffort | None = Field(
+        default=None, description="given to the chat template; none: do not reason"
+    )
     include_reasoning: bool = Field(default=True, description="false: reasoning is left out of the answer")
     timings_per_token: bool = Field(default=False, description="with the usage, tell how long prompt and answer took")
     separate_reasoning: bool = Field(default=True, description="false: reasoning stays in the content, with its marks")

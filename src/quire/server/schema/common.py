@@ -4,7 +4,7 @@ Answers are msgspec structs (0.4 us to encode a chunk); what a client sends is a
 Fields beyond OpenAI's API are left out of an answer until asked for (UNSET).
 """
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -117,6 +117,8 @@ TOKEN_IDS_SCHEMA: JsonSchemaValue = {
 }
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 JsonObject = dict[str, Any]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+"""What OpenAI's and vLLM's clients may ask for; a template's own words go with ``chat_template_kwargs``."""
 Penalty = Annotated[float | None, Field(ge=-2, le=2)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_STRING_CHARS)]
 StopStrings = StopString | Annotated[list[StopString], Field(max_length=MAX_STOP_STRINGS)]

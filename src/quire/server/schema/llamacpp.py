@@ -14,7 +14,7 @@ from msgspec import UNSET, UnsetType
 from pydantic import Field, WithJsonSchema
 
 from quire.core.sampling_params import MAX_N
-from quire.server.schema.common import JsonObject, Penalty, QueryModel, RequestModel, StopStrings
+from quire.server.schema.common import JsonObject, Penalty, QueryModel, ReasoningEffort, RequestModel, StopStrings
 from quire.server.schema.messages import MESSAGES_SCHEMA
 from quire.server.schema.refused import OTHER_SAMPLERS, Refusals
 from quire.server.schema.tools import TOOL_CHOICE_SCHEMA, TOOLS_SCHEMA
@@ -131,7 +131,7 @@ class ApplyTemplateRequest(RequestModel):
     continue_final_message: bool = False
     chat_template: str | None = None
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
-    reasoning_effort: str | None = None
+    reasoning_effort: ReasoningEffort | None = None
 
 
 class SlotsQuery(QueryModel):

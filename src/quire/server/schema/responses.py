@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
 from quire.server.schema.chat import ChosenLogprob
-from quire.server.schema.common import JsonObject, QueryModel, RequestModel, Usage
+from quire.server.schema.common import JsonObject, QueryModel, ReasoningEffort, RequestModel, Usage
 from quire.server.schema.generation import SamplingRequest
 from quire.server.schema.refused import REFUSED_IN_RESPONSES, Refusals
 from quire.server.schema.response_input import INPUT_SCHEMA
@@ -55,7 +55,7 @@ class TextConfig(RequestModel):
 
 
 class ReasoningConfig(RequestModel):
-    effort: str | None = Field(default=None, max_length=64, description="given to the chat template; none: do not")
+    effort: ReasoningEffort | None = Field(default=None, description="given to the chat template; none: do not")
     summary: Summary | None = Field(default=None, description="the reasoning stands in the item's summary")
     generate_summary: Summary | None = Field(default=None, description="the old name of summary")
     context: Literal["auto"] | None = None

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 from pydantic import Field, WithJsonSchema
 
-from quire.server.schema.common import JsonObject, RequestModel, TokenId
+from quire.server.schema.common import JsonObject, ReasoningEffort, RequestModel, TokenId
 from quire.server.schema.messages import MESSAGES_SCHEMA
 from quire.server.schema.refused import Refusals
 from quire.server.schema.tools import TOOL_CHOICE_SCHEMA, TOOLS_SCHEMA
@@ -30,7 +30,7 @@ class TokenizeRequest(RequestModel):
     tool_choice: Annotated[Any, WithJsonSchema(TOOL_CHOICE_SCHEMA)] = None
     chat_template: str | None = None
     chat_template_kwargs: JsonObject = Field(default_factory=dict)
-    reasoning_effort: str | None = None
+    reasoning_effort: ReasoningEffort | None = None
     content: str | None = None
     add_special: bool = Field(default=False, description="with content: frame it as texts are framed")
     parse_special: bool = Field(default=True, description="with content: false where it holds no special tokens")
