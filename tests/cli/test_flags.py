@@ -117,6 +117,14 @@ def test_flags_without_effect_say_why_once() -> None:
     assert found.notes[1] == "--trust-remote-code has no effect: code that comes with a model is never run."
 
 
+def test_flags_that_open_what_is_always_open_are_taken() -> None:
+    flags = "--enable-tokenizer-info-endpoint --enable-server-load-tracking --enable-sleep-mode --enable-offline-docs"
+    valued = "--show-hidden-metrics-for-version 0.9 --structured-outputs-config.backend=xgrammar"
+    found = reading("m", *flags.split(), *valued.split())
+    assert found.settings == {"model": "m"}
+    assert len(found.notes) == 6
+
+
 def test_a_switch_without_effect_does_not_swallow_the_model() -> None:
     assert given("--enable-torch-compile", "m") == {"model": "m"}
 
@@ -131,6 +139,7 @@ def test_a_switch_without_effect_does_not_swallow_the_model() -> None:
         ("--max-model 4", "unknown flag --max-model"),
         ("--enable-lora", "does not have LoRA adapters"),
         ("--speculative-config {}", "speculative decoding"),
+        ("--enable-memory-saver", "POST /sleep does"),
         ("--tool-parser-plugin x.py", "--tool-parser-plugin"),
         ("-q bitsandbytes", "-q bitsandbytes: must be one of auto, fp8, awq"),
         ("--tokenizer-mode mistral", "--tokenizer-mode mistral"),

@@ -101,10 +101,15 @@ CONVERTED: dict[str, Callable[[str], dict[str, Any]]] = {
 
 NO_EFFECT: dict[str, str] = {
     "code that comes with a model is never run": "--trust-remote-code --code-revision=",
+    "/load and /tokenizer_info are always served": "--enable-server-load-tracking --enable-tokenizer-info-endpoint",
+    "/sleep is always served, and gives memory back": "--enable-sleep-mode",
+    "/docs is drawn here, and needs nothing from elsewhere": "--enable-offline-docs",
     "/metrics is always served": "--enable-metrics --metrics --disable-log-stats --enable-iter-perf-stats "
     "--return-perf-metrics --aggregate-engine-logging --decode-log-interval=",
+    "no metric is hidden": "--show-hidden-metrics-for-version=",
     "what requests contain is never logged; --access-log logs one line for each": "--disable-log-requests "
-    "--enable-log-requests --log-requests --log-requests-level= --max-log-len= --disable-access-log-for-endpoints=",
+    "--enable-log-requests --enable-log-outputs --enable-log-deltas --log-requests --log-requests-level= "
+    "--max-log-len= --disable-access-log-for-endpoints=",
     "the HTTP server logs at --log-level": "--uvicorn-log-level= --log-level-http=",
     "usage always counts cached tokens": "--enable-prompt-tokens-details --enable-cache-report",
     "every answer carries its request id": "--enable-request-id-headers",
@@ -142,7 +147,8 @@ NO_EFFECT: dict[str, str] = {
     "--exclude-tools-when-tool-choice-none",
     "chat templates are always rendered by Jinja rules": "--jinja",
     "there is no web page and no slot endpoint to switch": "--no-webui --no-ui --slots --no-slots",
-    "one library holds answers to every kind of schema and grammar": "--guided-decoding-backend= --grammar-backend=",
+    "one library holds answers to every kind of schema and grammar": "--guided-decoding-backend= --grammar-backend= "
+    "--structured-outputs-config.backend=",
     "nothing is sent home": "--no-telemetry",
 }
 """Why a flag has no effect here -> the flags."""
@@ -201,7 +207,8 @@ NOT_YET: dict[str, str] = {
     "LoRA adapters": "--enable-lora --lora-modules=* --lora-paths=* --lora= --lora-config= --max-loras= "
     "--max-lora-rank= --max-cpu-loras= --lora-dtype= --max-loras-per-batch= --fully-sharded-loras "
     "--lora-target-modules=*",
-    "settings for structured output; requests have them": "--structured-outputs-config=",
+    "settings for structured output; requests have them": "--structured-outputs-config= "
+    "--structured-outputs-config.disable-any-whitespace --structured-outputs-config.disable-additional-properties",
     "tools of the server's own": "--tool-server=",
     "parsers that are loaded at the start": "--tool-parser-plugin= --reasoning-parser-plugin= --reasoning-config=",
     "leaving reasoning in the text": "--reasoning-format=",
@@ -213,8 +220,6 @@ NOT_YET: dict[str, str] = {
     "configurations from elsewhere": "--hf-config-path=",
     "switching sliding windows off": "--disable-sliding-window --kv-cache-config.max-attention-window=*",
     "truncating prompts that are too long without being asked": "--allow-auto-truncate",
-    "usage in every stream without being asked": "--enable-force-include-usage",
-    "token ids in place of tokens in log probabilities": "--return-tokens-as-token-ids",
     "priorities where higher runs first; --scheduling-policy priority runs lower values first": ""
     "--enable-priority-scheduling",
     "a KV cache given in tokens; use --kv-cache-memory-bytes": "--max-total-tokens= --kv-cache-config.max-tokens=",
@@ -226,11 +231,10 @@ NOT_YET: dict[str, str] = {
     "--data-parallel-size-local= -dpl= --data-parallel-hybrid-lb -dph --data-parallel-external-lb -dpe",
     "several devices": "--enable-dp-attention --enable-attention-dp --enable-eplb --enable-dbo "
     "--base-gpu-id= --device-ids= --numa-bind",
-    "sleeping": "--enable-sleep-mode --enable-memory-saver",
+    "SGLang's endpoints to release memory; POST /sleep does": "--enable-memory-saver",
     "profiling": "--profiler-config=",
     "traces": "--otlp-traces-endpoint= --collect-detailed-traces= --enable-trace",
-    "these endpoints": "--enable-tokenizer-info-endpoint --enable-server-load-tracking --tokens-only "
-    "--enable-scale-out --grpc --grpc-port= --uds= --admin-api-key= --api-key-file=",
+    "these endpoints": "--tokens-only --enable-scale-out --grpc --grpc-port= --uds= --admin-api-key= --api-key-file=",
     "code of your own in the server; put a proxy in front": "--middleware=* --custom-module-dirs=*",
     "these TLS settings; put a proxy in front": "--ssl-ca-certs= --ssl-cert-reqs= --ssl-ciphers= --enable-ssl-refresh",
     "a flag for this; --model org/name:FILE.gguf names one file of a repository": "-hff= --hf-file=",

@@ -186,6 +186,15 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         int, Meta(ge=0, description="memory they may take; the longest unused go first")
     ] = 256 * 2**20
     response_role: Annotated[str, Meta(description="role of the answering message")] = "assistant"
+    enable_force_include_usage: Annotated[
+        bool, Meta(description="tell the usage on every chunk of every stream of chats and completions")
+    ] = False
+    enable_per_request_metrics: Annotated[
+        bool, Meta(description="tell with every chat and completion how long it waited and took")
+    ] = False
+    return_tokens_as_token_ids: Annotated[
+        bool, Meta(description="name tokens token_id:N in log probabilities, where a request does not say")
+    ] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error", "critical"], Meta(description="how much is logged")
     ] = "info"

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -25,6 +25,8 @@ from quire.server.beams import Beams, search_params
 from quire.server.generation import Generation
 from quire.server.metrics import Metrics
 from quire.server.response_store import ResponseStore
+from quire.server.schema.common import StreamOptions
+from quire.server.schema.generation import GenerationRequest
 from quire.text.chat import ChatTemplate
 from quire.version import __version__
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from quire.engine.async_llm import AsyncLLM
     from quire.server.generation import Stream
     from quire.text.tokenizer import Tokenizer
+
+G = TypeVar("G", bound=GenerationRequest)
 
 _MAX_TEMPLATES = 16
 _ANSWER_PREFIX = re.compile(r"^(chatcmpl-|cmpl-|resp_|msg_)")
@@ -93,6 +97,15 @@ class Service:
                 param="$.model",
             )
         return self.served_names[0]
+
+    def with_defaults(self, body: G) -> G:
+        """The request, with what this server's flags ask for in its place."""
+        asked: dict[str, Any] = {}
+        if self.config.enable_force_include_usage and body.stream:
+            asked["stream_options"] = StreamOptions(include_usage=True, continuous_usage_stats=True)
+        if self.config.return_tokens_as_token_ids and "return_tokens_as_token_ids" not in body.model_fields_set:
+            asked["return_tokens_as_token_ids"] = True
+        return body.model_copy(update=asked) if asked else body
 
     async def generate(self, plan: Plan) -> Generation:
         """Submit every prompt, or none; the caller closes the generation.

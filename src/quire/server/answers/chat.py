@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 from quire.core.outputs import CompletionOutput, RequestOutput
 from quire.server.answers.llamacpp import timings
 from quire.server.answers.logprobs import LogprobShaper, finite
+from quire.server.answers.metrics import metrics_of
 from quire.server.answers.stops import matched_stop
 from quire.server.exchange import Answered, Exchange, Piece
 from quire.server.faces import encode
@@ -43,15 +44,23 @@ class ChatAnswer:
     """Shapes one answer. ``heading`` is what every object of it says: id, created, model, fingerprint.
 
     ``echoed``: text of the conversation's last message, which the answer begins with when that was asked for.
+    ``tells_metrics``: how long it took, where it is one reply.
     """
 
     def __init__(
-        self, body: ChatCompletionRequest, heading: dict[str, Any], tokenizer: "Tokenizer", role: str, echoed: str
+        self,
+        body: ChatCompletionRequest,
+        heading: dict[str, Any],
+        tokenizer: "Tokenizer",
+        role: str,
+        echoed: str,
+        tells_metrics: bool,
     ) -> None:
         self._body = body
         self._heading = heading
         self._role = role
         self._echoed = echoed
+        self._tells_metrics = tells_metrics and body.n == 1
         self._logprobs = LogprobShaper(tokenizer, body.return_tokens_as_token_ids)
         self._tier: str | UnsetType = UNSET if body.service_tier is None else "default"
 
@@ -68,7 +77,7 @@ class ChatAnswer:
             prompt_logprobs=None if output.prompt_logprobs is None else finite(output.prompt_logprobs),
             prompt_token_ids=output.prompt_token_ids if self._body.return_token_ids else None,
             prompt_text=exchange.prompt if self._body.return_prompt_text else UNSET,
-            timings=_timings(exchange) if self._body.timings_per_token else UNSET,
+            **self._times(exchange),
         )
 
     def _choice(self, answered: Answered) -> ChatChoice:
@@ -104,7 +113,12 @@ class ChatAnswer:
             **self._heading,
         )
         first = ChatDelta(self._role, self._echoed)
-        return ChatStream(self._body, exchange, frames, first, self._prompt(exchange), self._chunk_choices)
+        return ChatStream(self._body, exchange, frames, first, self._prompt(exchange), self._chunk_choices, self._times)
+
+    def _times(self, exchange: Exchange) -> dict[str, Any]:
+        """How long an answer that is over took, in the words that were asked for."""
+        told = metrics_of(exchange.metrics, exchange.usage.completion_tokens) if self._tells_metrics else {}
+        return told | {"timings": _timings(exchange)} if self._body.timings_per_token else told
 
     def _prompt(self, exchange: Exchange) -> dict[str, Any]:
         """What a stream's first chunk says of the prompt."""
@@ -182,15 +196,16 @@ class ChatStream:
         first: ChatDelta,
         prompt: dict[str, Any],
         choices_of: Callable[[Piece], list[ChatChunkChoice]],
+        times_of: Callable[[Exchange], dict[str, Any]],
     ) -> None:
         self._includes_usage = body.stream_options.include_usage
         self._tells_usage = body.stream_options.tells_usage_throughout
-        self._has_timings = body.timings_per_token
         self._exchange = exchange
         self._frames = frames
         self._first = first
         self._prompt = prompt
         self._choices_of = choices_of
+        self._times_of = times_of
         self._around: dict[int, tuple[bytes, bytes]] = {}
         """Of continuations that have begun: what their texts stand between, in events that say nothing else."""
         self._is_plain = not (body.logprobs or body.return_token_ids or self._tells_usage)
@@ -201,8 +216,7 @@ class ChatStream:
         async for output in self._exchange.outputs():
             yield self._event(output)
         if self._includes_usage:
-            extra = {"timings": _timings(self._exchange)} if self._has_timings else None
-            yield self._frames.chunk([], self._exchange.usage, extra)
+            yield self._frames.chunk([], self._exchange.usage, self._times_of(self._exchange))
 
     def tap(self, outlet: Outlet) -> None:
         """See Tappable.tap."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from quire.core.outputs import CompletionOutput, Logprobs, RequestOutput
+from quire.core.outputs import CompletionOutput, Logprobs, RequestMetrics, RequestOutput
 from quire.server.answers.best import best
 from quire.server.answers.logprobs import LogprobShaper, finite
+from quire.server.answers.metrics import metrics_of
 from quire.server.answers.stops import matched_stop
 from quire.server.faces import encode
 from quire.server.generation import Generation
@@ -31,16 +32,25 @@ if TYPE_CHECKING:
 
 
 class CompletionAnswer:
-    """Shapes one answer. ``heading`` is what every object of it says: id, created, model, fingerprint."""
+    """Shapes one answer. ``heading`` is what every object of it says: id, created, model, fingerprint.
+
+    ``tells_metrics``: how long it took, where it is one reply.
+    """
 
     def __init__(
-        self, body: CompletionRequest, heading: dict[str, Any], tokenizer: "Tokenizer", prompts: Sequence[Prompt]
+        self,
+        body: CompletionRequest,
+        heading: dict[str, Any],
+        tokenizer: "Tokenizer",
+        prompts: Sequence[Prompt],
+        tells_metrics: bool,
     ) -> None:
         self._body = body
         self._heading = heading
         self._tokenizer = tokenizer
         self._prompts = prompts
         self._scores_only = body.max_tokens == 0
+        self._tells_metrics = tells_metrics and len(prompts) == 1 and (body.best_of or body.n) == 1
         self._logprobs = LogprobShaper(tokenizer, body.return_tokens_as_token_ids)
         self._tier: str | UnsetType = UNSET if body.service_tier is None else "default"
 
@@ -62,6 +72,7 @@ class CompletionAnswer:
             choices=choices,
             usage=usage,
             service_tier=self._tier,
+            **(metrics_of(outputs[0].metrics, usage.completion_tokens) if self._tells_metrics else {}),
         )
 
     def chunks(self, generation: Generation) -> "CompletionStream":
@@ -72,7 +83,7 @@ class CompletionAnswer:
             tier=self._tier,
             **self._heading,
         )
-        return CompletionStream(self._body, generation, frames, self._scores_only, self._shown)
+        return CompletionStream(self._body, generation, frames, self._scores_only, self._shown, self._tells_metrics)
 
     def _shown(
         self, p: int, output: RequestOutput, choice: CompletionOutput, offsets: dict[int, int]
@@ -152,6 +163,7 @@ class CompletionStream:
         frames: Frames,
         scores_only: bool,
         shown: Callable[[int, RequestOutput, CompletionOutput, dict[int, int]], CompletionChoice | None],
+        tells_metrics: bool,
     ) -> None:
         self._n = body.n
         self._options = body.stream_options
@@ -159,6 +171,8 @@ class CompletionStream:
         self._frames = frames
         self._counts_tokens = not scores_only
         self._shown = shown
+        self._tells_metrics = tells_metrics
+        self._times: RequestMetrics | None = None
         self._num_prompt_tokens = sum(len(stream.prompt_token_ids) for stream in generation.streams)
         self._num_tokens = 0
         self._offsets: dict[int, int] = {}
@@ -177,7 +191,9 @@ class CompletionStream:
         async for p, output in self._generation.events():
             yield self._event(p, output)
         if self._options.include_usage:
-            yield self._frames.chunk([], self._usage)
+            usage = self._usage
+            times = metrics_of(self._times, usage.completion_tokens) if self._tells_metrics else None
+            yield self._frames.chunk([], usage, times)
 
     def tap(self, outlet: Outlet) -> None:
         """See Tappable.tap."""
@@ -189,6 +205,7 @@ class CompletionStream:
 
     def _event(self, p: int, output: RequestOutput) -> bytes:
         self._cached[p] = output.num_cached_tokens or 0
+        self._times = output.metrics
         if self._counts_tokens:
             for choice in output.outputs:
                 self._num_tokens += len(choice.token_ids)

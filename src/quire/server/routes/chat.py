@@ -28,7 +28,7 @@ from quire.server.turn import Turn
 
 async def chat_completions(request: Request) -> Response:
     service = service_of(request)
-    body = await read_json(request, ChatCompletionRequest)
+    body = service.with_defaults(await read_json(request, ChatCompletionRequest))
     request_id = request_id_of(request, body.request_id)
     heading = heading_of(service, body, request_id)
     turn = turn_of(service, body, request_id)
@@ -58,7 +58,8 @@ def answer_of(service: Service, body: ChatCompletionRequest, heading: dict[str, 
     last = turn.conversation.messages[-1]
     role = service.config.response_role
     echoed = last["content"] if body.echo and last["role"] == role else ""
-    return ChatAnswer(body, heading, service.llm.tokenizer, role, echoed)
+    tells_metrics = service.config.enable_per_request_metrics
+    return ChatAnswer(body, heading, service.llm.tokenizer, role, echoed, tells_metrics)
 
 
 def turn_of(service: Service, body: ChatCompletionRequest, request_id: str) -> Turn:

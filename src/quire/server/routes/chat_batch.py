@@ -6,6 +6,7 @@ Law: all conversations are begun, or none; what one answer has no place for (str
 from collections.abc import Sequence
 
 import msgspec
+from msgspec import UNSET
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -26,7 +27,7 @@ from quire.server.turn import Turn
 
 async def chat_batch(request: Request) -> Response:
     service = service_of(request)
-    body = await read_json(request, BatchChatRequest)
+    body = service.with_defaults(await read_json(request, BatchChatRequest))
     _check(body, service.config.max_prompts)
     request_id = request_id_of(request, body.request_id)
     heading = heading_of(service, body, request_id)
@@ -91,7 +92,7 @@ def _together(answers: Sequence[ChatCompletion]) -> ChatCompletion:
         sum(one.completion_tokens for one in usages),
         sum(one.prompt_tokens_details.cached_tokens for one in usages),
     )
-    return msgspec.structs.replace(answers[0], choices=choices, usage=usage, prompt_token_ids=None)
+    return msgspec.structs.replace(answers[0], choices=choices, usage=usage, prompt_token_ids=None, metrics=UNSET)
 
 
 ENDPOINTS = (

@@ -23,7 +23,7 @@ from quire.text.fim import FillInMiddle
 
 async def completions(request: Request) -> Response:
     service = service_of(request)
-    body = await read_json(request, CompletionRequest)
+    body = service.with_defaults(await read_json(request, CompletionRequest))
     request_id = request_id_of(request, body.request_id)
     heading = {
         "id": f"cmpl-{request_id}",
@@ -33,7 +33,8 @@ async def completions(request: Request) -> Response:
     }
     prompts = prompts_of(body.prompt)
     _check_count(prompts, num_continuations(body), service.config.max_prompts)
-    answer = CompletionAnswer(body, heading, service.llm.tokenizer, prompts)
+    tells_metrics = service.config.enable_per_request_metrics
+    answer = CompletionAnswer(body, heading, service.llm.tokenizer, prompts, tells_metrics)
     params = completion_params(body, service.llm.default_params)
     asked: Sequence[Prompt] = prompts
     if body.suffix:

@@ -7,7 +7,7 @@ from msgspec import UNSET, UnsetType
 from pydantic import Field, WithJsonSchema
 
 from quire.core.outputs import Logprobs
-from quire.server.schema.common import JsonObject, ReasoningEffort, Usage
+from quire.server.schema.common import AnswerMetrics, JsonObject, ReasoningEffort, Usage
 from quire.server.schema.generation import GenerationRequest
 from quire.server.schema.llamacpp import Timings
 from quire.server.schema.messages import MESSAGES_SCHEMA
@@ -109,6 +109,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     prompt_token_ids: list[int] | None = None
     prompt_text: str | UnsetType = UNSET
     timings: Timings | UnsetType = UNSET
+    metrics: AnswerMetrics | UnsetType = UNSET
 
 
 class FunctionDelta(msgspec.Struct, frozen=True):
@@ -157,3 +158,4 @@ class ChatChunk(msgspec.Struct, frozen=True, kw_only=True):
     prompt_token_ids: list[int] | UnsetType = UNSET
     prompt_text: str | UnsetType = UNSET
     timings: Timings | UnsetType = UNSET
+    metrics: AnswerMetrics | UnsetType = UNSET

@@ -60,6 +60,20 @@ class Usage(msgspec.Struct, frozen=True):
         )
 
 
+class AnswerMetrics(msgspec.Struct, frozen=True, kw_only=True):
+    """How long one reply waited and took, by vLLM's names."""
+
+    time_to_first_token_ms: float
+    """From the request's arrival."""
+    generation_time_ms: float
+    """From the first token to the last."""
+    queue_time_ms: float
+    mean_itl_ms: float | UnsetType = UNSET
+    """From one token to the next, where there are two."""
+    tokens_per_second: float
+    """From when the prompt began to be computed to the last token."""
+
+
 class RequestModel(BaseModel):
     """What a client sends: types are exact (no strings for numbers), and a null counts as absent."""
 

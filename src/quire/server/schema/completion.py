@@ -8,7 +8,7 @@ from pydantic import Field, WithJsonSchema
 
 from quire.core.errors import InvalidRequest
 from quire.core.outputs import Logprobs
-from quire.server.schema.common import TOKEN_IDS_SCHEMA, Usage
+from quire.server.schema.common import TOKEN_IDS_SCHEMA, AnswerMetrics, Usage
 from quire.server.schema.generation import GenerationRequest
 from quire.server.schema.refused import REFUSED_IN_COMPLETIONS, Refusals
 
@@ -63,6 +63,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[CompletionChoice]
     usage: Usage
     service_tier: str | UnsetType = UNSET
+    metrics: AnswerMetrics | UnsetType = UNSET
 
 
 class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +77,7 @@ class CompletionChunk(msgspec.Struct, frozen=True, kw_only=True):
     choices: list[CompletionChoice]
     usage: Usage | UnsetType | None = UNSET
     service_tier: str | UnsetType = UNSET
+    metrics: AnswerMetrics | UnsetType = UNSET
 
 
 def prompts_of(value: Any, path: str = "$.prompt") -> list[Prompt]:
