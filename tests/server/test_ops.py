@@ -92,7 +92,7 @@ async def test_pausing_ends_requests_unless_told_otherwise(client, llm):
 
 
 async def test_sleep_and_wake_up(client, llm):
-    assert (await client.post("/sleep?level=2&mode=wait")).status_code == 200
+    assert (await client.post("/sleep?level=2&mode=wait")).json() == {"status": "sleeping", "level": 2}
     assert (await client.get("/is_sleeping")).json() == {"is_sleeping": True}
     refused = await client.post("/v1/completions", json=LONG)
     assert refused.status_code == 503
@@ -103,11 +103,14 @@ async def test_sleep_and_wake_up(client, llm):
     metrics = (await client.get("/metrics")).text
     assert 'vllm:engine_sleep_state{engine="0",model_name="fake",sleep_state="discard_all"} 1.0' in metrics
     assert (await client.post("/resume")).status_code == 409
-    assert (await client.post("/wake_up?tags=weights")).json() == {"status": "asleep"}
-    assert (await client.post("/wake_up?tags=kv_cache&tags=scheduling")).json() == {"status": "awake"}
+    partly = {"status": "sleeping", "tags": ["weights"]}
+    assert (await client.post("/wake_up?tags=weights")).json() == partly
+    wholly = {"status": "awake", "tags": ["kv_cache", "scheduling"]}
+    assert (await client.post("/wake_up?tags=kv_cache&tags=scheduling")).json() == wholly
+    assert (await client.post("/wake_up")).json() == {"status": "awake", "tags": None}
     assert (await client.get("/readyz")).status_code == 200
     assert (await client.post("/v1/completions", json=LONG)).status_code == 200
-    sleep, _, weights, rest = llm.orders
+    sleep, _, weights, rest, _ = llm.orders
     assert isinstance(sleep, Sleep) and (sleep.level, sleep.drain) == (2, True)
     assert isinstance(weights, WakeUp) and weights.tags == ["weights"]
     assert rest.tags == ["kv_cache", "scheduling"]

@@ -17,6 +17,7 @@ from quire.server.schema.ops import (
     Aborted,
     AbortRequest,
     AbortRequests,
+    Asleep,
     IsPaused,
     IsSleeping,
     Load,
@@ -27,6 +28,7 @@ from quire.server.schema.ops import (
     Status,
     Success,
     WakeUpQuery,
+    WokenUp,
 )
 from quire.server.service import Service, service_of
 from quire.version import __version__
@@ -115,13 +117,13 @@ async def is_paused(request: Request) -> Response:
 async def sleep(request: Request) -> Response:
     query = read_query(request, SleepQuery)
     await service_of(request).llm.control.sleep(query.level, query.mode)
-    return json_response(Status("asleep"))
+    return json_response(Asleep(level=query.level))
 
 
 async def wake_up(request: Request) -> Response:
-    control = service_of(request).llm.control
-    await control.wake_up(read_query(request, WakeUpQuery).tags)
-    return json_response(Status("asleep" if control.is_sleeping else "awake"))
+    control, tags = service_of(request).llm.control, read_query(request, WakeUpQuery).tags
+    await control.wake_up(tags)
+    return json_response(WokenUp(status="sleeping" if control.is_sleeping else "awake", tags=tags or None))
 
 
 async def is_sleeping(request: Request) -> Response:
@@ -184,12 +186,12 @@ ENDPOINTS = (
             handler=sleep,
             summary="Give memory back until /wake_up; requests that come are refused",
             query=SleepQuery,
-            answer=Status,
+            answer=Asleep,
         )
     ),
     switch(
         Endpoint(
-            path="/wake_up", handler=wake_up, summary="Take memory again, and go on", query=WakeUpQuery, answer=Status
+            path="/wake_up", handler=wake_up, summary="Take memory again, and go on", query=WakeUpQuery, answer=WokenUp
         )
     ),
     Endpoint(path="/is_sleeping", handler=is_sleeping, summary="Whether memory was given back", answer=IsSleeping),

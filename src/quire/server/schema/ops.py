@@ -59,7 +59,19 @@ class Aborted(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    status: Literal["paused", "resumed", "asleep", "awake"]
+    status: Literal["paused", "resumed"]
+
+
+class Asleep(msgspec.Struct, frozen=True, kw_only=True):
+    status: Literal["sleeping"] = "sleeping"
+    level: int
+
+
+class WokenUp(msgspec.Struct, frozen=True, kw_only=True):
+    status: Literal["sleeping", "awake"]
+    """Sleeping, while something of what computing needs is."""
+    tags: tuple[WakeTag, ...] | None
+    """What was to wake up; null means all."""
 
 
 class Success(msgspec.Struct, frozen=True):
