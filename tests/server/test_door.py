@@ -80,6 +80,28 @@ async def test_behind_a_proxy_only_the_same_routes_are_open(llm):
         assert (await client.get("/v1health")).status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("root", "asked", "status"),
+    [
+        ("/llm", "/v1/models", 200),
+        ("/llm", "/llm/v1/models", 200),
+        ("/llm", "/llm/llm/v1/models", 404),
+        ("/llm", "/llmv1/models", 404),
+        ("/v1", "/v1/models", 200),
+        ("/v1", "/v1/v1/models", 404),
+    ],
+)
+async def test_a_proxys_prefix_may_be_there_without_the_proxy(llm, root, asked, status):
+    import httpx
+
+    app = create_app(llm, ServerConfig(api_key=["right"], root_path=root), ["fake"])
+    transport = httpx.ASGITransport(app, root_path=root)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        path = root + asked  # as uvicorn tells it
+        assert (await client.get(path)).status_code == 401
+        assert (await client.get(path, headers={"authorization": "Bearer right"})).status_code == status
+
+
 def test_an_empty_key_is_a_mistake(llm):
     with pytest.raises(ConfigError):
         create_app(llm, ServerConfig(api_key=[" "]), ["fake"])

@@ -160,7 +160,9 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         msgspec.field(default_factory=lambda: ["*"])
     )
     allow_credentials: Annotated[bool, Meta(description="let browsers send credentials from those")] = False
-    root_path: Annotated[str, Meta(description="path that a proxy in front strips")] = ""
+    root_path: Annotated[
+        str, Meta(description="path that a proxy in front strips; clients may write it without one")
+    ] = ""
     ssl_keyfile: Annotated[str | None, Meta(description="key file for HTTPS")] = None
     ssl_certfile: Annotated[str | None, Meta(description="certificate file for HTTPS")] = None
     max_body_bytes: Annotated[int, Meta(ge=1024, description="largest request body")] = 32 * 2**20

@@ -22,6 +22,7 @@ from quire.server.middleware.auth import Auth
 from quire.server.middleware.envelope import Envelope
 from quire.server.middleware.hosts import Hosts
 from quire.server.middleware.limits import Limits
+from quire.server.middleware.prefix import Prefix
 from quire.server.responses import error_response
 from quire.server.routes import (
     chat,
@@ -60,6 +61,7 @@ def create_app(llm: "AsyncLLM", config: ServerConfig, served_names: Sequence[str
     app = Starlette(
         routes=[_route(endpoint, config) for endpoint in endpoints],
         middleware=[
+            *_prefix(config, endpoints),
             Middleware(Envelope, service=service),
             Middleware(Hosts, host=config.host, allowed=config.allowed_hosts),
             *_cors(config),
@@ -106,6 +108,12 @@ def _endpoints(config: ServerConfig) -> tuple[Endpoint, ...]:
     ]
     found = [endpoint for family in families for endpoint in family.ENDPOINTS]
     return (*found, *(docs.ENDPOINTS if config.enable_docs else ()))
+
+
+def _prefix(config: ServerConfig, endpoints: Sequence[Endpoint]) -> list[Middleware]:
+    if not config.root_path:
+        return []
+    return [Middleware(Prefix, root_path=config.root_path, paths=[endpoint.path for endpoint in endpoints])]
 
 
 def _cors(config: ServerConfig) -> list[Middleware]:
