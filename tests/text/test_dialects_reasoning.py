@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from quire.text.dialects import deepseek, kimi_k2
 from quire.text.dialects.dialect import Tool
 from quire.text.dialects.events import Call, Content, Reasoning, Reply
 from quire.text.dialects.registry import choose
@@ -59,11 +60,41 @@ def test_replies(family: str, prompt: str, text: str, reply: Reply, read_reply: 
     assert read_reply(lambda: choose("none", family, None).parser((), prompt), text) == reply
 
 
-def test_calls_come_behind_reasoning_and_not_from_within(read_reply: Any) -> None:
-    call = '<tool_call>\n{"name": "now"}\n</tool_call>'
+@pytest.mark.parametrize(
+    ("tools", "reasoning", "call"),
+    [
+        ("hermes", "qwen3", '<tool_call>\n{"name": "now"}\n</tool_call>'),
+        ("hermes", "qwen3", '<tool_call>{"name": "now"}</tool_call>'),
+        ("qwen3_coder", "qwen3", "<tool_call>\n<function=now>\n</function>\n</tool_call>"),
+        ("glm47", "glm45", "<tool_call>now</tool_call>"),
+        ("deepseek_v31", "deepseek_v3", f"{deepseek.SECTION}{deepseek.CALL}now{deepseek.SEPARATOR}{{}}"),
+        ("kimi_k2", "kimi_k2", f"{kimi_k2.SECTION}{kimi_k2.CALL}now{kimi_k2.ARGUMENTS}{{}}"),
+        ("mistral", "mistral", "[TOOL_CALLS]now[CALL_ID]123456789[ARGS]{}"),
+    ],
+)
+@pytest.mark.parametrize("end", ["", "{end}", "\n\n", "\n{end}\n\n"])
+def test_calls_come_behind_reasoning_whether_it_was_ended_or_not(
+    tools: str, reasoning: str, call: str, end: str, read_reply: Any
+) -> None:
+    dialects = choose(tools, reasoning, None)
+    marks = dialects.reasoning
+    assert marks is not None
+    text = f"{marks.begin}I call it.{end.format(end=marks.end)}{call}"
+    reply = read_reply(lambda: dialects.parser(OFFERED, ""), text)
+    assert (reply.content, reply.reasoning) == ("", "I call it.")
+    assert [(call.name, call.arguments) for call in reply.calls] == [("now", "{}")]
+
+
+@pytest.mark.parametrize(
+    "said", ["<tool_call> tags", "<tool_call></tool_call>", "`<tool_call>`", "<tool_call>\n", "<tool_call>"]
+)
+def test_reasoning_may_speak_of_calls(said: str, read_reply: Any) -> None:
     dialects = choose("hermes", "qwen3", None)
-    reply = read_reply(lambda: dialects.parser(OFFERED, ""), f"<think>\nSay {call}?\n</think>\n\n{call}")
-    assert reply == Reply("", f"Say {call}?", (Call("now", "{}"),))
+    call = '<tool_call>{"name": "now"}</tool_call>'
+    reply = read_reply(lambda: dialects.parser(OFFERED, ""), f"<think>Use {said}.</think>{call}")
+    assert reply == Reply("", f"Use {said}.", (Call("now", "{}"),))
+    cut_off = read_reply(lambda: dialects.parser(OFFERED, ""), f"<think>Use {said}")
+    assert cut_off == Reply("", f"Use {said}".rstrip("\n"))
 
 
 def test_reasoning_is_told_as_it_comes() -> None:

@@ -158,7 +158,7 @@ def test_tool_dialects_are_found_by_other_servers_names(flag: str, name: str) ->
     ("flag", "name"),
     [
         *(("qwen3", "think"), ("glm45", "think"), ("olmo3", "think"), ("deepseek_v3", "think"), ("granite", "granite")),
-        *(("deepseek_r1", "deepseek_r1"), ("deepseek-r1", "deepseek_r1"), ("kimi_k2", "kimi_k2"), ("kimi", "kimi")),
+        *(("deepseek_r1", "deepseek_r1"), ("deepseek-r1", "deepseek_r1"), ("kimi_k2", "think"), ("kimi", "kimi")),
         *(("mistral", "mistral"), ("seed_oss", "seed_oss"), ("openai_gptoss", "harmony"), ("gpt-oss", "harmony")),
     ],
 )

@@ -93,13 +93,6 @@ REASONING_DIALECTS: tuple[ReasoningDialect, ...] = (
     Think(name="seed_oss", begin="<seed:think>", end="</seed:think>", told_by=("</seed:think>",)),
     Think(name="kimi", begin="◁think▷", end="◁/think▷", told_by=("◁/think▷",)),
     Think(
-        name="kimi_k2",
-        begin="<think>",
-        end="</think>",
-        stops=("<|tool_calls_section_begin|>",),
-        told_by=("<|tool_calls_section_begin|>", "</think>"),
-    ),
-    Think(
         name="granite3_3",
         begin="<think>",
         end="</think>",
@@ -121,8 +114,8 @@ _REASONING_ALIASES = {
     "ernie45": "granite3_3",
     **dict.fromkeys(
         (
-            *("deepseek-v3", "deepseek_v3", "glm45", "holo2", "interns1", "minimax", "minimax_m2", "nano_v3"),
-            *("nemotron_v3", "olmo3", "qwen3", "qwen3-thinking", "step3"),
+            *("deepseek-v3", "deepseek_v3", "glm45", "holo2", "interns1", "kimi_k2", "minimax", "minimax_m2"),
+            *("nano_v3", "nemotron_v3", "olmo3", "qwen3", "qwen3-thinking", "step3"),
         ),
         "think",
     ),

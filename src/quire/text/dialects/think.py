@@ -1,20 +1,23 @@
 """Reasoning between two markers at the beginning of a reply, <think> ... </think> most often.
 
 Where the template writes the first marker itself, the reply begins inside (``is_open``). Later markers are content: a
-reply may speak of them. Line breaks around the reasoning and before the content are layout, and left out.
+reply may speak of them. Line breaks around the reasoning and before the content are layout, and left out. Models forget
+to end their reasoning before they call a tool; so a call ends it too, while a marker of calls that is merely spoken of
+does not.
 """
 
 import re
-from collections.abc import Callable
 
 import msgspec
 
+from quire.text.dialects import deepseek, hermes, kimi_k2, mistral
 from quire.text.dialects.dialect import Parser
 from quire.text.dialects.parsing import Output, ReaderParser
-from quire.text.dialects.scanner import NEWLINES, SPACES, Scanner, Steps
+from quire.text.dialects.scanner import NEWLINES, SPACES, Emit, Scanner, Steps
 
 _TURN = re.compile(r"<[|｜]|\[/?INST\]|</s>|_of_turn>|<\|?im_")
 """What only stands between messages."""
+_CALLS = (hermes.BEGIN, kimi_k2.SECTION, deepseek.SECTION, mistral.BEGIN)
 
 
 class Think(msgspec.Struct, frozen=True, kw_only=True):
@@ -27,8 +30,6 @@ class Think(msgspec.Struct, frozen=True, kw_only=True):
     """A template that has all of these is of this family; without any, a family is chosen by its name only."""
     other_begins: tuple[str, ...] = ()
     other_ends: tuple[str, ...] = ()
-    stops: tuple[str, ...] = ()
-    """Markers that end the reasoning too, and are content's: of calls that begin in the middle of it."""
     answer: tuple[str, str] | None = None
     """What stands around the content behind the reasoning."""
     answer_begins: tuple[str, ...] = ()
@@ -65,9 +66,9 @@ def _read(text: Scanner, out: Output, dialect: Think, is_open: bool, rest: Parse
         trimmed = _Trimmed(out.reasoning)
         if not has_begun:
             trimmed.add(before)
-        ends = (dialect.end, *dialect.other_ends)
-        if (yield from text.to((*ends, *dialect.stops), trimmed.add)) is not None:
-            yield from text.follows_any(ends)
+        begun_call = yield from _read_reasoning(text, trimmed.add, (dialect.end, *dialect.other_ends))
+        if begun_call is not None:
+            push(begun_call)
         yield from text.run(NEWLINES)
         if dialect.answer is not None and (yield from text.follows(dialect.answer[0])):
             yield from text.until((dialect.answer[1],), _Trimmed(push).add)
@@ -77,10 +78,36 @@ def _read(text: Scanner, out: Output, dialect: Think, is_open: bool, rest: Parse
     out.extend(rest.finish())
 
 
+def _read_reasoning(text: Scanner, emit: Emit, ends: tuple[str, ...]) -> Steps[str | None]:
+    """Up to behind one of ``ends``, or into a call, of which is returned what was read."""
+    while (found := (yield from text.to((*ends, *_CALLS), emit))) in _CALLS:
+        text.hold()
+        yield from text.follows(found)
+        is_call = yield from _follows_call(text)
+        begun = text.let_go()
+        if is_call:
+            return begun
+        emit(begun)
+    yield from text.follows_any(ends)
+    return None
+
+
+def _follows_call(text: Scanner) -> Steps[bool]:
+    """Whether a call goes on here, behind its marker: at once with a name, or with a bracket or a tag."""
+    first = yield from text.peek()
+    if first.isalnum():
+        return True
+    yield from text.spaces()
+    if (yield from text.follows("</")):
+        return False
+    first = yield from text.peek()
+    return bool(first) and first in "{[<"
+
+
 class _Trimmed:
     """Lets text through without the line breaks at its two ends."""
 
-    def __init__(self, emit: Callable[[str], None]) -> None:
+    def __init__(self, emit: Emit) -> None:
         self._emit = emit
         self._has_begun = False
         self._breaks: list[str] = []
