@@ -208,6 +208,11 @@ def test_families(family: str, text: str, reply: Reply, read_reply: Any) -> None
         ("1_000", "1000"),
         ("0x10", "16"),
         (".5", "0.5"),
+        ("07", "7"),
+        ("{'a', 'b'}", '["a", "b"]'),
+        ("{1}", "[1]"),
+        ("{('a', 1), }", '[["a", 1]]'),
+        ("{'a': {'b', 2}}", '{"a": ["b", 2]}'),
     ],
 )
 def test_python_s_literals_become_json(literal: str, told: str, read_reply: Any) -> None:
@@ -215,7 +220,9 @@ def test_python_s_literals_become_json(literal: str, told: str, read_reply: Any)
     assert reply == Reply("", None, (Call("add", f'{{"a": {told}, "b": 1}}'),))
 
 
-@pytest.mark.parametrize("literal", ["x", "f()", "1 + 1", "inf", "f'{x}'", "[" * 65, "{1: 2}", "9" * 65 + "_0"])
+@pytest.mark.parametrize(
+    "literal", ["x", "f()", "1 + 1", "inf", "f'{x}'", "[" * 65, "{1: 2}", "{'a', 'b': 1}", "{x}", "9" * 65 + "_0"]
+)
 def test_what_is_no_literal_breaks_the_call_off(literal: str, read_reply: Any) -> None:
     reply = read(read_reply, "pythonic", f"[add(a={literal})]")
     assert [call.name for call in reply.calls] == ["add"]

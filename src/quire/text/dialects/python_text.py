@@ -1,6 +1,7 @@
 """Reads Python's literals as they are being written, and tells them as JSON.
 
-Strings, numbers, True, False, None, lists, tuples (lists in JSON) and dicts with strings as keys; JSON's own words too.
+Strings, numbers, True, False, None, lists, tuples and sets (lists in JSON) and dicts with strings as keys; JSON's own
+words too.
 Nothing is evaluated. What is no such literal, or is nested deeper than MAX_DEPTH, ends the reading.
 """
 
@@ -30,11 +31,13 @@ def read_literal(text: Scanner, emit: Emit, depth: int = 0) -> Steps[bool]:
     if depth >= MAX_DEPTH:
         return False
     if (yield from text.follows("[")):
+        emit("[")
         return (yield from _read_items(text, emit, "]", depth + 1))
     if (yield from text.follows("(")):
+        emit("[")
         return (yield from _read_items(text, emit, ")", depth + 1))
     if (yield from text.follows("{")):
-        return (yield from _read_dict(text, emit, depth + 1))
+        return (yield from _read_braces(text, emit, depth + 1))
     return (yield from _read_word(text, emit))
 
 
@@ -73,9 +76,8 @@ def _read_escape(text: Scanner) -> Steps[str]:
     return char if char in ("\\", "'", '"') else f"\\{char}"
 
 
-def _read_items(text: Scanner, emit: Emit, end: str, depth: int) -> Steps[bool]:
-    emit("[")
-    separator = ""
+def _read_items(text: Scanner, emit: Emit, end: str, depth: int, separator: str = "") -> Steps[bool]:
+    """The rest of a list; ``separator`` is what parts the next item from what is told of it."""
     while True:
         yield from text.spaces()
         if (yield from text.follows(end)):
@@ -91,29 +93,37 @@ def _read_items(text: Scanner, emit: Emit, end: str, depth: int) -> Steps[bool]:
             return False
 
 
-def _read_dict(text: Scanner, emit: Emit, depth: int) -> Steps[bool]:
-    emit("{")
-    separator = ""
-    while True:
-        yield from text.spaces()
-        if (yield from text.follows("}")):
-            emit("}")
-            return True
-        if separator:
-            emit(separator)
-        if not (yield from read_python_string(text, emit)):
-            return False
-        yield from text.spaces()
-        if not (yield from text.follows(":")):
-            return False
+def _read_braces(text: Scanner, emit: Emit, depth: int) -> Steps[bool]:
+    """The rest of a dict or of a set; which of them is known, and told, once the first item is read."""
+    yield from text.spaces()
+    if (yield from text.follows("}")):
+        emit("{}")
+        return True
+    first: list[str] = []
+    is_whole = yield from read_literal(text, first.append, depth)
+    yield from text.spaces()
+    if is_whole and ((yield from text.follows(",")) or (yield from text.peek()) == "}"):
+        emit("".join(("[", *first)))
+        return (yield from _read_items(text, emit, "}", depth, ", "))
+    emit("".join(("{", *first)))
+    is_key = is_whole and first[0].startswith('"')
+    while is_key and (yield from text.follows(":")):
         emit(": ")
         yield from text.spaces()
         if not (yield from read_literal(text, emit, depth)):
             return False
         yield from text.spaces()
-        separator = ", "
-        if not (yield from text.follows(",")) and (yield from text.peek()) != "}":
+        has_more = yield from text.follows(",")
+        yield from text.spaces()
+        if (yield from text.follows("}")):
+            emit("}")
+            return True
+        if not has_more:
             return False
+        emit(", ")
+        is_key = yield from read_python_string(text, emit)
+        yield from text.spaces()
+    return False
 
 
 def _read_word(text: Scanner, emit: Emit) -> Steps[bool]:
@@ -135,10 +145,12 @@ def _as_json(word: str) -> str | None:
         return word
     if len(word) > _MAX_NUMBER_CHARS:
         return None
-    try:
-        return str(int(word, 0))
-    except ValueError:
-        pass
+    # 07 is 7, though no number in Python: so models write days and months.
+    for base in (0, 10):
+        try:
+            return str(int(word, base))
+        except ValueError:
+            pass
     try:
         number = float(word)
     except ValueError:
