@@ -30,6 +30,9 @@ ROOT = {
         "point": {"$ref": "#/$defs/Point"},
         "tree": {"$ref": "#/$defs/Tree"},
         "untyped": {"description": "anything"},
+        "float": {"type": "float"},
+        "names": {"type": ["list", "str"]},
+        "any": {"type": "any"},
     },
     "$defs": {
         "Point": {"type": "object", "properties": {"x": {"type": "integer"}}},
@@ -106,6 +109,12 @@ def written(name: str, *pieces: str, tool: Tool | None = TOOL) -> str:
         ("untyped", "{not json}", "{not json}"),
         ("untyped", "{'a': 1}", "{'a': 1}"),
         ("unknown", '{"a": 1}', {"a": 1}),
+        ("float", "3.14", 3.14),
+        ("float", "pi", "pi"),
+        ("names", '["a"]', ["a"]),
+        ("names", "5", "5"),
+        ("any", "5", "5"),
+        ("any", '{"a": 1}', {"a": 1}),
     ],
 )
 def test_values_are_what_the_schema_takes(name: str, text: str, value: Any) -> None:

@@ -18,6 +18,17 @@ from quire.text.dialects.scanner import Emit, Scanner, Steps
 
 _UNTYPED = frozenset(("string", "object", "array"))
 """A schema that names no type: what looks like an object or a list is read as one, all else is text."""
+_TYPES = frozenset(("string", "integer", "number", "boolean", "null", "object", "array"))
+_PYTHON_TYPES = {
+    "str": "string",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+    "dict": "object",
+    "list": "array",
+    "tuple": "array",
+}
+"""What is no type in JSON schema, but stands in many; other unknown names say nothing."""
 _WORDS = {"true": "boolean", "false": "boolean", "null": "null", "none": "null"}
 _BRACKETS = {"{": "object", "[": "array"}
 _NUMBER = re.compile(r"-?[0-9][0-9.eE+-]*|-")
@@ -173,10 +184,9 @@ def referred(path: str, root: Mapping[str, Any]) -> Any:
 
 def _named(schema: Mapping[str, Any]) -> set[str]:
     types = schema.get("type")
-    if isinstance(types, str):
-        return {types}
     if isinstance(types, Sequence):
-        return {name for name in types if isinstance(name, str)}
+        names = {name for name in ([types] if isinstance(types, str) else types) if isinstance(name, str)}
+        return {_PYTHON_TYPES.get(name, name) for name in names} & _TYPES
     values = list(schema["enum"]) if isinstance(schema.get("enum"), Sequence) else []
     if "const" in schema:
         values.append(schema["const"])
