@@ -150,6 +150,9 @@ JSON_NOW = '{"name": "now", "arguments": {}}'
         # Mistral
         ("mistral", f"[TOOL_CALLS][{JSON}, {JSON_NOW}]", Reply("", None, (ADD, NOW))),
         ("mistral", f"[TOOL_CALLS] [{JSON}]", Reply("", None, (ADD,))),
+        ("mistral", f"[TOOL_CALLS] [TOOL_CALLS] [{JSON}]", Reply("", None, (ADD,))),
+        ("mistral", f"[TOOL_CALLS][TOOL_CALLS]{JSON}, {JSON_NOW}", Reply(f", {JSON_NOW}", None, (ADD,))),
+        ("mistral", '[TOOL_CALLS] [TOOL_CALLS] {"a": 1}', Reply('[TOOL_CALLS] [TOOL_CALLS] {"a": 1}')),
         ("mistral", '[TOOL_CALLS]add[ARGS]{"a": 1}[TOOL_CALLS]now[ARGS]{}', Reply("", None, (ADD, NOW))),
         ("mistral", 'Yes.[TOOL_CALLS]add{"a": 1}', Reply("Yes.", None, (ADD,))),
         ("mistral", "[TOOL_CALLS]now[CALL_ID]Ab3dEf9hI[ARGS]{}", Reply("", None, (Call("now", "{}", "Ab3dEf9hI"),))),

@@ -1,6 +1,7 @@
 """Mistral: [TOOL_CALLS][{"name": ..., "arguments": {...}}, ...], and newer [TOOL_CALLS]name[ARGS]{...} for each call.
 
-The templates take only ids of nine letters and digits, so calls get such an id here.
+Models write the marker twice, and an object where a list of one belongs. The templates take only ids of nine letters
+and digits, so calls get such an id here.
 """
 
 import re
@@ -57,7 +58,9 @@ def _read(text: Scanner, out: Output) -> Steps[None]:
     while (yield from text.until((BEGIN,), out.content)) is not None:
         text.hold(BEGIN)
         yield from text.spaces()
-        if (yield from text.peek()) == "[":
+        while (yield from text.follows(BEGIN)):
+            yield from text.spaces()
+        if (yield from text.peek()) in ("[", "{"):
             yield from read_marked_call(text, out)
         else:
             yield from _read_named(text, out)
