@@ -159,6 +159,9 @@ async def test_thinking_may_be_left_out_of_the_answer(client, llm):
     whole = (await post(client, **hidden)).json()
     assert whole["content"][0] == {"type": "thinking", "thinking": "", "signature": ""}
     assert nameless(put_together(await events(client, **hidden))) == nameless(whole)
+    for display in ("summarized", "updates"):
+        shown = (await post(client, thinking={"type": "adaptive", "display": display})).json()
+        assert shown["content"][0]["thinking"] == "hm"
 
 
 async def test_stop_reasons(client, llm):
@@ -363,7 +366,12 @@ def test_a_conversation_that_cannot_be_is_refused_by_name(messages, path):
         ({"tool_choice": {"type": "any"}}, "there are no tools"),
         ({"tools": [WEATHER], "tool_choice": {"type": "tool", "name": "other"}}, "'other'"),
         ({"tools": [WEATHER], "tool_choice": {"type": "tool"}}, "$.tool_choice.name is missing"),
-        ({"tool_choice": {"type": "some"}}, "$.tool_choice"),
+        (
+            {"tool_choice": {"type": "some"}},
+            "$.tool_choice.type is 'some': it must be one of 'auto', 'any', 'tool', 'none'.",
+        ),
+        ({"tool_choice": {"name": "weather"}}, "$.tool_choice.type is missing"),
+        ({"thinking": {"type": "adaptive", "display": "full"}}, "$.thinking.display is 'full'"),
         ({"thinking": {"type": "enabled"}}, "$.thinking.budget_tokens is missing"),
         ({"thinking": {"type": "enabled", "budget_tokens": 0}}, "$.thinking.budget_tokens is 0"),
         ({"thinking": {"type": "enabled", "budget_tokens": 1000}}, "less than max_tokens"),

@@ -111,8 +111,10 @@ def _invalid(faults: list[ErrorDetails], data: dict[str, Any], root: str) -> Inv
 
 
 def _sentence(path: str, fault: ErrorDetails) -> str:
-    if fault["type"] == "missing":
+    if fault["type"] in ("missing", "union_tag_not_found"):
         return f"{path} is missing: it is required."
+    if fault["type"] == "union_tag_invalid":
+        return f"{path} is {shown(fault['ctx']['tag'])}: it must be one of {fault['ctx']['expected_tags']}."
     return f"{path} is {shown(fault['input'])}: it should {rule_of(fault)}."
 
 
@@ -134,4 +136,5 @@ def _path(fault: ErrorDetails, data: Any, root: str) -> tuple[str, int]:
         else:
             continue
         depth += 1
-    return path, depth
+    tag = fault.get("ctx", {}).get("discriminator")
+    return (path, depth) if tag is None else (f"{path}.{tag[1:-1]}", depth + 1)

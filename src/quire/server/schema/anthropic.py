@@ -54,15 +54,20 @@ class NoToolChoice(RequestModel):
 ToolChoiceRequest = AutoToolChoice | AnyToolChoice | NamedToolChoice | NoToolChoice
 
 
+ThinkingDisplay = Annotated[
+    Literal["summarized", "omitted", "updates"] | None, Field(description="thinking is shown as it is, or not at all")
+]
+
+
 class ThinkingEnabled(RequestModel):
     type: Literal["enabled"]
     budget_tokens: int = Field(ge=1, lt=2**31, description="less than max_tokens")
-    display: Literal["summarized", "omitted"] | None = None
+    display: ThinkingDisplay = None
 
 
 class ThinkingAdaptive(RequestModel):
     type: Literal["adaptive", "between_tools"]
-    display: Literal["summarized", "omitted"] | None = None
+    display: ThinkingDisplay = None
 
 
 class ThinkingDisabled(RequestModel):
