@@ -48,12 +48,6 @@ OFFERED = (Tool(name="now"),)
         ),
         ("granite3_3", "", "<think>Hm.</think>\n<response>Four.</response>", Reply("Four.", "Hm.")),
         ("ernie45", "", "<think>Hm.</think>Four <response>.", Reply("Four <response>.", "Hm.")),
-        (
-            "kimi_k2",
-            "<think>",
-            "Hm.\n<|tool_calls_section_begin|>x",
-            Reply("<|tool_calls_section_begin|>x", "Hm."),
-        ),
     ],
 )
 def test_replies(family: str, prompt: str, text: str, reply: Reply, read_reply: Any) -> None:
@@ -95,6 +89,12 @@ def test_reasoning_may_speak_of_calls(said: str, read_reply: Any) -> None:
     assert reply == Reply("", f"Use {said}.", (Call("now", "{}"),))
     cut_off = read_reply(lambda: dialects.parser(OFFERED, ""), f"<think>Use {said}")
     assert cut_off == Reply("", f"Use {said}".rstrip("\n"))
+
+
+def test_without_tools_nothing_in_reasoning_is_a_call(read_reply: Any) -> None:
+    thought = 'Say <tool_call>{"name": "now"}</tool_call>?'
+    reply = read_reply(lambda: choose("hermes", "qwen3", None).parser((), ""), f"<think>{thought}</think>No.")
+    assert reply == Reply("No.", thought)
 
 
 def test_reasoning_is_told_as_it_comes() -> None:

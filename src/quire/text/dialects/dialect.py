@@ -52,7 +52,10 @@ class ToolDialect(Protocol):
 
     @property
     def markers(self) -> tuple[str, ...]:
-        """Special tokens that belong to the calls: they must reach the parser, where others are not shown."""
+        """Special tokens that belong to the calls: they must reach the parser, where others are not shown.
+
+        The one that stands before calls is the first.
+        """
         ...
 
     def recognizes(self, template: str) -> bool:
@@ -99,6 +102,9 @@ class ReasoningDialect(Protocol):
         """Whether a prompt ends inside reasoning, so that the reply begins with it."""
         ...
 
-    def parser(self, is_open: bool, rest: Parser) -> Parser:
-        """A parser of the whole reply; what is no reasoning goes through ``rest``."""
+    def parser(self, is_open: bool, rest: Parser, calls: tuple[str, ...] = ()) -> Parser:
+        """A parser of the whole reply; what is no reasoning goes through ``rest``.
+
+        ``calls``: marks that stand before the calls that ``rest`` reads.
+        """
         ...

@@ -91,7 +91,7 @@ class HarmonyReasoning(msgspec.Struct, frozen=True):
         header, message, _ = last.partition(MESSAGE)
         return bool(message) and header.startswith(_ANALYSIS) and _FOR.search(header) is None
 
-    def parser(self, is_open: bool, rest: Parser) -> Parser:
+    def parser(self, is_open: bool, rest: Parser, calls: tuple[str, ...] = ()) -> Parser:
         # The one parser reads all: another family's calls have no place in these messages.
         return HarmonyParser(rest.tools if isinstance(rest, HarmonyParser) else (), is_open)
 

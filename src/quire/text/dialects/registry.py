@@ -143,8 +143,11 @@ class Dialects(msgspec.Struct, frozen=True):
 
     def parser(self, tools: Sequence[Tool], prompt: str) -> Parser:
         """A parser of one reply to ``prompt``, a rendered template; without tools, calls are content."""
-        rest: Parser = self.tools.parser(tools) if self.tools is not None and tools else PlainParser()
-        return rest if self.reasoning is None else self.reasoning.parser(self.reasoning.is_open(prompt), rest)
+        calls = self.tools if tools else None
+        rest: Parser = PlainParser() if calls is None else calls.parser(tools)
+        if self.reasoning is None:
+            return rest
+        return self.reasoning.parser(self.reasoning.is_open(prompt), rest, () if calls is None else calls.markers[:1])
 
 
 def choose(tool_call_parser: str, reasoning_parser: str, template: str | None) -> Dialects:

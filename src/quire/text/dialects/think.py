@@ -2,22 +2,20 @@
 
 Where the template writes the first marker itself, the reply begins inside (``is_open``). Later markers are content: a
 reply may speak of them. Line breaks around the reasoning and before the content are layout, and left out. Models forget
-to end their reasoning before they call a tool; so a call ends it too, while a marker of calls that is merely spoken of
-does not.
+to end their reasoning before they call a tool; so a call of one that is offered ends it too, while a marker of calls
+that is merely spoken of does not.
 """
 
 import re
 
 import msgspec
 
-from quire.text.dialects import deepseek, hermes, kimi_k2, mistral
 from quire.text.dialects.dialect import Parser
 from quire.text.dialects.parsing import Output, ReaderParser
 from quire.text.dialects.scanner import NEWLINES, SPACES, Emit, Scanner, Steps
 
 _TURN = re.compile(r"<[|｜]|\[/?INST\]|</s>|_of_turn>|<\|?im_")
 """What only stands between messages."""
-_CALLS = (hermes.BEGIN, kimi_k2.SECTION, deepseek.SECTION, mistral.BEGIN)
 
 
 class Think(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,11 +48,13 @@ class Think(msgspec.Struct, frozen=True, kw_only=True):
         # A user's message may speak of the marker; then the message's end follows.
         return begin > prompt.rfind(self.end) and _TURN.search(prompt, begin + len(self.begin)) is None
 
-    def parser(self, is_open: bool, rest: Parser) -> Parser:
-        return ReaderParser(lambda text, out: _read(text, out, self, is_open, rest))
+    def parser(self, is_open: bool, rest: Parser, calls: tuple[str, ...] = ()) -> Parser:
+        return ReaderParser(lambda text, out: _read(text, out, self, is_open, rest, calls))
 
 
-def _read(text: Scanner, out: Output, dialect: Think, is_open: bool, rest: Parser) -> Steps[None]:
+def _read(
+    text: Scanner, out: Output, dialect: Think, is_open: bool, rest: Parser, calls: tuple[str, ...]
+) -> Steps[None]:
     def push(piece: str) -> None:
         out.extend(rest.push(piece))
 
@@ -66,7 +66,7 @@ def _read(text: Scanner, out: Output, dialect: Think, is_open: bool, rest: Parse
         trimmed = _Trimmed(out.reasoning)
         if not has_begun:
             trimmed.add(before)
-        begun_call = yield from _read_reasoning(text, trimmed.add, (dialect.end, *dialect.other_ends))
+        begun_call = yield from _read_reasoning(text, trimmed.add, (dialect.end, *dialect.other_ends), calls)
         if begun_call is not None:
             push(begun_call)
         yield from text.run(NEWLINES)
@@ -78,9 +78,9 @@ def _read(text: Scanner, out: Output, dialect: Think, is_open: bool, rest: Parse
     out.extend(rest.finish())
 
 
-def _read_reasoning(text: Scanner, emit: Emit, ends: tuple[str, ...]) -> Steps[str | None]:
+def _read_reasoning(text: Scanner, emit: Emit, ends: tuple[str, ...], calls: tuple[str, ...]) -> Steps[str | None]:
     """Up to behind one of ``ends``, or into a call, of which is returned what was read."""
-    while (found := (yield from text.to((*ends, *_CALLS), emit))) in _CALLS:
+    while (found := (yield from text.to((*ends, *calls), emit))) in calls:
         text.hold()
         yield from text.follows(found)
         is_call = yield from _follows_call(text)
