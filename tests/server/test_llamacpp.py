@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from quire.core.outputs import RequestMetrics
 from quire.server.answers import llamacpp as answers
 
 pytestmark = pytest.mark.anyio
@@ -423,6 +424,16 @@ async def test_aliases(client):
     ] == "incomplete"
     error = (await client.post("/responses", json={"input": 3})).json()["error"]
     assert (error["param"], set(error)) == ("$.input", {"message", "type", "param", "code"})
+
+
+def test_the_first_token_costs_no_step():
+    metrics = RequestMetrics(arrival_s=0.0, scheduled_s=0.0, first_token_s=2.0, last_token_s=5.0)
+    told = answers.timings(0, 4, 4, metrics)
+    assert (told.prompt_ms, told.prompt_per_token_ms, told.prompt_per_second) == (2000, 500, 2)
+    assert (told.predicted_ms, told.predicted_per_token_ms, told.predicted_per_second) == (3000, 1000, 1)
+    metrics.last_token_s = metrics.first_token_s
+    alone = answers.timings(0, 4, 1, metrics)
+    assert (alone.predicted_per_token_ms, alone.predicted_per_second) == (0, 0)
 
 
 async def test_timings_of_a_conversation(client):

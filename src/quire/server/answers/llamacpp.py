@@ -210,12 +210,16 @@ class LlamaCppAnswer:
 
 
 def timings(num_cached: int, num_computed: int, num_made: int, metrics: RequestMetrics | None) -> Timings:
-    """How long the prompt and the answer took; all zero where that is not known."""
+    """How long the prompt and the answer took; all zero where that is not known.
+
+    The first token comes with the prompt's last step, so what is told of a token is that of those behind it.
+    """
     started = metrics.scheduled_s if metrics is not None else None
     first = metrics.first_token_s if metrics is not None else None
     last = metrics.last_token_s if metrics is not None else None
     prompt_ms = 1000 * (first - started) if first is not None and started is not None else 0.0
     made_ms = 1000 * (last - first) if last is not None and first is not None else 0.0
+    num_steps = max(0, num_made - 1)
     return Timings(
         cache_n=num_cached,
         prompt_n=num_computed,
@@ -224,8 +228,8 @@ def timings(num_cached: int, num_computed: int, num_made: int, metrics: RequestM
         prompt_per_second=1000 * num_computed / prompt_ms if prompt_ms > 0 else 0.0,
         predicted_n=num_made,
         predicted_ms=made_ms,
-        predicted_per_token_ms=made_ms / num_made if num_made else 0.0,
-        predicted_per_second=1000 * num_made / made_ms if made_ms > 0 else 0.0,
+        predicted_per_token_ms=made_ms / num_steps if num_steps else 0.0,
+        predicted_per_second=1000 * num_steps / made_ms if made_ms > 0 else 0.0,
     )
 
 
