@@ -436,6 +436,19 @@ def test_the_first_token_costs_no_step():
     assert (alone.predicted_per_token_ms, alone.predicted_per_second) == (0, 0)
 
 
+async def test_ignoring_the_end_is_making_none(client, llm, sampled):
+    llm.eos_token_ids = (5, 97)
+    body = {"prompt": "x", "n_predict": 1, "logit_bias": {"97": 3, "98": -2.5, "99": False}}
+    settings = (await client.post(PATH, json=body)).json()["generation_settings"]
+    told = [{"bias": 3, "token": 97}, {"bias": -2.5, "token": 98}, {"bias": None, "token": 99}]
+    assert settings["logit_bias"] == told
+    settings = (await client.post(PATH, json=body | {"ignore_eos": True})).json()["generation_settings"]
+    assert sampled().logit_bias == {5: -100, 97: -100, 98: -2.5, 99: -100}
+    assert {"bias": None, "token": 5} in settings["logit_bias"]
+    settings = (await client.post(PATH, json={"prompt": "x", "n_predict": 1})).json()["generation_settings"]
+    assert (settings["logit_bias"], settings["adaptive_target"]) == ([], -1)
+
+
 async def test_timings_of_a_conversation(client):
     body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2, "timings_per_token": True}
     told = (await client.post("/chat/completions", json=body)).json()["timings"]

@@ -3,7 +3,7 @@
 A setting comes from the request, else from the model's own defaults, else from llama.cpp's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from quire.core.errors import InvalidRequest, Unsupported
@@ -57,12 +57,21 @@ _NEVER = -100.0
 
 
 def params_of(
-    body: LlamaCppOptions, defaults: Mapping[str, Any], tokenizer: "Tokenizer", max_model_len: int
+    body: LlamaCppOptions,
+    defaults: Mapping[str, Any],
+    tokenizer: "Tokenizer",
+    *,
+    eos_token_ids: Sequence[int],
+    max_model_len: int,
 ) -> SamplingParams:
     """Raises InvalidRequest or Unsupported.
 
     With ``n_predict: 0`` one token is made, which is not to be shown. More than the context holds is what it holds.
+    With ``ignore_eos`` no end is made, rather than passed over: the model would begin another text behind it.
     """
+    bias = _bias(body.logit_bias, tokenizer)
+    if body.ignore_eos:
+        bias |= dict.fromkeys(eos_token_ids, _NEVER)
     limit = body.n_predict if body.n_predict is not None else body.max_tokens
     stop = body.stop or ()
     return SamplingParams(
@@ -72,7 +81,7 @@ def params_of(
         seed=None if body.seed in _FRESH_SEEDS else body.seed,
         ignore_eos=body.ignore_eos,
         logprobs=body.n_probs or None,
-        logit_bias=_bias(body.logit_bias, tokenizer),
+        logit_bias=bias or None,
         structured_outputs=_shape(body),
         **_chosen(body, defaults, max_model_len),
     )
@@ -130,10 +139,16 @@ def settings_of(params: SamplingParams, max_model_len: int) -> dict[str, Any]:
         "mirostat": 0,
         "mirostat_tau": 5.0,
         "mirostat_eta": 0.1,
+        "adaptive_target": -1.0,
+        "adaptive_decay": 0.9,
         "stop": list(params.stop),
         "n_keep": 0,
         "n_discard": 0,
         "ignore_eos": params.ignore_eos,
+        "logit_bias": [
+            {"bias": None if amount == _NEVER else amount, "token": token}
+            for token, amount in (params.logit_bias or {}).items()
+        ],
         "n_probs": params.logprobs or 0,
         "min_keep": 0,
         "grammar": (shape.grammar if shape is not None else None) or "",
@@ -182,10 +197,10 @@ def _samplers(names: list[str] | str) -> set[str]:
     return found
 
 
-def _bias(value: Any, tokenizer: "Tokenizer") -> dict[int, float] | None:
+def _bias(value: Any, tokenizer: "Tokenizer") -> dict[int, float]:
     """From pairs or an object, of ids or of texts, all of whose tokens are meant."""
     if value is None:
-        return None
+        return {}
     if not isinstance(value, dict | list):
         raise bad("$.logit_bias", value, "must be a list of pairs, or an object")
     pairs = (

@@ -86,7 +86,13 @@ async def infill(request: Request) -> Response:
 def _params(service: Service, body: LlamaCppOptions) -> SamplingParams:
     llm = service.llm
     with renamed(PATHS):
-        return params_of(body, llm.default_params, llm.tokenizer, llm.info.max_model_len)
+        return params_of(
+            body,
+            llm.default_params,
+            llm.tokenizer,
+            eos_token_ids=llm.eos_token_ids,
+            max_model_len=llm.info.max_model_len,
+        )
 
 
 async def _answer(
@@ -150,7 +156,7 @@ async def props(request: Request) -> Response:
     service = service_of(request)
     llm = service.llm
     context = llm.info.max_model_len
-    defaults = params_of(LlamaCppOptions(), llm.default_params, llm.tokenizer, context)
+    defaults = _params(service, LlamaCppOptions())
     return json_response(
         Props(
             default_generation_settings={
