@@ -426,6 +426,23 @@ async def test_aliases(client):
     assert (error["param"], set(error)) == ("$.input", {"message", "type", "param", "code"})
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/chat/completions"])
+async def test_a_chats_tokens_are_counted(client, llm, path):
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    counted = (await client.post(path + "/input_tokens", json=body)).json()
+    assert counted == {"object": "response.input_tokens", "input_tokens": len("u:hi|a:")}
+    assert not llm.requests
+    assert (await client.post(path, json=body)).json()["usage"]["prompt_tokens"] == counted["input_tokens"]
+    refused = await client.post(path + "/input_tokens", json={"messages": [{"role": "user", "content": 3}]})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "$.messages[0].content")
+    assert (await client.post(path + "/input_tokens", json=body | {"model": "other"})).status_code == 404
+
+
+async def test_a_responses_tokens_are_counted(client):
+    counts = [await client.post(f"{root}/responses/input_tokens", json={"input": "hi"}) for root in ("", "/v1")]
+    assert counts[0].json() == counts[1].json() == {"object": "response.input_tokens", "input_tokens": 7}
+
+
 def test_the_first_token_costs_no_step():
     metrics = RequestMetrics(arrival_s=0.0, scheduled_s=0.0, first_token_s=2.0, last_token_s=5.0)
     told = answers.timings(0, 4, 4, metrics)

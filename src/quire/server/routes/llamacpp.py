@@ -1,4 +1,7 @@
-"""llama.cpp's own routes: ``/completion``, ``/infill``, ``/apply-template``, ``/props``, ``/slots``; and aliases."""
+"""llama.cpp's own routes: ``/completion``, ``/infill``, ``/apply-template``, ``/props``, ``/slots``.
+
+Those that count a chat's tokens too, and other names of OpenAI's.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,7 +24,8 @@ from quire.server.query import read_query
 from quire.server.rendering import render
 from quire.server.responses import json_response
 from quire.server.routes import chat, health, models, responses
-from quire.server.sampling import renamed
+from quire.server.sampling import chat_paths, renamed
+from quire.server.schema.chat import ChatCompletionRequest
 from quire.server.schema.llamacpp import (
     AppliedTemplate,
     ApplyTemplateRequest,
@@ -36,6 +40,7 @@ from quire.server.schema.llamacpp import (
     SlotsQuery,
 )
 from quire.server.schema.models import ModelList
+from quire.server.schema.responses import InputTokens
 from quire.server.service import Plan, Service, request_id_of, service_of
 from quire.text.fim import FillInMiddle, OtherFile
 from quire.version import __version__
@@ -152,6 +157,18 @@ async def apply_template(request: Request) -> Response:
     return json_response(AppliedTemplate(await render(service, chat.conversation_of(body))))
 
 
+async def count_chat_tokens(request: Request) -> Response:
+    """How long the prompt of such a chat would be; nothing is generated."""
+    service = service_of(request)
+    body = await read_json(request, ChatCompletionRequest)
+    service.model(body.model)
+    with chat_paths(body):
+        prompt = await render(service, chat.conversation_of(body))
+    tokenizer = service.llm.tokenizer
+    ids = await service.llm.run_blocking(tokenizer.encode, prompt, bool(body.add_special_tokens))
+    return json_response(InputTokens(input_tokens=len(ids)))
+
+
 async def props(request: Request) -> Response:
     service = service_of(request)
     llm = service.llm
@@ -250,5 +267,18 @@ ENDPOINTS = (
     Endpoint(path="/v1/health", handler=health.healthy, summary="Nothing is wrong", answer=health.Health, is_open=True),
     Endpoint(path="/models", handler=models.list_models, summary="The models served here", answer=ModelList),
     msgspec.structs.replace(chat.CHAT_COMPLETIONS, path="/chat/completions"),
+    *(
+        Endpoint(
+            path=f"{path}/input_tokens",
+            methods=("POST",),
+            handler=count_chat_tokens,
+            summary="How many tokens a chat's prompt has",
+            body=ChatCompletionRequest,
+            answer=InputTokens,
+            errors=(404,),
+        )
+        for path in (chat.CHAT_COMPLETIONS.path, "/chat/completions")
+    ),
     msgspec.structs.replace(responses.CREATE_RESPONSE, path="/responses"),
+    msgspec.structs.replace(responses.COUNT_INPUT_TOKENS, path="/responses/input_tokens"),
 )

@@ -89,15 +89,13 @@ CREATE_RESPONSE = Endpoint(
     chunk=ResponseEvent,
     errors=(404,),
 )
-ENDPOINTS = (
-    CREATE_RESPONSE,
-    Endpoint(
-        path="/v1/responses/input_tokens",
-        methods=("POST",),
-        handler=count_input_tokens,
-        summary="How many tokens a response's input has",
-        body=ResponsesRequest,
-        answer=InputTokens,
-        errors=(404,),
-    ),
+COUNT_INPUT_TOKENS = Endpoint(
+    path="/v1/responses/input_tokens",
+    methods=("POST",),
+    handler=count_input_tokens,
+    summary="How many tokens a response's input has",
+    body=ResponsesRequest,
+    answer=InputTokens,
+    errors=(404,),
 )
+ENDPOINTS = (CREATE_RESPONSE, COUNT_INPUT_TOKENS)
