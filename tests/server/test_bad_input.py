@@ -243,6 +243,15 @@ async def test_json_content_types(client, kind):
     assert answer.status_code == 200
 
 
+async def test_bodies_are_read_as_they_are(client):
+    headers = {"content-type": "application/json", "content-encoding": "zstd"}
+    answer = await client.post(COMPLETIONS, content=b"\x28\xb5\x2f\xfd", headers=headers)
+    check(answer, 415, None, "unsupported_media_type")
+    assert "'zstd'" in answer.json()["error"]["message"]
+    headers["content-encoding"] = "Identity"
+    assert (await client.post(COMPLETIONS, content=b'{"prompt": "x"}', headers=headers)).status_code == 200
+
+
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS, "/tokenize", "/detokenize"])
 async def test_unknown_models(client, path):
     body = {"messages": HI, "prompt": "x", "tokens": [1], "model": "gpt-9"}

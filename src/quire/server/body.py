@@ -42,6 +42,11 @@ async def read_json(request: Request, model: type[M], *, of_any_type: bool = Fal
         raise UnsupportedMediaType(
             f"The Content-Type header {shown}: send JSON with Content-Type: application/json (curl: -H)."
         )
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise UnsupportedMediaType(
+            f"The Content-Encoding header is {encoding!r:.60}: bodies are read as they are, so send it uncompressed."
+        )
     timeout_s = service_of(request).config.header_timeout_s
     try:
         async with asyncio.timeout(timeout_s):
