@@ -214,8 +214,9 @@ async def test_what_think_tells_the_template(client, llm, prompted):
     llm.chat_template.variables |= {"enable_thinking"}
     await chat(client, think=False)
     assert prompted().endswith("enable_thinking=False")
-    await generate(client, think="high")
-    assert "reasoning_effort=high" in prompted() and prompted().endswith("enable_thinking=True")
+    for effort in ("high", "max"):
+        await generate(client, think=effort)
+        assert "reasoning_effort=high" in prompted() and prompted().endswith("enable_thinking=True")
 
 
 async def test_models_without_reasoning_cannot_be_told_to_think(bring_up):

@@ -18,6 +18,8 @@ _OURS = frozenset(
 )
 _THINKING_SWITCHES = ("enable_thinking", "thinking")
 """Variables by which templates let one say whether to reason."""
+_EFFORTS = {"xhigh": "high", "max": "high"}
+"""Efforts that templates do not know."""
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +38,11 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     chat_template_kwargs: Mapping[str, Any] = {}
     reasoning_effort: str | None = None
     is_thinking: bool | None = None
+
+
+def effort_of(given: str | None) -> str | None:
+    """What a template is told of an effort that another API than OpenAI's names."""
+    return None if given is None else _EFFORTS.get(given, given)
 
 
 async def render(service: Service, conversation: Conversation) -> str:

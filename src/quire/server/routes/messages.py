@@ -11,7 +11,7 @@ from quire.server.endpoint import Endpoint
 from quire.server.exchange import Exchange, begin
 from quire.server.faces import ANTHROPIC
 from quire.server.foreign_sampling import MESSAGE_PATHS, message_params
-from quire.server.rendering import Conversation, render
+from quire.server.rendering import Conversation, effort_of, render
 from quire.server.responses import json_response
 from quire.server.sampling import renamed
 from quire.server.schema.anthropic import (
@@ -27,9 +27,6 @@ from quire.server.schema.anthropic_conversation import conversation_of
 from quire.server.schema.anthropic_tools import choice_of, tools_of
 from quire.server.service import Service, request_id_of, service_of
 from quire.server.turn import Turn
-
-_EFFORTS = {"xhigh": "high", "max": "high"}
-"""Efforts that templates do not know."""
 
 
 async def messages(request: Request) -> Response:
@@ -83,7 +80,7 @@ def _conversation(body: CountTokensRequest) -> Conversation:
         tools=tools if mode != "none" else (),
         continue_final_message=is_continued,
         chat_template_kwargs=body.chat_template_kwargs,
-        reasoning_effort=None if effort is None else _EFFORTS.get(effort, effort),
+        reasoning_effort=effort_of(effort),
         is_thinking=None if body.thinking is None else not isinstance(body.thinking, ThinkingDisabled),
     )
 

@@ -15,7 +15,7 @@ from quire.server.endpoint import Endpoint
 from quire.server.exchange import Exchange, begin
 from quire.server.faces import OLLAMA
 from quire.server.foreign_sampling import OLLAMA_PATHS, keep_alive_s, ollama_params
-from quire.server.rendering import Conversation
+from quire.server.rendering import Conversation, effort_of
 from quire.server.responses import json_response
 from quire.server.sampling import renamed
 from quire.server.schema.ollama import (
@@ -93,7 +93,7 @@ def _thinking(service: Service, body: OllamaRequest) -> dict[str, Any]:
             f"$.think is {think!r}, but {body.model!r} does not support thinking: leave it out, or say false.",
             param="$.think",
         )
-    effort = think if isinstance(think, str) else None
+    effort = effort_of(think) if isinstance(think, str) else None
     return {"is_thinking": None if think is None else bool(think), "reasoning_effort": effort}
 
 

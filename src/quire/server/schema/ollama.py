@@ -78,7 +78,7 @@ class OllamaRequest(RequestModel):
     format: Literal["", "json"] | JsonObject | None = Field(default=None, description="json, or a JSON schema")
     options: Options = Options()
     keep_alive: float | str | None = Field(default=None, description="the model stays loaded, whatever this says")
-    think: bool | Literal["low", "medium", "high"] | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
     logprobs: bool = False
     top_logprobs: int = Field(default=0, ge=0, le=20)
 
