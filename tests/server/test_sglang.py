@@ -306,7 +306,11 @@ async def test_information(client, llm):
     assert info == (await client.get("/model_info")).json()
     assert (info["model_path"], info["is_generation"], info["weight_version"]) == ("org/fake", True, "default")
     assert info["preferred_sampling_params"] == {"temperature": 0.5}
-    assert (await client.get("/get_server_info")).json()["internal_states"][0]["max_total_num_tokens"] == 512
+    told = (await client.get("/get_server_info")).json()
+    assert told["internal_states"][0]["max_total_num_tokens"] == told["max_total_num_tokens"] == 512
+    assert (told["page_size"], told["context_length"], told["disable_radix_cache"]) == (16, 64, False)
+    assert told["max_running_requests"] == told["max_num_seqs"]
+    assert (told["tp_size"], told["pp_size"], told["dp_size"]) == (1, 1, 1)
     load = (await client.get("/v1/loads")).json()
     assert (load["dp_rank_count"], load["loads"][0]["num_running_reqs"]) == (1, 0)
 
