@@ -104,6 +104,14 @@ def test_our_own_flags(argv: list[str], expected: dict[str, object]) -> None:
             "-c 0 -t -1 -b8 --alias x",
             dict(max_model_len=None, num_threads=None, max_num_batched_tokens=8, served_model_name=["x"]),
         ),
+        (
+            "-a x -s -1 --no-cache-prompt --kv-unified --no-context-shift",
+            dict(served_model_name=["x"], seed=None, enable_prefix_caching=False),
+        ),
+        (
+            '-s 3 --cache-prompt --chat-template-kwargs {"a":1}',
+            dict(seed=3, enable_prefix_caching=True, default_chat_template_kwargs='{"a":1}'),
+        ),
     ],
 )
 def test_other_dialects(line: str, expected: dict[str, object]) -> None:
@@ -140,6 +148,10 @@ def test_a_switch_without_effect_does_not_swallow_the_model() -> None:
         ("--enable-lora", "does not have LoRA adapters"),
         ("--speculative-config {}", "speculative decoding"),
         ("--enable-memory-saver", "POST /sleep does"),
+        ("--context-shift", "does not have shifting a context"),
+        ("--temp 0.8", "generation_config.json"),
+        ("--cors-origins localhost", "use --allowed-origins"),
+        ("--reasoning off", "use --default-chat-template-kwargs"),
         ("--tool-parser-plugin x.py", "--tool-parser-plugin"),
         ("-q bitsandbytes", "-q bitsandbytes: must be one of auto, fp8, awq"),
         ("--tokenizer-mode mistral", "--tokenizer-mode mistral"),

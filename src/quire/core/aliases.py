@@ -15,7 +15,7 @@ from typing import Any
 
 SAME: dict[str, str] = {
     "model": "-m --model-path -hf -hfr --hf-repo",
-    "served_model_name": "--alias",
+    "served_model_name": "--alias -a",
     "tokenizer": "--tokenizer-path",
     "quantization": "-q",
     "max_model_len": "--context-length --max-seq-len --session-len",
@@ -25,7 +25,7 @@ SAME: dict[str, str] = {
     "gpu_memory_utilization": "--device-memory-utilization --mem-fraction-static --free-gpu-memory-fraction "
     "--kv-cache-free-gpu-memory-fraction --kv-cache-config.free-gpu-memory-fraction",
     "kv_cache_dtype": "--kv-cache-config.dtype",
-    "enable_prefix_caching": "--kv-cache-config.enable-block-reuse",
+    "enable_prefix_caching": "--kv-cache-config.enable-block-reuse --cache-prompt",
     "max_num_batched_tokens": "--max-num-tokens -b --batch-size",
     "max_num_seqs": "--max-batch-size --max-running-requests",
     "max_num_queued_reqs": "--max-queued-requests",
@@ -36,6 +36,7 @@ SAME: dict[str, str] = {
     "enable_expert_parallel": "--enable-ep",
     "enforce_eager": "--disable-cuda-graph",
     "root_path": "--fastapi-root-path",
+    "default_chat_template_kwargs": "--chat-template-kwargs",
     "ssl_keyfile": "--ssl-key-file",
     "ssl_certfile": "--ssl-cert-file",
     "max_header_bytes": "--h11-max-incomplete-event-size",
@@ -94,6 +95,7 @@ CONVERTED: dict[str, Callable[[str], dict[str, Any]]] = {
     "--ctx-size": _auto_if("0", "max_model_len"),
     "-t": _auto_if("-1", "num_threads"),
     "--threads": _auto_if("-1", "num_threads"),
+    "-s": _auto_if("-1", "seed"),
     "-np": _auto_if("-1", "max_num_seqs"),
     "--parallel": _auto_if("-1", "max_num_seqs"),
 }
@@ -128,6 +130,7 @@ NO_EFFECT: dict[str, str] = {
     "--scheduler-config.capacity-scheduler-policy= --scheduler-config.context-chunking-policy= "
     "--enable-prefix-aware-scheduling --cont-batching -cb -ub= --ubatch-size=",
     "sequences that do not fit are computed again, not swapped": "--swap-space= --preemption-mode=",
+    "all sequences share one pool of KV blocks": "--kv-unified -kvu --cache-idle-slots --no-cache-idle-slots",
     "the prefix cache compares the tokens themselves, and reuses parts of blocks": "--prefix-caching-hash-algo= "
     "--kv-cache-config.enable-partial-reuse --kv-cache-config.copy-on-partial-reuse --disable-hybrid-kv-cache-manager",
     "answers never depend on what else runs": "--enable-deterministic-inference",
@@ -212,7 +215,8 @@ NOT_YET: dict[str, str] = {
     "tools of the server's own": "--tool-server=",
     "parsers that are loaded at the start": "--tool-parser-plugin= --reasoning-parser-plugin= --reasoning-config=",
     "leaving reasoning in the text": "--reasoning-format=",
-    "embedding and other pooling models": "--is-embedding --embedding --pooler-config=",
+    "embedding and other pooling models": "--is-embedding --embedding --embeddings --rerank --reranking --pooling= "
+    "--pooler-config=",
     "prompt embeddings": "--enable-prompt-embeds",
     "running without a tokenizer": "--skip-tokenizer-init",
     "custom logits processors": "--logits-processors=* --enable-custom-logit-processor",
@@ -232,6 +236,16 @@ NOT_YET: dict[str, str] = {
     "several devices": "--enable-dp-attention --enable-attention-dp --enable-eplb --enable-dbo "
     "--base-gpu-id= --device-ids= --numa-bind",
     "SGLang's endpoints to release memory; POST /sleep does": "--enable-memory-saver",
+    "falling asleep when idle": "--sleep-idle-seconds=",
+    "shifting a context that is full": "--context-shift",
+    "saving slots": "--slot-save-path=",
+    "tags of models": "--tags=",
+    "defaults for sampling as flags; generation_config.json beside the model has them": "--temp= --temperature= "
+    "--top-k= --top-p= --min-p= --repeat-penalty= --repeat-last-n= --presence-penalty= --frequency-penalty= --predict= "
+    "--n-predict=",
+    "origins in llama.cpp's words; use --allowed-origins": "--cors-origins= --cors-methods= --cors-headers=",
+    "a switch for reasoning; use --default-chat-template-kwargs '{\"enable_thinking\": false}'": "--reasoning= -rea=",
+    "files that requests name": "--media-path=",
     "profiling": "--profiler-config=",
     "traces": "--otlp-traces-endpoint= --collect-detailed-traces= --enable-trace",
     "these endpoints": "--tokens-only --enable-scale-out --grpc --grpc-port= --uds= --admin-api-key= --api-key-file=",
