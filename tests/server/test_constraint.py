@@ -17,6 +17,16 @@ DOOR: Any = SimpleNamespace(
 FINAL, CALL = "<|channel|>final<|message|>", "commentary to=functions."
 
 
+def a_turn(shape: StructuredOutputs | None, offered: tuple[Tool, ...], must_call: bool) -> Any:
+    return SimpleNamespace(
+        params=SimpleNamespace(structured_outputs=shape),
+        offered=offered,
+        must_call=must_call,
+        forced_tool=None,
+        has_parallel_calls=True,
+    )
+
+
 @pytest.mark.parametrize(
     ("shape", "offered", "must_call", "frames"),
     [
@@ -29,13 +39,17 @@ FINAL, CALL = "<|channel|>final<|message|>", "commentary to=functions."
 def test_answers_of_harmony_stand_in_their_channel(
     shape: StructuredOutputs | None, offered: tuple[Tool, ...], must_call: bool, frames: set[str]
 ) -> None:
-    turn: Any = SimpleNamespace(
-        params=SimpleNamespace(structured_outputs=shape),
-        offered=offered,
-        must_call=must_call,
-        forced_tool=None,
-        has_parallel_calls=True,
-    )
-    grammar = reply_grammar(turn, choose("harmony", "harmony", None), DOOR, False)
+    turn = a_turn(shape, offered, must_call)
+    grammar = reply_grammar(turn, choose("harmony", "harmony", None), DOOR, "")
     assert {frame for frame in (FINAL, CALL) if frame in grammar} == frames
     assert "<|channel|>analysis<|message|>" in grammar
+
+
+@pytest.mark.parametrize("reasoning", ["think", "deepseek_r1"])
+def test_a_prompt_that_ends_reasoning_leaves_none_to_the_reply(reasoning: str) -> None:
+    dialects = choose("hermes", reasoning, None)
+    for turn in (a_turn(None, (Tool(name="now"),), True), a_turn(StructuredOutputs(json_object=True), (), False)):
+        bare = reply_grammar(turn, choose("hermes", "none", None), DOOR, "")
+        assert reply_grammar(turn, dialects, DOOR, "<think>\n\n</think>\n\n") == bare
+        for prompt in ("", "<think>\n", "<think>\n\n</think>\n\nHello<|im_end|>\n<|im_start|>assistant\n"):
+            assert "</think>" in reply_grammar(turn, dialects, DOOR, prompt)

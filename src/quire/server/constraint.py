@@ -22,11 +22,15 @@ def needs_grammar(turn: Turn) -> bool:
     return turn.must_call or has_shape or any(tool.strict for tool in turn.offered)
 
 
-def reply_grammar(turn: Turn, dialects: "Dialects", door: GrammarDoor, is_reasoning_open: bool) -> str:
-    """The grammar of the whole reply. Raises InvalidRequest or Unsupported for what cannot be held to."""
+def reply_grammar(turn: Turn, dialects: "Dialects", door: GrammarDoor, prompt: str) -> str:
+    """The grammar of the whole reply to a rendered prompt.
+
+    Raises InvalidRequest or Unsupported for what cannot be held to.
+    """
     piece = _answer(turn, dialects, door)
-    if dialects.reasoning is not None:
-        piece = after_reasoning(piece, dialects.reasoning, door.special, is_open=is_reasoning_open)
+    reasoning = dialects.reasoning
+    if reasoning is not None and not reasoning.is_over(prompt):
+        piece = after_reasoning(piece, reasoning, door.special, is_open=reasoning.is_open(prompt))
     return door.text(piece, "$.tools" if turn.offered else "$.structured_outputs")
 
 

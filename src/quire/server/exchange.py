@@ -54,12 +54,11 @@ async def begin(service: Service, turn: Turn) -> "Exchange":
     turn.check()
     dialects = service.dialects if turn.prompt is None else Dialects()
     prompt = await render(service, turn.conversation) if turn.prompt is None else ""
-    is_open = dialects.reasoning is not None and dialects.reasoning.is_open(prompt)
     grammar = None
     if needs_grammar(turn):
         if turn.beams is not None:
             raise takes_no_shape()
-        grammar = await service.llm.grammar_desk.run(reply_grammar, turn, dialects, service.llm.grammars, is_open)
+        grammar = await service.llm.grammar_desk.run(reply_grammar, turn, dialects, service.llm.grammars, prompt)
     params = turn.params
     if params.skip_special_tokens and turn.prompt is None:
         params = params.replace(shown_special_token_ids=service.marker_ids)

@@ -102,6 +102,10 @@ class ReasoningDialect(Protocol):
         """Whether a prompt ends inside reasoning, so that the reply begins with it."""
         ...
 
+    def is_over(self, prompt: str) -> bool:
+        """Whether a prompt ends right behind reasoning, so that the reply has none."""
+        ...
+
     def parser(self, is_open: bool, rest: Parser, calls: tuple[str, ...] = ()) -> Parser:
         """A parser of the whole reply; what is no reasoning goes through ``rest``.
 

@@ -91,6 +91,9 @@ class HarmonyReasoning(msgspec.Struct, frozen=True):
         header, message, _ = last.partition(MESSAGE)
         return bool(message) and header.startswith(_ANALYSIS) and _FOR.search(header) is None
 
+    def is_over(self, prompt: str) -> bool:
+        return False  # a reply may have one more message of it
+
     def parser(self, is_open: bool, rest: Parser, calls: tuple[str, ...] = ()) -> Parser:
         # The one parser reads all: another family's calls have no place in these messages.
         return HarmonyParser(rest.tools if isinstance(rest, HarmonyParser) else (), is_open)

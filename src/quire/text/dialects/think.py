@@ -43,10 +43,13 @@ class Think(msgspec.Struct, frozen=True, kw_only=True):
 
     def is_open(self, prompt: str) -> bool:
         if self.is_assumed:
-            return not prompt.rstrip().endswith(self.end)
+            return not self.is_over(prompt)
         begin = prompt.rfind(self.begin)
         # A user's message may speak of the marker; then the message's end follows.
         return begin > prompt.rfind(self.end) and _TURN.search(prompt, begin + len(self.begin)) is None
+
+    def is_over(self, prompt: str) -> bool:
+        return prompt.rstrip().endswith(self.end)
 
     def parser(self, is_open: bool, rest: Parser, calls: tuple[str, ...] = ()) -> Parser:
         return ReaderParser(lambda text, out: _read(text, out, self, is_open, rest, calls))
