@@ -37,6 +37,7 @@ async def test_choices_come_in_the_order_of_conversations(client, llm):
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "$.tools"),
         ({"use_beam_search": True}, "$.use_beam_search"),
         ({"prompt_logprobs": 1}, "$.prompt_logprobs"),
+        ({"timings_per_token": True}, "$.timings_per_token"),
         ({"temperature": 3}, "$.temperature"),
     ],
 )

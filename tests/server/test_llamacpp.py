@@ -283,7 +283,7 @@ WRONG = [
     ({"logit_bias": [[1]]}, "$.logit_bias[0]"),
     ({"logit_bias": [[1, True]]}, "$.logit_bias[0]"),
     ({"logit_bias": [[-1, 1]]}, "$.logit_bias[0]"),
-    ({"logit_bias": {"1": 101}}, "$.logit_bias"),
+    ({"logit_bias": {"1": 101}}, "$.logit_bias.1"),
     ({"grammar": "root ::= x", "json_schema": {}}, "$.grammar"),
     ({"temperature": 2.5}, "$.temperature"),
     ({"n_predict": -3}, "$.n_predict"),

@@ -240,6 +240,6 @@ def _bias(value: dict[Any, Any]) -> dict[int, float]:
     for key, amount in value.items():
         token = int(key)
         _ids("logit_bias", [token])
-        _within("logit_bias", amount, -100.0, 100.0)
+        _within(f"logit_bias.{token}", amount, -100.0, 100.0)
         bias[token] = float(amount)
     return bias

@@ -67,6 +67,7 @@ def _check(body: BatchChatRequest, max_prompts: int) -> None:
         ("tools", bool(body.tools)),
         ("use_beam_search", body.use_beam_search),
         ("prompt_logprobs", body.prompt_logprobs is not None),
+        ("timings_per_token", body.timings_per_token),
     ):
         if is_given:
             raise Unsupported(
