@@ -153,7 +153,7 @@ class Exchange:
         self._num_cached = output.num_cached_tokens or self._num_cached
         self.metrics = output.metrics
         pieces = []
-        for choice in output.outputs:
+        for choice in output.outputs:  # no comprehension: it is a call, and this is done for every token
             pieces.append(self._readers[choice.index].read(choice))
         return pieces
 
