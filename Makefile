@@ -7,6 +7,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NATIVE := src/quire/kernels/cpu/libquire_*.so
 NATIVE_LOG := build/native.log
 
+# How tests run beside each other, file by file; a core more than two gains little, since few files take the longest.
+WORKERS ?= -n 2 --dist loadfile
+
 # A package index that has the torch build you want, where pip's own would bring another.
 TORCH_INDEX ?=
 
@@ -71,7 +74,7 @@ serve: native
 	@exec $(BIN)/quire serve $(ARGS)
 
 test: lint native
-	@$(BIN)/python -m pytest -m 'not slow and not gpu' $(ARGS)
+	@$(BIN)/python -m pytest -m 'not slow and not gpu' $(WORKERS) $(ARGS)
 
 test-slow: native
 	@$(BIN)/python -m pytest -m slow $(ARGS)
