@@ -62,6 +62,12 @@ async def render(service: Service, conversation: Conversation) -> str:
     return await service.llm.run_blocking(_apply, template, conversation, service.template_kwargs)
 
 
+async def count_tokens(service: Service, conversation: Conversation, add_special_tokens: bool) -> int:
+    """How long the prompt is. Raises InvalidRequest as ``render`` does."""
+    prompt = await render(service, conversation)
+    return len(await service.llm.run_blocking(service.llm.tokenizer.encode, prompt, add_special_tokens))
+
+
 def _template(service: Service, conversation: Conversation) -> ChatTemplate:
     if conversation.chat_template is not None:
         if not service.config.trust_request_chat_template:

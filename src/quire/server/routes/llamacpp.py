@@ -21,7 +21,7 @@ from quire.server.faces import LLAMACPP
 from quire.server.generation import Generation
 from quire.server.llamacpp import PATHS, encode, params_of, prompts_of, settings_of
 from quire.server.query import read_query
-from quire.server.rendering import render
+from quire.server.rendering import count_tokens, render
 from quire.server.responses import json_response
 from quire.server.routes import chat, health, models, responses
 from quire.server.sampling import chat_paths, renamed
@@ -163,10 +163,8 @@ async def count_chat_tokens(request: Request) -> Response:
     body = await read_json(request, ChatCompletionRequest)
     service.model(body.model)
     with chat_paths(body):
-        prompt = await render(service, chat.conversation_of(body))
-    tokenizer = service.llm.tokenizer
-    ids = await service.llm.run_blocking(tokenizer.encode, prompt, bool(body.add_special_tokens))
-    return json_response(InputTokens(input_tokens=len(ids)))
+        count = await count_tokens(service, chat.conversation_of(body), bool(body.add_special_tokens))
+    return json_response(InputTokens(input_tokens=count))
 
 
 async def props(request: Request) -> Response:
@@ -229,6 +227,15 @@ def _slot(place: int, sequence: LiveSequence, context: int) -> Slot:
     )
 
 
+_COUNT_CHAT_TOKENS = Endpoint(
+    path="/v1/chat/completions/input_tokens",
+    methods=("POST",),
+    handler=count_chat_tokens,
+    summary="How many tokens a chat's prompt has",
+    body=ChatCompletionRequest,
+    answer=InputTokens,
+    errors=(404,),
+)
 ENDPOINTS = (
     *(
         Endpoint(
@@ -267,18 +274,8 @@ ENDPOINTS = (
     Endpoint(path="/v1/health", handler=health.healthy, summary="Nothing is wrong", answer=health.Health, is_open=True),
     Endpoint(path="/models", handler=models.list_models, summary="The models served here", answer=ModelList),
     msgspec.structs.replace(chat.CHAT_COMPLETIONS, path="/chat/completions"),
-    *(
-        Endpoint(
-            path=f"{path}/input_tokens",
-            methods=("POST",),
-            handler=count_chat_tokens,
-            summary="How many tokens a chat's prompt has",
-            body=ChatCompletionRequest,
-            answer=InputTokens,
-            errors=(404,),
-        )
-        for path in (chat.CHAT_COMPLETIONS.path, "/chat/completions")
-    ),
+    _COUNT_CHAT_TOKENS,
+    msgspec.structs.replace(_COUNT_CHAT_TOKENS, path="/chat/completions/input_tokens"),
     msgspec.structs.replace(responses.CREATE_RESPONSE, path="/responses"),
     msgspec.structs.replace(responses.COUNT_INPUT_TOKENS, path="/responses/input_tokens"),
 )

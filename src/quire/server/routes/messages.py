@@ -11,7 +11,7 @@ from quire.server.endpoint import Endpoint
 from quire.server.exchange import Exchange, begin
 from quire.server.faces import ANTHROPIC
 from quire.server.foreign_sampling import MESSAGE_PATHS, message_params
-from quire.server.rendering import Conversation, effort_of, render
+from quire.server.rendering import Conversation, count_tokens, effort_of
 from quire.server.responses import json_response
 from quire.server.sampling import renamed
 from quire.server.schema.anthropic import (
@@ -56,13 +56,11 @@ async def _begin(service: Service, turn: Turn) -> Exchange:
         return await begin(service, turn)
 
 
-async def count_tokens(request: Request) -> Response:
+async def count_message_tokens(request: Request) -> Response:
     service = service_of(request)
     body = await read_json(request, CountTokensRequest)
     service.model(body.model)
-    prompt = await render(service, _conversation(body))
-    tokens = await service.llm.run_blocking(service.llm.tokenizer.encode, prompt, False)
-    return json_response(TokenCount(len(tokens)))
+    return json_response(TokenCount(await count_tokens(service, _conversation(body), False)))
 
 
 def _conversation(body: CountTokensRequest) -> Conversation:
@@ -131,7 +129,7 @@ ENDPOINTS = (
     Endpoint(
         path="/v1/messages/count_tokens",
         methods=("POST",),
-        handler=count_tokens,
+        handler=count_message_tokens,
         summary="How many tokens a conversation is",
         body=CountTokensRequest,
         answer=TokenCount,

@@ -11,7 +11,7 @@ from quire.server.disconnect import while_connected
 from quire.server.endpoint import Endpoint
 from quire.server.exchange import begin
 from quire.server.faces import RESPONSES
-from quire.server.rendering import render
+from quire.server.rendering import count_tokens
 from quire.server.response_runs import BackgroundRun, Run, event_stream
 from quire.server.response_truncation import shortened
 from quire.server.response_turn import Asked, understand
@@ -74,9 +74,8 @@ async def count_input_tokens(request: Request) -> Response:
     body = await read_json(request, ResponsesRequest)
     asked = await understand(service, body, request_id_of(request, body.request_id))
     with response_paths():
-        prompt = await render(service, asked.turn.conversation)
-    ids = await service.llm.run_blocking(service.llm.tokenizer.encode, prompt, asked.turn.add_special_tokens)
-    return json_response(InputTokens(input_tokens=len(ids)))
+        count = await count_tokens(service, asked.turn.conversation, asked.turn.add_special_tokens)
+    return json_response(InputTokens(input_tokens=count))
 
 
 CREATE_RESPONSE = Endpoint(
