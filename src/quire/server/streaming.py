@@ -28,6 +28,8 @@ from quire.server.schema.common import Usage
 log = logging.getLogger("quire.server")
 
 STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_HOLE = "\0"
+"""Stands for a text; nothing behind it in an event contains it."""
 
 
 class Frames:
@@ -65,10 +67,6 @@ class Frames:
         """What stands before and behind a text, as JSON, in the event of the choice that is made of it."""
         before, _, behind = self.chunk([choice_of(_HOLE)]).rpartition(encode(_HOLE))
         return before, behind
-
-
-_HOLE = "\0"
-"""A text that nothing behind it contains."""
 
 
 class Outlet:

@@ -117,8 +117,12 @@ class ChatAnswer:
 
     def _times(self, exchange: Exchange) -> dict[str, Any]:
         """How long an answer that is over took, in the words that were asked for."""
-        told = metrics_of(exchange.metrics, exchange.usage.completion_tokens) if self._tells_metrics else {}
-        return told | {"timings": _timings(exchange)} if self._body.timings_per_token else told
+        told: dict[str, Any] = {}
+        if self._tells_metrics:
+            told |= metrics_of(exchange.metrics, exchange.usage.completion_tokens)
+        if self._body.timings_per_token:
+            told["timings"] = _timings(exchange)
+        return told
 
     def _prompt(self, exchange: Exchange) -> dict[str, Any]:
         """What a stream's first chunk says of the prompt."""

@@ -7,7 +7,6 @@ is the prompt alone, scored.
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import UNSET, UnsetType
 
 from quire.core.outputs import CompletionOutput, Logprobs, RequestMetrics, RequestOutput
@@ -178,13 +177,6 @@ class CompletionStream:
         self._offsets: dict[int, int] = {}
         self._around: dict[int, tuple[bytes, bytes]] = {}
         """Of choices that have begun, if their texts are all there is to tell: what these stand between."""
-        self._is_plain = not (
-            scores_only
-            or body.logprobs is not None
-            or body.return_token_ids
-            or body.return_prompt_text
-            or self._options.tells_usage_throughout
-        )
         self._cached: dict[int, int] = {}  # by prompt
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -223,6 +215,11 @@ class CompletionStream:
         shown = self._shown(p, output, choice, self._offsets)
         if shown is None:
             return b""
-        if self._is_plain and shown.finish_reason is None:
-            self._around[shown.index] = self._frames.around(lambda text: msgspec.structs.replace(shown, text=text))
+        if usage is None and shown == _said(shown.index, shown.text):
+            self._around[shown.index] = self._frames.around(lambda text: _said(shown.index, text))
         return self._frames.chunk([shown], usage)
+
+
+def _said(index: int, text: str) -> CompletionChoice:
+    """What a step says of a continuation that goes on, where nothing but its text was asked for."""
+    return CompletionChoice(index=index, text=text, logprobs=None, finish_reason=None)
