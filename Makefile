@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 NATIVE := src/quire/kernels/cpu/libquire_*.so
 NATIVE_LOG := build/native.log
 
-# How tests run beside each other, file by file; a core more than two gains little, since few files take the longest.
+# How tests run beside each other: whole files, since what the tests of one share is made once.
 WORKERS ?= -n 2 --dist loadfile
 
 # A package index that has the torch build you want, where pip's own would bring another.
