@@ -1,6 +1,7 @@
 """``quire serve``, but for the engine and the server themselves."""
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,18 @@ def test_the_log_level_reaches_child_processes(house: House, capsys: pytest.Capt
     assert main(["serve", "--log-level", "error", "--enable-torch-compile"]) == 0
     assert os.environ["QUIRE_LOG_LEVEL"] == "error"
     assert capsys.readouterr().err == ""
+
+
+def test_a_stop_waits_for_imports(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    def process(config: Any) -> House:
+        house.process(config)
+        signal.raise_signal(signal.SIGTERM)
+        house.events.append("imported")
+        return house
+
+    monkeypatch.setattr(client, "EngineProcess", process)
+    assert main(["serve", "m"]) == 130
+    assert house.events[1:] == ["imported", "engine stopped"]
 
 
 def test_a_server_that_cannot_start_takes_its_engine_along(house: House, capsys: pytest.CaptureFixture[str]) -> None:

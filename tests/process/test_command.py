@@ -60,17 +60,32 @@ def test_serve_answers_a_chat_and_ends_on_ctrl_c(
     assert not engine.is_running()
 
 
-def test_ctrl_c_while_starting_is_quiet(
-    start: Callable[..., subprocess.Popen[str]], tiny_checkpoint: Callable[[str], Path]
+def starting_engine(server: subprocess.Popen[str]) -> psutil.Process:
+    """As soon as there is one."""
+    while not (found := engines(server)):
+        assert server.poll() is None
+    return found[0]
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_while_starting_is_quiet(
+    start: Callable[..., subprocess.Popen[str]], tiny_checkpoint: Callable[[str], Path], stop: signal.Signals
 ) -> None:
     server = start("serve", str(tiny_checkpoint("llama")), "--port", "0")
-    while not engines(server):
-        assert server.poll() is None
-    engine = engines(server)[0]
-    server.send_signal(signal.SIGINT)
+    engine = starting_engine(server)
+    server.send_signal(stop)
     out, err = server.communicate(timeout=60)
     assert (server.returncode, out, err) == (130, "", "")
     assert not engine.is_running()
+
+
+def test_an_engine_does_not_outlive_a_server_that_is_killed_while_starting(
+    start: Callable[..., subprocess.Popen[str]], tiny_checkpoint: Callable[[str], Path]
+) -> None:
+    server = start("serve", str(tiny_checkpoint("llama")), "--port", "0")
+    engine = starting_engine(server)
+    server.kill()
+    engine.wait(timeout=60)
 
 
 def test_a_batch_on_an_engine_of_its_own(

@@ -34,6 +34,8 @@ class Birth(msgspec.Struct, frozen=True):
 
     config: EngineConfig
     address: str
+    parent: int
+    """Its number, which the engine outlives by a second at most, even if that ended before the engine looked."""
 
 
 class EngineProcess:
@@ -51,7 +53,7 @@ class EngineProcess:
         )
         assert self.popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self.popen.stdin.write(encode(Birth(config, self.address)))
+            self.popen.stdin.write(encode(Birth(config, self.address, os.getpid())))
             self.popen.stdin.close()
 
     def stop(self, timeout_s: float = _PATIENCE_S) -> None:

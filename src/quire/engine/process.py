@@ -32,7 +32,6 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which tells us what it wants
     configure()
     birth: Birth = Decoder[Birth](Birth).decode(sys.stdin.buffer.read())
-    parent = os.getppid()
     context = zmq.Context(io_threads=1)
     socket = context.socket(zmq.PAIR)
     socket.setsockopt(zmq.LINGER, 1000)
@@ -42,7 +41,7 @@ def main() -> int:
     try:
         engine, info = build_engine(birth.config)
         socket.send(encode(info))
-        _serve(engine, socket, parent)
+        _serve(engine, socket, birth.parent)
     except QuireError as error:
         socket.send(encode(Died(error.message, type(error).__name__)))
         return 1

@@ -1,7 +1,8 @@
 """The HTTP server's life: bind, serve, drain.
 
 On the first SIGTERM or SIGINT the server says it is not ready and takes no new requests; what runs may end within
-``shutdown_timeout_s`` and is then aborted with finish_reason abort. A second signal ends at once.
+``shutdown_timeout_s`` and is then aborted with finish_reason abort. A second signal ends at once, and so does one that
+comes before the server is there.
 """
 
 import asyncio
@@ -9,12 +10,10 @@ import contextlib
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
 import msgspec
 import uvicorn
@@ -22,6 +21,7 @@ from starlette.applications import Starlette
 
 from quire.core.config import ServeConfig, ServerConfig
 from quire.core.errors import ConfigError
+from quire.core.signals import heard
 from quire.engine.async_llm import AsyncLLM
 from quire.engine.client import EngineProcess
 from quire.server.app import create_app
@@ -29,8 +29,12 @@ from quire.server.middleware.hosts import is_loopback
 from quire.server.protocol import timed
 from quire.server.service import Service
 
+if sys.platform == "win32":
+    from asyncio import run as run_loop
+else:
+    from uvloop import run as run_loop
+
 log = logging.getLogger("quire.server")
-T = TypeVar("T")
 
 _KEY_VARIABLES = ("QUIRE_API_KEY", "VLLM_API_KEY")
 _KEEP_ALIVE_S = 30
@@ -39,21 +43,29 @@ _LAST_WORDS_S = 5
 
 
 def run(config: ServeConfig, path: Path, process: EngineProcess) -> int:
-    """Serve the model at ``path``, whose engine is starting in ``process``, until told to stop; the exit code."""
+    """Serve the model at ``path``, whose engine is starting in ``process``, until told to stop; the exit code.
+
+    Raises KeyboardInterrupt if told before the server is there.
+    """
+    names = config.engine.model.served_model_name or [config.engine.model.model]
 
     async def main() -> int:
         server = with_keys(config.server, os.environ)
         listener = bind(server)  # before the model is loaded: a taken port is known at once
-        llm = await AsyncLLM.attach(config.engine, path, process)
-        gc.freeze()  # what lives from the start on is not searched for garbage: that takes 50 ms each time
-        try:
-            return await serve(
-                llm, server, config.engine.model.served_model_name or [config.engine.model.model], listener
-            )
-        finally:
-            await llm.close()
+        starting = asyncio.current_task()
+        assert starting is not None
+        with heard(starting.cancel):
+            llm = await AsyncLLM.attach(config.engine, path, process)
+            gc.freeze()  # what lives from the start on is not searched for garbage: that takes 50 ms each time
+            try:
+                return await serve(llm, server, names, listener)
+            finally:
+                await llm.close()
 
-    return _run(main())
+    try:
+        return run_loop(main())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 def with_keys(config: ServerConfig, environ: Mapping[str, str]) -> ServerConfig:
@@ -103,7 +115,7 @@ async def serve(
 ) -> int:
     """Serve until a signal, or until cancelled; 0 after a clean end. ``announce`` gets one line when it is ready."""
     server = Server(create_app(llm, config, served_names), config, announce)
-    with server.signals():
+    with heard(server.stop):
         await server.serve([listener])
     return 0
 
@@ -119,22 +131,7 @@ class Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # ours are set by signals()
-
-    @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """Hear SIGTERM and SIGINT, where the loop can (in the main thread)."""
-        loop = asyncio.get_running_loop()
-        heard: list[signal.Signals] = []
-        with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(number, self.stop)
-                heard.append(number)
-        try:
-            yield
-        finally:
-            for number in heard:
-                loop.remove_signal_handler(number)
+        yield  # ours are heard by serve()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -188,12 +185,3 @@ def _uvicorn_config(app: Starlette, config: ServerConfig) -> uvicorn.Config:
         ssl_keyfile=config.ssl_keyfile,
         ssl_certfile=config.ssl_certfile,
     )
-
-
-def _run(main: Coroutine[Any, Any, T]) -> T:
-    """On uvloop, where there is one."""
-    if sys.platform == "win32":
-        return asyncio.run(main)
-    import uvloop
-
-    return uvloop.run(main)
