@@ -280,7 +280,10 @@ async def test_too_long_a_prompt_has_a_code_of_its_own(client):
 
 TOKENIZE = [
     ("/tokenize", {}, "$.prompt"),
-    ("/tokenize", {"prompt": "x", "messages": HI}, "$.prompt"),
+    ("/tokenize", {"prompt": "x", "messages": HI}, "$.messages"),
+    ("/tokenize", {"prompt": "x", "tools": "no"}, "$.tools"),
+    ("/tokenize", {"content": "x", "chat_template_kwargs": {"a": 1}}, "$.chat_template_kwargs"),
+    ("/tokenize", {"messages": HI, "with_pieces": True}, "$.with_pieces"),
     ("/tokenize", {"prompt": 3}, "$.prompt"),
     ("/tokenize", {"messages": [{}]}, "$.messages[0].role"),
     ("/tokenize", {"messages": HI, "chat_template": "x"}, "$.chat_template"),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic.fields import FieldInfo
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,15 +25,24 @@ from quire.server.schema.tokenize import (
 )
 from quire.server.service import Service, service_of
 
+_BESIDE = {
+    "prompt": {"add_special_tokens", "return_token_strs"},
+    "messages": {
+        *("add_special_tokens", "return_token_strs", "add_generation_prompt", "continue_final_message", "documents"),
+        *("tools", "tool_choice", "chat_template", "chat_template_kwargs", "reasoning_effort"),
+    },
+    "content": {"add_special", "parse_special", "with_pieces"},
+}
+"""What may be tokenized, and the fields that say how."""
+
 
 async def tokenize(request: Request) -> Response:
     service = service_of(request)
     body = await read_json(request, TokenizeRequest)
     service.model(body.model)
+    _check_fields(body)
     if body.content is not None:
         return json_response(await _content_tokens(service, body, body.content))
-    if (body.prompt is None) == (body.messages is None):
-        raise InvalidRequest("Exactly one of prompt and messages must be given.", param="$.prompt")
     llm = service.llm
     if body.prompt is not None:
         asked, adds_special = body.prompt, body.add_special_tokens is not False
@@ -59,9 +69,26 @@ async def tokenize(request: Request) -> Response:
     return json_response(await llm.run_blocking(encode))
 
 
+def _check_fields(body: TokenizeRequest) -> None:
+    """Raises InvalidRequest unless there is one thing to tokenize, and no field that belongs to another."""
+    given = [name for name, field in TokenizeRequest.model_fields.items() if _is_given(body, name, field)]
+    asked = [name for name in given if name in _BESIDE]
+    if len(asked) != 1:
+        raise InvalidRequest(
+            f"Exactly one of {', '.join(_BESIDE)} must be given, not {' and '.join(asked) or 'none'}.",
+            param=f"$.{asked[-1] if asked else 'prompt'}",
+        )
+    for name in given:
+        if name not in {"model", *asked, *_BESIDE[asked[0]]}:
+            owners = " or ".join(owner for owner, fields in _BESIDE.items() if name in fields)
+            raise InvalidRequest(f"{name} says nothing of {asked[0]}: it goes with {owners}.", param=f"$.{name}")
+
+
+def _is_given(body: TokenizeRequest, name: str, field: FieldInfo) -> bool:
+    return bool(getattr(body, name) != field.get_default(call_default_factory=True))
+
+
 async def _content_tokens(service: Service, body: TokenizeRequest, content: str) -> ContentTokens:
-    if body.prompt is not None or body.messages is not None:
-        raise InvalidRequest("content is given beside prompt or messages: give exactly one of them.", param="$.content")
     llm = service.llm
     tokenizer = llm.tokenizer
 
