@@ -93,6 +93,12 @@ def test_tensors_equal_the_gguf_package(all_types: tuple[Path, dict[str, np.ndar
         del data
 
 
+def test_the_main_type_has_most_bytes(all_types: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, written = all_types
+    with GGUFFile(path) as file:
+        assert file.main_type == max(written, key=lambda name: written[name].nbytes)
+
+
 def test_block_sizes_equal_the_gguf_package() -> None:
     for code, block in IMPLEMENTED.items():
         assert gguf.GGMLQuantizationType(code).name == block.name

@@ -10,6 +10,7 @@ import pytest
 from quire.core.config import EngineConfig
 from quire.core.errors import ConfigError, UnsupportedModel
 from quire.engine.build import build_engine
+from quire.kernels import platform
 
 FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
 
@@ -50,3 +51,24 @@ def test_the_quantization_asked_for_must_be_the_checkpoint_s(quantized: Path) ->
     build_engine(config(quantized, load_format="dummy", quantization="fp8", cpu_kernels="torch"))
     with pytest.raises(ConfigError, match="quantization is awq, but the checkpoint is quantized with fp8"):
         build_engine(config(quantized, load_format="dummy", quantization="awq", cpu_kernels="torch"))
+
+
+@pytest.mark.native
+@pytest.mark.parametrize(
+    ("family", "kernels", "dtype"),
+    [("llama", "auto", "bfloat16"), ("llama", "torch", "float32"), ("qwen3_moe", "auto", "float32")],
+)
+def test_bfloat16_stays_where_its_products_are_ours(
+    tiny_checkpoint: Callable[[str], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    kernels: str,
+    dtype: str,
+) -> None:
+    """On a CPU without bfloat16 too; torch would be many times slower in it there."""
+    stated = json.loads((tiny_checkpoint(family) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stated | {"dtype": "bfloat16"}))
+    monkeypatch.setattr(platform, "_cpu_has_bfloat16", lambda: False)
+    _, info = build_engine(config(tmp_path, load_format="dummy", cpu_kernels=kernels))
+    assert info.dtype == dtype

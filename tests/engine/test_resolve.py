@@ -17,7 +17,7 @@ BLOCK_BYTES = 2**20
 
 
 def resolved(**settings: object) -> Resolved:
-    config = resolve_dtype(EngineConfig.of(**settings), SHAPE, MACHINE)
+    config = resolve_dtype(EngineConfig.of(**settings), SHAPE, MACHINE, is_native=True)
     return resolve(config, SHAPE, MACHINE, BLOCK_BYTES)
 
 
@@ -30,21 +30,36 @@ def test_nothing_is_left_open() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stored", "fast", "dtype"),
-    [("bfloat16", False, "float32"), ("float16", True, "bfloat16"), ("float32", True, "float32")],
+    ("stored", "fast", "is_native", "dtype"),
+    [
+        ("bfloat16", False, False, "float32"),
+        ("bfloat16", False, True, "bfloat16"),
+        ("blocks", False, True, "float32"),
+        ("blocks", True, True, "bfloat16"),
+        ("float16", True, False, "bfloat16"),
+        ("float32", True, True, "float32"),
+    ],
 )
-def test_dtype(stored: str, fast: bool, dtype: str) -> None:
+def test_dtype(stored: str, fast: bool, is_native: bool, dtype: str) -> None:
     shape = ModelShape(max_position_embeddings=10, stored_dtype=stored)
     machine = Machine(torch.device("cpu"), num_cores=1, available_memory_bytes=1, has_bfloat16=fast)
-    config = resolve_dtype(EngineConfig(), shape, machine)
+    config = resolve_dtype(EngineConfig(), shape, machine, is_native=is_native)
     assert (config.model.dtype, config.cache.kv_cache_dtype) == (dtype, dtype)
+
+
+@pytest.mark.parametrize(
+    ("main_type", "stored"), [(None, "float32"), ("F16", "float16"), ("BF16", "bfloat16"), ("Q4_K", "blocks")]
+)
+def test_a_gguf_file_says_itself_what_it_stores(main_type: str | None, stored: str) -> None:
+    config = {"max_position_embeddings": 10, "dtype": "float32"}
+    assert ModelShape.of(config, main_type).stored_dtype == stored
 
 
 @pytest.mark.parametrize(("has_bfloat16", "tokens"), [(True, 80), (False, 32)])
 def test_prompts_beside_decodes_take_a_twentieth_of_a_second(has_bfloat16: bool, tokens: int) -> None:
     shape = ModelShape(max_position_embeddings=8192, stored_dtype="bfloat16", flops_per_token=2e8)
     machine = replace(MACHINE, has_bfloat16=has_bfloat16)
-    config = resolve_dtype(EngineConfig(), shape, machine)
+    config = resolve_dtype(EngineConfig(), shape, machine, is_native=True)
     assert resolve(config, shape, machine, BLOCK_BYTES).config.scheduler.max_num_interleaved_tokens == tokens
 
 
@@ -65,7 +80,7 @@ def test_int8_holds_nearly_twice_as_much() -> None:
     specs = [KVSpec(3, 64)] * 30
 
     def num_blocks(**settings: object) -> int:
-        config = resolve_dtype(EngineConfig.of(kv_cache_memory_bytes=2**30, **settings), SHAPE, MACHINE)
+        config = resolve_dtype(EngineConfig.of(kv_cache_memory_bytes=2**30, **settings), SHAPE, MACHINE, is_native=True)
         assert config.cache.block_size is not None
         dtype: torch.dtype = getattr(torch, config.cache.kv_cache_dtype)
         block_bytes = KVStorage.bytes_per_block(specs, config.cache.block_size, dtype)
@@ -124,7 +139,9 @@ def test_a_gpu_has_its_own_defaults_and_leaves_room_for_a_step() -> None:
     )
 
     def on_gpu(step_bytes: int, **settings: object) -> Resolved:
-        return resolve(resolve_dtype(EngineConfig.of(**settings), SHAPE, gpu), SHAPE, gpu, BLOCK_BYTES, step_bytes)
+        return resolve(
+            resolve_dtype(EngineConfig.of(**settings), SHAPE, gpu, is_native=False), SHAPE, gpu, BLOCK_BYTES, step_bytes
+        )
 
     found = on_gpu(4 * gib)
     scheduler = found.config.scheduler

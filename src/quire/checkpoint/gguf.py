@@ -6,6 +6,7 @@ and 3.
 """
 
 import mmap
+from collections import Counter
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -62,6 +63,14 @@ class GGUFFile:
         except BaseException:
             self.close()
             raise
+
+    @property
+    def main_type(self) -> str:
+        """What most of the file is made of."""
+        sizes: Counter[str] = Counter()
+        for tensor in self.tensors.values():
+            sizes[tensor.type] += tensor.num_bytes
+        return sizes.most_common(1)[0][0] if sizes else "F32"
 
     def data(self, name: str) -> np.ndarray:
         """[rows, bytes per row] uint8, a read-only view of the file; rows are all dimensions but the last.

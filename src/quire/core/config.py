@@ -30,7 +30,13 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     ] = []
     tokenizer: Annotated[str | None, Meta(description="take the tokenizer from this model or folder instead")] = None
     revision: Annotated[str | None, Meta(description="branch, tag or commit on the hub")] = None
-    dtype: Annotated[Dtype, Meta(description="type of weights and activations")] = "auto"
+    dtype: Annotated[
+        Dtype,
+        Meta(
+            description="type of weights and activations; auto: the checkpoint's (bfloat16 for float16 and GGUF's "
+            "blocks), float32 on a CPU without bfloat16 for what torch computes and for blocks"
+        ),
+    ] = "auto"
     quantization: Annotated[
         Quantization,
         Meta(description="what the checkpoint must be quantized with; auto: whatever it says of itself, if anything"),

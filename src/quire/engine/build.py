@@ -41,18 +41,19 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     checkpoint = open_checkpoint(Path(config.model.model))
     machine = platform.inspect(config.machine.device)
     bring_bodies(machine.device.type)
-    config = resolve_dtype(config, ModelShape.of(checkpoint.config), machine)
+    shape = _shape(checkpoint)
     num_threads = config.machine.num_threads or machine.num_cores
     torch.set_num_threads(num_threads)
     platform.keep_freed_memory()
-    native, note = open_native(config, machine, num_threads)
+    native, note = open_native(resolve_dtype(config, shape, machine, is_native=True), machine, num_threads)
     try:
-        engine, info = _build(config, checkpoint, native)
+        typed = resolve_dtype(config, shape, machine, is_native=native is not None)
+        engine, info = _build(typed, checkpoint, native)
     except CannotRecord as error:
         if config.machine.cpu_kernels == "native":
             raise
         native, note = None, f"computing with torch, several times slower: {error.message}"
-        engine, info = _build(config, checkpoint, None)
+        engine, info = _build(resolve_dtype(config, shape, machine, is_native=False), checkpoint, None)
     if native is not None:
         # What is left to torch is a few rows of logits. Its threads would run, and spin, beside the pool's: penalties
         # took a third of all tokens a second.
@@ -70,7 +71,7 @@ def _build(config: EngineConfig, checkpoint: Checkpoint, native: Packer | None) 
     assert config.cache.block_size is not None
     kv_dtype = _dtype(config.cache.kv_cache_dtype)
     block_bytes = KVStorage.bytes_per_block(model.kv_specs, config.cache.block_size, kv_dtype)
-    shape = ModelShape.of(checkpoint.config)
+    shape = _shape(checkpoint)
     taken = measure_step(config, shape, model, machine) if machine.computes_beside_host else 0
     # What is free is asked again, now that the weights have taken theirs.
     machine = platform.inspect(config.machine.device)
@@ -84,6 +85,10 @@ def _build(config: EngineConfig, checkpoint: Checkpoint, native: Packer | None) 
         return make_runner(resolved, model, machine, native, grammars)
 
     return Engine(_scheduler(resolved), InlineExecutor(runner, again), grammars=grammars), _info(resolved, model)
+
+
+def _shape(checkpoint: Checkpoint) -> ModelShape:
+    return ModelShape.of(checkpoint.config, None if checkpoint.gguf is None else checkpoint.gguf.main_type)
 
 
 def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device, native: Packer | None) -> CausalLM:

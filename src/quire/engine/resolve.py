@@ -19,6 +19,7 @@ _CPU_FLOPS = {True: 180e9, False: 50e9}
 """Of one core, roughly, with and without bfloat16 products."""
 _GPU_FLOPS = 400e12
 _INTERLEAVED_STEP, _LEAST_INTERLEAVED = 16, 32
+_GGUF_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class _Defaults(NamedTuple):
@@ -45,13 +46,13 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
 
     max_position_embeddings: int
     stored_dtype: str
-    """float32, float16 or bfloat16; GGUF's quantized types count as bfloat16."""
+    """float32, float16 or bfloat16, or blocks: GGUF's quantized types."""
     flops_per_token: float = 0
     """Of a prompt token, roughly; 0 if the config does not say."""
 
     @classmethod
-    def of(cls, config: Mapping[str, Any]) -> "ModelShape":
-        """From a Hugging Face config; of a multimodal one, the text half."""
+    def of(cls, config: Mapping[str, Any], main_type: str | None = None) -> "ModelShape":
+        """From a Hugging Face config; of a multimodal one, the text half. ``main_type``: of a GGUF file."""
         text: Mapping[str, Any] = config.get("text_config") or config
         positions = text.get("max_position_embeddings")
         if isinstance(positions, bool) or not isinstance(positions, int) or positions < 2:
@@ -62,7 +63,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         stored = text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype")
         return cls(
             max_position_embeddings=positions,
-            stored_dtype=str(stored or "bfloat16"),
+            stored_dtype=str(stored or "bfloat16") if main_type is None else _GGUF_DTYPES.get(main_type, "blocks"),
             flops_per_token=_flops_per_token(text),
         )
 
@@ -89,10 +90,12 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
 
 
-def resolve_dtype(config: EngineConfig, shape: ModelShape, machine: Machine) -> EngineConfig:
+def resolve_dtype(config: EngineConfig, shape: ModelShape, machine: Machine, *, is_native: bool) -> EngineConfig:
     """Refuse what cannot run here, and choose the type of weights: both before the model is loaded.
 
-    Raises ConfigError.
+    ``is_native``: the native kernels compute, which widen bfloat16 as they read it, on any CPU: half the memory of
+    weights to wait for. Blocks are the same in either type, and answer better with activations in float32. For torch, a
+    CPU without bfloat16 is many times slower in it. Raises ConfigError.
     """
     _refuse_what_is_missing(config)
     if config.model.dtype != "auto":
@@ -100,7 +103,8 @@ def resolve_dtype(config: EngineConfig, shape: ModelShape, machine: Machine) -> 
     elif shape.stored_dtype == "float32":
         dtype = "float32"
     else:
-        dtype = "bfloat16" if machine.has_bfloat16 else "float32"
+        keeps = machine.has_bfloat16 or (is_native and shape.stored_dtype != "blocks")
+        dtype = "bfloat16" if keeps else "float32"
     kv_dtype: Any = dtype if config.cache.kv_cache_dtype == "auto" else config.cache.kv_cache_dtype
     return msgspec.structs.replace(
         config,
