@@ -80,12 +80,18 @@ def test_stopping_while_starting_is_quiet(
 
 
 def test_an_engine_does_not_outlive_a_server_that_is_killed_while_starting(
-    start: Callable[..., subprocess.Popen[str]], tiny_checkpoint: Callable[[str], Path]
+    start: Callable[..., subprocess.Popen[str]],
+    tiny_checkpoint: Callable[[str], Path],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    folder = tmp_path_factory.mktemp("t")  # short: a socket's path must be
+    monkeypatch.setenv("TMPDIR", str(folder))
     server = start("serve", str(tiny_checkpoint("llama")), "--port", "0")
     engine = starting_engine(server)
     server.kill()
     engine.wait(timeout=60)
+    assert not list(folder.glob("quire-*"))
 
 
 def test_a_batch_on_an_engine_of_its_own(

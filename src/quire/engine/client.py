@@ -33,9 +33,13 @@ class Birth(msgspec.Struct, frozen=True):
     """What a new engine process reads from its standard input."""
 
     config: EngineConfig
-    address: str
     parent: int
     """Its number, which the engine outlives by a second at most, even if that ended before the engine looked."""
+
+
+def address_in(folder: Path) -> str:
+    """Of the engine's socket."""
+    return f"ipc://{folder}/engine"
 
 
 class EngineProcess:
@@ -44,16 +48,15 @@ class EngineProcess:
     def __init__(self, config: EngineConfig) -> None:
         """Start the process; returns at once, long before the engine is ready."""
         self.folder = Path(tempfile.mkdtemp(prefix="quire-"))  # 0700 by mkdtemp
-        self.address = f"ipc://{self.folder}/engine"
         self.popen = subprocess.Popen(
-            [sys.executable, "-m", "quire.engine.process"],
+            [sys.executable, "-m", "quire.engine.process", str(self.folder)],
             stdin=subprocess.PIPE,
             env=threads.settle(dict(os.environ)),
             process_group=0,  # a Ctrl-C is for us, and we tell the engine what we want
         )
         assert self.popen.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self.popen.stdin.write(encode(Birth(config, self.address, os.getpid())))
+            self.popen.stdin.write(encode(Birth(config, os.getpid())))
             self.popen.stdin.close()
 
     def stop(self, timeout_s: float = _PATIENCE_S) -> None:
@@ -88,7 +91,7 @@ class EngineClient:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.bind(process.address)
+        self._socket.bind(address_in(process.folder))
         self._state, self._receive = self._socket.get, self._socket.recv  # pyzmq searches long for a name
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[EngineInfo] = self._loop.create_future()

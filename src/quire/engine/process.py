@@ -1,6 +1,6 @@
 """The engine's own process: reads its birth from standard input, answers on its socket until told to end.
 
-    python -m quire.engine.process < Birth
+    python -m quire.engine.process FOLDER < Birth
 
 The loop takes in every message that has arrived, then runs one step; without work it sleeps on the socket and on the
 engine's bell. It ends when told to, or when its parent is gone.
@@ -8,8 +8,10 @@ engine's bell. It ends when told to, or when its parent is gone.
 
 import logging
 import os
+import shutil
 import signal
 import sys
+from pathlib import Path
 
 import msgspec
 import zmq
@@ -19,7 +21,7 @@ from quire.core.errors import QuireError
 from quire.core.log import configure
 from quire.core.messages import Died, FromEngine, Shutdown, Step, ToEngine
 from quire.engine.build import build_engine
-from quire.engine.client import Birth
+from quire.engine.client import Birth, address_in
 from quire.engine.engine import Engine
 
 _IDLE_POLL_MS = 1000
@@ -31,13 +33,18 @@ def main() -> int:
     """Run one engine; returns the process's exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which tells us what it wants
     configure()
-    birth: Birth = Decoder[Birth](Birth).decode(sys.stdin.buffer.read())
+    folder = Path(sys.argv[1])
+    try:
+        birth: Birth = Decoder[Birth](Birth).decode(sys.stdin.buffer.read())
+    except msgspec.DecodeError:  # our parent was killed while it wrote
+        _put_away(folder)
+        return 1
     context = zmq.Context(io_threads=1)
     socket = context.socket(zmq.PAIR)
     socket.setsockopt(zmq.LINGER, 1000)
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.setsockopt(zmq.RCVHWM, 0)
-    socket.connect(birth.address)
+    socket.connect(address_in(folder))
     try:
         engine, info = build_engine(birth.config)
         socket.send(encode(info))
@@ -52,7 +59,14 @@ def main() -> int:
     finally:
         socket.close()
         context.term()
+        if os.getppid() != birth.parent:
+            _put_away(folder)
     return 0
+
+
+def _put_away(folder: Path) -> None:
+    """What our parent would do, were it there."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _serve(engine: Engine, socket: zmq.Socket[bytes], parent: int) -> None:
