@@ -66,7 +66,7 @@ def test_bfloat16_stays_where_its_products_are_ours(
     kernels: str,
     dtype: str,
 ) -> None:
-    """On a CPU without bfloat16 too; torch would be many times slower in it there."""
+    """On a CPU without bfloat16 too, for which torch has no kernels."""
     stated = json.loads((tiny_checkpoint(family) / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(stated | {"dtype": "bfloat16"}))
     monkeypatch.setattr(platform, "_cpu_has_bfloat16", lambda: False)

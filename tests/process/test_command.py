@@ -94,6 +94,15 @@ def test_an_engine_does_not_outlive_a_server_that_is_killed_while_starting(
     assert not list(folder.glob("quire-*"))
 
 
+def test_an_engine_that_is_told_nothing_removes_only_what_is_its_own(tmp_path: Path) -> None:
+    (tmp_path / "engine").touch()
+    (tmp_path / "other").touch()
+    command = [sys.executable, "-m", "quire.engine.process", str(tmp_path)]
+    ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and "no whole birth" in ended.stderr and "Traceback" not in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
 def test_a_batch_on_an_engine_of_its_own(
     start: Callable[..., subprocess.Popen[str]], tiny_checkpoint: Callable[[str], Path], tmp_path: Path
 ) -> None:

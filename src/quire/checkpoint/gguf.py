@@ -66,7 +66,7 @@ class GGUFFile:
 
     @property
     def main_type(self) -> str:
-        """What most of the file is made of."""
+        """The one that most bytes are of; F32 if there are no tensors."""
         sizes: Counter[str] = Counter()
         for tensor in self.tensors.values():
             sizes[tensor.type] += tensor.num_bytes

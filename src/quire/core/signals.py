@@ -7,18 +7,15 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from types import FrameType
 
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
-@contextlib.contextmanager
-def interrupting() -> Iterator[None]:
+def interrupting() -> AbstractContextManager[None]:
     """Each raises KeyboardInterrupt, so that what was started is put away. For the main thread, as the next one."""
-    before = {stop: signal.signal(stop, signal.default_int_handler) for stop in _STOPS}
-    try:
-        yield
-    finally:
-        _handle(before)
+    return _handled(signal.default_int_handler)
 
 
 @contextlib.contextmanager
@@ -29,11 +26,10 @@ def held() -> Iterator[None]:
     goes on as if it had not been told.
     """
     told: list[int] = []
-    before = {stop: signal.signal(stop, lambda number, _: told.append(number)) for stop in _STOPS}
     try:
-        yield
+        with _handled(lambda number, _: told.append(number)):
+            yield
     finally:
-        _handle(before)
         if told:
             signal.raise_signal(told[0])
 
@@ -54,6 +50,11 @@ def heard(stop: Callable[[], object]) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _handle(handlers: "dict[signal.Signals, signal._HANDLER]") -> None:
-    for stop, handler in handlers.items():
-        signal.signal(stop, handler)
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
+    before = {stop: signal.signal(stop, handler) for stop in _STOPS}
+    try:
+        yield
+    finally:
+        for stop, earlier in before.items():
+            signal.signal(stop, earlier)

@@ -41,19 +41,22 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     checkpoint = open_checkpoint(Path(config.model.model))
     machine = platform.inspect(config.machine.device)
     bring_bodies(machine.device.type)
-    shape = _shape(checkpoint)
+    shape = ModelShape.of(checkpoint.config, None if checkpoint.gguf is None else checkpoint.gguf.main_type)
     num_threads = config.machine.num_threads or machine.num_cores
     torch.set_num_threads(num_threads)
     platform.keep_freed_memory()
-    native, note = open_native(resolve_dtype(config, shape, machine, is_native=True), machine, num_threads)
+
+    def typed(*, is_native: bool) -> EngineConfig:
+        return resolve_dtype(config, shape, machine, is_native=is_native)
+
+    native, note = open_native(typed(is_native=True), machine, num_threads)
     try:
-        typed = resolve_dtype(config, shape, machine, is_native=native is not None)
-        engine, info = _build(typed, checkpoint, native)
+        engine, info = _build(typed(is_native=native is not None), checkpoint, shape, native)
     except CannotRecord as error:
         if config.machine.cpu_kernels == "native":
             raise
         native, note = None, f"computing with torch, several times slower: {error.message}"
-        engine, info = _build(resolve_dtype(config, shape, machine, is_native=False), checkpoint, None)
+        engine, info = _build(typed(is_native=False), checkpoint, shape, None)
     if native is not None:
         # What is left to torch is a few rows of logits. Its threads would run, and spin, beside the pool's: penalties
         # took a third of all tokens a second.
@@ -64,14 +67,15 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     return engine, info
 
 
-def _build(config: EngineConfig, checkpoint: Checkpoint, native: Packer | None) -> tuple[Engine, EngineInfo]:
+def _build(
+    config: EngineConfig, checkpoint: Checkpoint, shape: ModelShape, native: Packer | None
+) -> tuple[Engine, EngineInfo]:
     """Load the model, size the rest by what it left, put all together. Raises CannotRecord if native kernels cannot."""
     machine = platform.inspect(config.machine.device)
     model = _load(config, checkpoint, machine.device, native)
     assert config.cache.block_size is not None
     kv_dtype = _dtype(config.cache.kv_cache_dtype)
     block_bytes = KVStorage.bytes_per_block(model.kv_specs, config.cache.block_size, kv_dtype)
-    shape = _shape(checkpoint)
     taken = measure_step(config, shape, model, machine) if machine.computes_beside_host else 0
     # What is free is asked again, now that the weights have taken theirs.
     machine = platform.inspect(config.machine.device)
@@ -85,10 +89,6 @@ def _build(config: EngineConfig, checkpoint: Checkpoint, native: Packer | None) 
         return make_runner(resolved, model, machine, native, grammars)
 
     return Engine(_scheduler(resolved), InlineExecutor(runner, again), grammars=grammars), _info(resolved, model)
-
-
-def _shape(checkpoint: Checkpoint) -> ModelShape:
-    return ModelShape.of(checkpoint.config, None if checkpoint.gguf is None else checkpoint.gguf.main_type)
 
 
 def _load(config: EngineConfig, checkpoint: Checkpoint, device: torch.device, native: Packer | None) -> CausalLM:

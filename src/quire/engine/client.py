@@ -34,12 +34,12 @@ class Birth(msgspec.Struct, frozen=True):
 
     config: EngineConfig
     parent: int
-    """Its number, which the engine outlives by a second at most, even if that ended before the engine looked."""
+    """Whose process it is: the engine ends, once it has nothing to do, when that one has."""
 
 
-def address_in(folder: Path) -> str:
-    """Of the engine's socket."""
-    return f"ipc://{folder}/engine"
+def socket_in(folder: Path) -> Path:
+    """The one file of an engine's folder."""
+    return folder / "engine"
 
 
 class EngineProcess:
@@ -91,7 +91,7 @@ class EngineClient:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.bind(address_in(process.folder))
+        self._socket.bind(f"ipc://{socket_in(process.folder)}")
         self._state, self._receive = self._socket.get, self._socket.recv  # pyzmq searches long for a name
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[EngineInfo] = self._loop.create_future()

@@ -6,9 +6,9 @@ The loop takes in every message that has arrived, then runs one step; without wo
 engine's bell. It ends when told to, or when its parent is gone.
 """
 
+import contextlib
 import logging
 import os
-import shutil
 import signal
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ from quire.core.errors import QuireError
 from quire.core.log import configure
 from quire.core.messages import Died, FromEngine, Shutdown, Step, ToEngine
 from quire.engine.build import build_engine
-from quire.engine.client import Birth, address_in
+from quire.engine.client import Birth, socket_in
 from quire.engine.engine import Engine
 
 _IDLE_POLL_MS = 1000
@@ -36,7 +36,8 @@ def main() -> int:
     folder = Path(sys.argv[1])
     try:
         birth: Birth = Decoder[Birth](Birth).decode(sys.stdin.buffer.read())
-    except msgspec.DecodeError:  # our parent was killed while it wrote
+    except msgspec.DecodeError as error:
+        log.error("no whole birth: the server was killed while it wrote that (%s)", error)
         _put_away(folder)
         return 1
     context = zmq.Context(io_threads=1)
@@ -44,7 +45,7 @@ def main() -> int:
     socket.setsockopt(zmq.LINGER, 1000)
     socket.setsockopt(zmq.SNDHWM, 0)
     socket.setsockopt(zmq.RCVHWM, 0)
-    socket.connect(address_in(folder))
+    socket.connect(f"ipc://{socket_in(folder)}")
     try:
         engine, info = build_engine(birth.config)
         socket.send(encode(info))
@@ -66,7 +67,9 @@ def main() -> int:
 
 def _put_away(folder: Path) -> None:
     """What our parent would do, were it there."""
-    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        socket_in(folder).unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _serve(engine: Engine, socket: zmq.Socket[bytes], parent: int) -> None:

@@ -94,8 +94,8 @@ def resolve_dtype(config: EngineConfig, shape: ModelShape, machine: Machine, *, 
     """Refuse what cannot run here, and choose the type of weights: both before the model is loaded.
 
     ``is_native``: the native kernels compute, which widen bfloat16 as they read it, on any CPU: half the memory of
-    weights to wait for. Blocks are the same in either type, and answer better with activations in float32. For torch, a
-    CPU without bfloat16 is many times slower in it. Raises ConfigError.
+    weights to wait for. Blocks are the same in either type, and answer better with activations in float32. Torch has
+    no such kernels for a CPU without bfloat16. Raises ConfigError.
     """
     _refuse_what_is_missing(config)
     if config.model.dtype != "auto":

@@ -25,7 +25,7 @@ from quire.server.schema.tokenize import (
 )
 from quire.server.service import Service, service_of
 
-_BESIDE = {
+_GOES_WITH = {
     "prompt": {"add_special_tokens", "return_token_strs"},
     "messages": {
         *("add_special_tokens", "return_token_strs", "add_generation_prompt", "continue_final_message", "documents"),
@@ -72,15 +72,15 @@ async def tokenize(request: Request) -> Response:
 def _check_fields(body: TokenizeRequest) -> None:
     """Raises InvalidRequest unless there is one thing to tokenize, and no field that belongs to another."""
     given = [name for name, field in TokenizeRequest.model_fields.items() if _is_given(body, name, field)]
-    asked = [name for name in given if name in _BESIDE]
+    asked = [name for name in given if name in _GOES_WITH]
     if len(asked) != 1:
         raise InvalidRequest(
-            f"Exactly one of {', '.join(_BESIDE)} must be given, not {' and '.join(asked) or 'none'}.",
+            f"Exactly one of {', '.join(_GOES_WITH)} must be given, not {' and '.join(asked) or 'none'}.",
             param=f"$.{asked[-1] if asked else 'prompt'}",
         )
     for name in given:
-        if name not in {"model", *asked, *_BESIDE[asked[0]]}:
-            owners = " or ".join(owner for owner, fields in _BESIDE.items() if name in fields)
+        if name not in {"model", *asked, *_GOES_WITH[asked[0]]}:
+            owners = " or ".join(owner for owner, fields in _GOES_WITH.items() if name in fields)
             raise InvalidRequest(f"{name} says nothing of {asked[0]}: it goes with {owners}.", param=f"$.{name}")
 
 
