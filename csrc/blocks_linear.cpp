@@ -3,8 +3,8 @@
 // Rows of x are rounded to 8 bits (blocks_round.h). Over a unit, w = ws (q - offset) + wm and x = xs a give
 //   sum w x = xs ws (sum q a - offset sum a) + wm (xs sum a)
 // whose first sum is exact in int32 and begins at -offset sum a. Units are added in float32 in the order of k, one
-// accumulator for each result; then the numbers of x that stand alone. So a result depends neither on the rows beside it
-// nor on how work is cut.
+// accumulator for each result; then the numbers of x that stand alone, in that order too. So a result depends neither on
+// the rows beside it nor on how work is cut.
 //
 // A piece of work is one tile by some bands of rows, in ranges of k that leave the tile's part in the first-level cache,
 // as in linear.cpp; or all of a few rows by several tiles, one stream of memory. Few numbers are rounded by each thread
@@ -12,7 +12,8 @@
 //
 // Bound: memory for a few rows, and the integer dot products for many: with VNNI at best 8 of 10 operations of the units
 // that multiply are dot products, where a unit has one scale (the others scale and add); without, four operations do what
-// one does, or, below 8 bits, little more than two. The numbers that stand alone take up to a tenth of it.
+// one does, or, below 8 bits, little more than two. The numbers that stand alone take up to a tenth of it, and rounding as
+// much where there are few columns.
 #include <algorithm>
 
 #include "blocks_round.h"
@@ -117,19 +118,21 @@ template <int format, int... MR> AddRange<format> pick(int64_t rows, std::intege
   return kByRows[rows - 1];
 }
 
-// What one row's lone numbers add to its sums [kTileWidth] over a tile.
-template <int format> void add_lone(const Lone* lone, int64_t count, const char* tile, float* sums) {
+// What lone numbers add to sums [rows, kTileWidth] over a tile; sums are of rows from `first` on.
+template <int format> void add_lone(LoneNumbers lone, int64_t first, const char* tile, float* sums) {
   constexpr BlockForm form = kForms[format];
-  F s[kTileVectors];
-  for (int v = 0; v < kTileVectors; ++v) s[v] = load(sums + v * kLanes);
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t u = lone[i].k / kUnit;
-    const char* head = tile + u / form.units() * form.superblock_bytes();
-    const char* unit = head + form.head_bytes() + u % form.units() * form.unit_bytes();
-    for (int v = 0; v < kTileVectors; ++v)
-      s[v] = fma(broadcast(lone[i].x), value<format>(head, unit, lone[i].k % kUnit, v), s[v]);
+  F w[kTileVectors];
+  int64_t k = -1;
+  for (const Lone* one = lone.numbers, *end = one + lone.count; one < end; ++one) {
+    if (one->k != k) {
+      k = one->k;
+      const char* head = tile + k / form.block_values() * form.superblock_bytes();
+      const char* unit = head + form.head_bytes() + k / kUnit % form.units() * form.unit_bytes();
+      for (int v = 0; v < kTileVectors; ++v) w[v] = value<format>(head, unit, k % kUnit, v);
+    }
+    float* to = sums + (one->row - first) * kTileWidth;
+    for (int v = 0; v < kTileVectors; ++v) store(to + v * kLanes, fma(broadcast(one->x), w[v], load(to + v * kLanes)));
   }
-  for (int v = 0; v < kTileVectors; ++v) store(sums + v * kLanes, s[v]);
 }
 
 struct Input {
@@ -152,40 +155,38 @@ template <int format, typename T> class BlockLinear final : public Operator {
     const int64_t own_bytes = is_own ? ceil_div(Rounded::num_bytes(rows, w_.num_in), 64) * 64 : 0;
     const int64_t pieces = ceil_div(rows, piece_rows(rows, w_.tiles(), worker.count()));
     const int64_t most_rows = ceil_div(ceil_div(rows, kBandRows), pieces) * kBandRows;
-    char* scratch = static_cast<char*>(worker.scratch(own_bytes + most_rows * kTileWidth * 4));
-    const Rounded x(is_own ? scratch : x_.workspace, rows, w_.num_in);
-    is_own ? round_all(x) : round_shared(x, worker);
+    const int64_t num_sums = most_rows * kTileWidth, num_places = w_.num_in;
+    char* scratch = static_cast<char*>(worker.scratch(own_bytes + std::max(num_sums, num_places) * 4));
     float* sums = reinterpret_cast<float*>(scratch + own_bytes);
-    if (x.bands() == 1)
+    const Rounded x(is_own ? scratch : x_.workspace, rows, w_.num_in);
+    const auto first_band = [&](int64_t piece) { return x.bands() * piece / pieces; };
+    const auto each = [&](int64_t n, const auto& body) {
+      if (is_own) {
+        for (int64_t i = 0; i < n; ++i) body(i);
+      } else {
+        worker.for_each(n, body);
+        worker.barrier();
+      }
+    };
+    each(x.bands(), [&](int64_t band) { round_band<format>(static_cast<const T*>(x_.data), x_.stride, x, band); });
+    if (x.bands() == 1) {
       run_streams(x, worker, sums);
-    else
+    } else {
+      uint32_t* at = reinterpret_cast<uint32_t*>(scratch + own_bytes);
+      each(pieces, [&](int64_t piece) { x.sort_lone(first_band(piece), first_band(piece + 1), at); });
       worker.for_each(w_.tiles() * pieces, [&](int64_t i) {
         const int64_t piece = i % pieces;
         // Whoever works alike takes the tiles between this one and the next.
-        run_piece(x, i / pieces, (i + worker.count()) / pieces, x.bands() * piece / pieces,
-                  x.bands() * (piece + 1) / pieces, sums);
+        run_piece(x, i / pieces, (i + worker.count()) / pieces, first_band(piece), first_band(piece + 1), sums);
       });
+    }
     if (!output_->has_end()) return;
     worker.barrier();
     output_->end(rows, worker);
   }
 
-
  private:
   using Rounded = RoundedRows<Unit<format>>;
-
-  void round(const Rounded& x, int64_t band) const {
-    round_band<format>(static_cast<const T*>(x_.data), x_.stride, x, band);
-  }
-
-  void round_all(const Rounded& x) const {
-    for (int64_t band = 0; band < x.bands(); ++band) round(x, band);
-  }
-
-  void round_shared(const Rounded& x, Worker& worker) const {
-    worker.for_each(x.bands(), [&](int64_t band) { round(x, band); });
-    worker.barrier();
-  }
 
   // All rows at once, by some tiles one after another.
   void run_streams(const Rounded& x, Worker& worker, float* sums) const {
@@ -218,8 +219,7 @@ template <int format, typename T> class BlockLinear final : public Operator {
       if (!lines)
         for (int line = 0; line < kHeadLines; ++line) prefetch(next + 64 * line);
     }
-    for (int64_t r = 0; r < rows; ++r)
-      add_lone<format>(x.lone(first + r), x.num_lone(first + r), w, sums + r * kTileWidth);
+    add_lone<format>(x.lone(band, end_band), first, w, sums);
     const int64_t column = tile * kTileWidth;
     output_->take(sums, kTileWidth, rows, first, column, std::min<int64_t>(kTileWidth, w_.num_out - column));
   }

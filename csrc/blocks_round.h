@@ -11,6 +11,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 
 #include "blocks.h"
 #include "blocks_dot.h"
@@ -38,10 +39,16 @@ template <typename Number> struct alignas(16) RoundedUnit {
 
 template <int format> using Unit = RoundedUnit<typename Dot4<kForms[format].bits()>::Number>;
 
-// A number that stands alone: x[k].
+// A number that stands alone: x[k] of a row.
 struct Lone {
-  uint32_t k;
+  uint32_t k, row;
   float x;
+};
+
+// Lone numbers of some rows. A row's come in the order of k, whatever stands between.
+struct LoneNumbers {
+  const Lone* numbers;
+  int64_t count;
 };
 
 // Rounded rows in somebody's memory, in bands of even height: a short last one would leave the vector units waiting for
@@ -50,11 +57,11 @@ template <typename Unit> class RoundedRows {
  public:
   RoundedRows(void* memory, int64_t rows, int64_t num_in)
       : rows_(rows), row_units_(num_in / kUnit), units_(static_cast<Unit*>(memory)),
-        lone_(reinterpret_cast<Lone*>(units_ + rows * row_units_)),
-        num_lone_(reinterpret_cast<int32_t*>(lone_ + rows * row_units_ * kMostLone)) {}
+        lone_(reinterpret_cast<Lone*>(units_ + rows * row_units_)), sorted_(lone_ + most_lone(rows)),
+        num_lone_(reinterpret_cast<int32_t*>(sorted_ + most_lone(rows))) {}
 
   static int64_t num_bytes(int64_t rows, int64_t num_in) {
-    return rows * (num_in / kUnit * int64_t(sizeof(Unit) + kMostLone * sizeof(Lone)) + int64_t(sizeof(int32_t)));
+    return rows * (num_in / kUnit * int64_t(sizeof(Unit) + 2 * kMostLone * sizeof(Lone)) + int64_t(sizeof(int32_t)));
   }
 
   int64_t bands() const { return ceil_div(rows_, kBandRows); }
@@ -62,14 +69,36 @@ template <typename Unit> class RoundedRows {
   int64_t height(int64_t band) const { return first_row(band + 1) - first_row(band); }
   int64_t row_units() const { return row_units_; }
   Unit* units(int64_t band) const { return units_ + first_row(band) * row_units_; }
-  // A row's, in the order of their units.
-  Lone* lone(int64_t row) const { return lone_ + row * row_units_ * kMostLone; }
-  int32_t& num_lone(int64_t row) const { return num_lone_[row]; }
+  // A band's, as rounding finds them: unit by unit.
+  Lone* lone(int64_t band) const { return lone_ + most_lone(first_row(band)); }
+  int32_t& num_lone(int64_t band) const { return num_lone_[band]; }
+
+  // Those of some bands: as they were found where that is one band, else as sort_lone left them.
+  LoneNumbers lone(int64_t band, int64_t end_band) const {
+    if (end_band - band == 1) return {lone(band), num_lone(band)};
+    return {sorted_ + most_lone(first_row(band)), std::accumulate(num_lone_ + band, num_lone_ + end_band, int64_t(0))};
+  }
+
+  // Put those of some bands in the order of k, so that a column of weights is read once for all rows that it meets: models
+  // have outliers in the same few places of most rows. at [num_in] is scratch.
+  void sort_lone(int64_t band, int64_t end_band, uint32_t* at) const {
+    const auto each = [&](auto&& take) {
+      for (int64_t b = band; b < end_band; ++b)
+        for (const Lone* one = lone(b), *end = one + num_lone(b); one < end; ++one) take(*one);
+    };
+    std::fill_n(at, row_units_ * kUnit, 0);
+    each([&](const Lone& one) { ++at[one.k]; });
+    std::exclusive_scan(at, at + row_units_ * kUnit, at, 0u);
+    Lone* sorted = sorted_ + most_lone(first_row(band));
+    each([&](const Lone& one) { sorted[at[one.k]++] = one; });
+  }
 
  private:
+  int64_t most_lone(int64_t rows) const { return rows * row_units_ * kMostLone; }
+
   int64_t rows_, row_units_;
   Unit* units_;
-  Lone* lone_;
+  Lone *lone_, *sorted_;
   int32_t* num_lone_;
 };
 
@@ -120,8 +149,8 @@ struct UnitValues {
   }
 };
 
-// Take as many of the largest out of values as gain most by standing alone, and call lone with the place of each. Returns
-// the largest magnitude of the others; `magnitude` is that of all, `mean` the row's.
+// Take as many of the largest out of values as gain most by standing alone, and call lone with the place of each, in order.
+// Returns the largest magnitude of the others; `magnitude` is that of all, `mean` the row's.
 template <typename TakeLone>
 inline float take_lone(UnitValues& values, float magnitude, float mean, const TakeLone& lone) {
   const auto square = [mean](float of) { return (of / mean) * (of / mean); };
@@ -135,6 +164,8 @@ inline float take_lone(UnitValues& values, float magnitude, float mean, const Ta
     const float gain = whole - square(largest) - kLeastGain * float(n + 1);
     if (gain > most) most = gain, num = n + 1, values = rest, magnitude = largest;
   }
+  static_assert(kMostLone == 2, "what order is");
+  if (num == 2 && k[1] < k[0]) std::swap(k[0], k[1]);
   for (int n = 0; n < num; ++n) lone(k[n]);
   return magnitude;
 }
@@ -171,25 +202,24 @@ void round_band(const T* x, int64_t x_stride, const RoundedRows<Unit<format>>& r
   x += first * x_stride;
   Unit<format>* unit = rows.units(band);
   float mean[kBandRows];
-  Lone* lone[kBandRows];
   for (int64_t m = 0; m < height; ++m) {
     float sum = 0;
     for (int64_t u = 0; u < count; ++u)
       sum += unit[u * height + m].scale = largest_magnitude(x + m * x_stride + u * kUnit);
     mean[m] = std::max(sum / float(count), kNothing);
-    lone[m] = rows.lone(first + m);
   }
+  Lone* lone = rows.lone(band);
   for (int64_t u = 0; u < count; ++u) {
     for (int64_t m = 0; m < height; ++m, ++unit) {
       const T* from = x + m * x_stride + u * kUnit;
       UnitValues values = UnitValues::of(from);
       const float magnitude = take_lone(values, unit->scale, mean[m], [&](int k) {
-        *lone[m]++ = {uint32_t(u * kUnit) + k, number(from[k])};
+        *lone++ = {uint32_t(u * kUnit + k), uint32_t(first + m), number(from[k])};
       });
       round_unit<format>(values, magnitude, *unit);
     }
   }
-  for (int64_t m = 0; m < height; ++m) rows.num_lone(first + m) = int32_t(lone[m] - rows.lone(first + m));
+  rows.num_lone(band) = int32_t(lone - rows.lone(band));
 }
 
 }  // namespace quire
