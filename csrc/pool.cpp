@@ -103,14 +103,23 @@ Pool::Pool(int num_threads) : workers_(size_t(num_threads)) {
     workers_[i].index_ = i;
     workers_[i].count_ = num_threads;
   }
-  for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { serve(i); });
+  try {
+    for (int i = 1; i < num_threads; ++i) threads_.emplace_back([this, i] { serve(i); });
+  } catch (...) {
+    end_threads();  // those that could be started
+    throw;
+  }
 }
 
-Pool::~Pool() {
+void Pool::end_threads() {
   is_ending_ = true;
   runs_.word.fetch_add(1, std::memory_order_seq_cst);
   runs_.wake();
   for (auto& thread : threads_) thread.join();
+}
+
+Pool::~Pool() {
+  end_threads();
   for (auto& worker : workers_) std::free(worker.scratch_);
   std::free(shared_);
 }

@@ -117,7 +117,7 @@ struct alignas(64) Gate {
 
 class Pool {
  public:
-  explicit Pool(int num_threads);
+  explicit Pool(int num_threads);  // throws what std::thread does, with no thread left
   ~Pool();
   Pool(const Pool&) = delete;
 
@@ -133,6 +133,7 @@ class Pool {
  private:
   friend class Worker;
   void serve(int index);
+  void end_threads();
   bool enter(Worker& worker);
   void leave();
 
