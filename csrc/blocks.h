@@ -63,7 +63,7 @@ struct BlockMatrix {
 };
 
 inline bool is_block_matrix(int64_t num_out, int64_t num_in, int format) {
-  return format >= 0 && format < QUIRE_NUM_BLOCK_FORMATS && num_out > 0 && num_in > 0 &&
+  return format >= 0 && format < QUIRE_NUM_BLOCK_FORMATS && is_size(num_out, num_in) &&
          num_in % kForms[format].block_values() == 0;
 }
 

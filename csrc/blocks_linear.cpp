@@ -246,7 +246,7 @@ using namespace quire;
 extern "C" {
 
 int64_t quire_blocks_workspace_bytes(int64_t max_rows, int64_t num_in) {
-  if (max_rows < 0 || num_in < 1 || num_in % kUnit) return QUIRE_BAD_ARGUMENT;
+  if (max_rows < 0 || !is_size(std::max<int64_t>(max_rows, 1), num_in) || num_in % kUnit) return QUIRE_BAD_ARGUMENT;
   return RoundedRows<RoundedUnit<int16_t>>::num_bytes(max_rows, num_in);  // of the largest units
 }
 

@@ -62,9 +62,12 @@ inline bool is_rows(int rows) { return rows >= 0 && rows < QUIRE_NUM_COUNTS; }
 inline bool is_dtype(int dtype) { return dtype == QUIRE_F32 || dtype == QUIRE_BF16; }
 inline int64_t size_of(int dtype) { return dtype == QUIRE_F32 ? 4 : 2; }
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+// More values than any memory holds, and few enough to count the bytes of.
+constexpr int64_t kMostValues = int64_t(1) << 52;
+inline bool is_size(int64_t rows, int64_t columns) { return rows > 0 && columns > 0 && rows <= kMostValues / columns; }
 // Of plain numbers. A pair of bfloat16 is one lane of a product.
 inline bool is_matrix(int64_t num_out, int64_t num_in, int dtype) {
-  return is_dtype(dtype) && num_out > 0 && num_in > 0 && (dtype != QUIRE_BF16 || num_in % 2 == 0);
+  return is_dtype(dtype) && is_size(num_out, num_in) && (dtype != QUIRE_BF16 || num_in % 2 == 0);
 }
 
 // Rows in a piece of work whose rows are cheap: enough to pay for fetching it, few enough to share them out.

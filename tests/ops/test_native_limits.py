@@ -2,10 +2,19 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+import torch
+
+from quire.kernels.cpu.block_packing import empty_blocks
+from quire.kernels.cpu.packing import Packer
+from quire.kernels.cpu.program import CannotRecord
 
 pytestmark = pytest.mark.native
+
+SIZES = [(2**58 + 16, 16), (2**60 + 64, 256), (256, 2**60 + 256), (2**62, 2**62)]
+"""[out, in], whose bytes, counted in 64 bits, come to few, to none, or to less than none."""
 
 START_MORE_THREADS_THAN_FIT = """
 import resource
@@ -20,6 +29,18 @@ try:
 except ConfigError as error:
     print(error)
 """
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_weights_of_more_bytes_than_can_be_counted(native: Any, size: tuple[int, int]) -> None:
+    packer = Packer(native.library, native.pool)
+    for dtype in (torch.float32, torch.bfloat16):
+        with pytest.raises(CannotRecord, match=f"{size[0]}, {size[1]}"):
+            packer.empty(*size, dtype)
+    for block_type in ("Q4_0", "Q6_K"):
+        with pytest.raises(CannotRecord, match=f"{size[0]}, {size[1]}"):
+            empty_blocks(packer, *size, block_type, torch.float32)
+    assert native.library.quire_blocks_workspace_bytes(*size) < 0
 
 
 def test_threads_that_cannot_be_started() -> None:
