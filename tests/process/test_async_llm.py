@@ -183,6 +183,26 @@ def test_a_killed_engine_fails_its_requests(tiny_checkpoint: Callable[[str], Pat
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
+def test_whoever_comes_before_the_death_is_heard_of(tiny_checkpoint: Callable[[str], Path]) -> None:
+    """The socket knows first, and the loop may be busy: requests are refused in the same words, and aborts harmless."""
+
+    async def main() -> None:
+        async with started(tiny_checkpoint("llama")) as llm:
+            stream = await llm.submit(PROMPTS[0], LONG)
+            os.kill(llm.engine_pid, signal.SIGKILL)
+            os.waitid(os.P_PID, llm.engine_pid, os.WEXITED | os.WNOWAIT)
+            with pytest.raises(EngineDead):
+                while True:
+                    (await llm.submit(PROMPTS[0], LONG)).abort()
+            assert llm.failure is None
+            with pytest.raises(EngineDead):
+                await llm.control.check()
+            stream.abort()
+            assert [output.outputs[0].finish_reason async for output in stream][-1] == "abort"
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
 def test_an_engine_that_cannot_start_says_why(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     source = tiny_checkpoint("llama")
     for file in source.iterdir():

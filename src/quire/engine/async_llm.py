@@ -17,7 +17,7 @@ from quire.checkpoint.resolve import resolve
 from quire.core.config import EngineConfig
 from quire.core.errors import EngineDead, Overloaded, of_failure
 from quire.core.keywords import engine_config
-from quire.core.messages import Abort, Add, Done, EngineInfo, FromEngine, Step, ToEngine
+from quire.core.messages import Add, Done, EngineInfo, FromEngine, Step, ToEngine
 from quire.core.outputs import RequestOutput
 from quire.core.request import Request
 from quire.core.sampling_params import SamplingParams
@@ -260,8 +260,7 @@ class AsyncLLM:
         for started in step.started:
             self._num_waiting_tokens.pop(started.handle, None)
         updates, cut = self._assembler.process(step)
-        if cut:
-            self._client.send(Abort(cut))
+        self._client.abort(cut)
         for observer in self._observers:
             observer.on_step(step)
         for update in updates:
@@ -283,8 +282,7 @@ class AsyncLLM:
 
     def _abort(self, request: Request) -> None:
         update, handles = self._assembler.abort(request, FinishReason.ABORT, time.monotonic())
-        if handles and self.failure is None:
-            self._client.send(Abort(handles))
+        self._client.abort(handles)
         if update is not None:
             self._end(self._streams.get(update.handle), update)
 

@@ -22,7 +22,7 @@ from quire.core import errors, threads
 from quire.core.codec import Decoder, encode
 from quire.core.config import EngineConfig
 from quire.core.errors import EngineDead
-from quire.core.messages import Died, EngineInfo, FromEngine, Shutdown, ToEngine
+from quire.core.messages import Abort, Died, EngineInfo, FromEngine, Shutdown, ToEngine
 
 _EVENTS, _READABLE = int(zmq.EVENTS), int(zmq.POLLIN)  # as enumerations they take longer than all else here
 _PATIENCE_S = 5.0
@@ -107,12 +107,22 @@ class EngineClient:
         return await asyncio.shield(self._ready)
 
     def send(self, message: ToEngine) -> None:
-        """Queue a message; raises EngineDead once the engine is known to be gone."""
+        """Queue a message; raises EngineDead where nobody is there to read it, which may be before ``on_death``."""
+        gone = EngineDead("The engine has ended and takes no more requests.")
         if self._dead:
-            raise EngineDead("The engine has ended and takes no more requests.")
-        self._socket.send(encode(message), zmq.NOBLOCK)
+            raise gone
+        try:
+            self._socket.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:  # nobody is connected: we are about to hear of its end
+            raise gone from None
         # zmq signals its descriptor only on edges, and sending may have consumed one
         self._loop.call_soon(self._drain)
+
+    def abort(self, handles: list[int]) -> None:
+        """Have the engine end these sequences; nothing to do if it has ended itself, and they with it."""
+        if handles:
+            with contextlib.suppress(EngineDead):
+                self.send(Abort(handles))
 
     async def close(self) -> None:
         """Ask the engine to end and wait for it."""
@@ -155,7 +165,7 @@ class EngineClient:
         self._die(f"The engine process ended unexpectedly (exit code {code}).")
 
     def _die(self, reason: str, kind: str = "EngineDead") -> None:
-        if self._dead or self._closing:
+        if self._dead:
             return
         self._dead = True
         if not self._ready.done():
