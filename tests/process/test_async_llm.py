@@ -203,6 +203,24 @@ def test_whoever_comes_before_the_death_is_heard_of(tiny_checkpoint: Callable[[s
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
+def test_nothing_is_taken_once_it_is_told_to_close(tiny_checkpoint: Callable[[str], Path]) -> None:
+    async def main() -> None:
+        async with started(tiny_checkpoint("llama")) as llm:
+            stream = await llm.submit(PROMPTS[0], LONG)
+            closing = asyncio.ensure_future(llm.close())
+            for _ in range(2):
+                await asyncio.sleep(0)
+                with pytest.raises(EngineDead, match="closed"):
+                    await llm.submit(PROMPTS[0], LONG)
+                with pytest.raises(EngineDead, match="closed"):
+                    await llm.control.check()
+                await closing
+            with pytest.raises(EngineDead, match="closed"):
+                await anext(stream)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
 def test_an_engine_that_cannot_start_says_why(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     source = tiny_checkpoint("llama")
     for file in source.iterdir():

@@ -208,8 +208,9 @@ class AsyncLLM:
             self._abort(stream.request)
 
     async def close(self) -> None:
-        """End the engine and its process."""
-        self._fail_all("The engine was closed.")
+        """End the engine and its process; what was submitted fails, and nothing can be any more."""
+        self.failure = self.failure or "The engine was closed."
+        self._fail_all(self.failure)
         await self._client.close()
         if self._is_ready:
             self.grammars.close()

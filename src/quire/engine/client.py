@@ -109,7 +109,7 @@ class EngineClient:
     def send(self, message: ToEngine) -> None:
         """Queue a message; raises EngineDead where nobody is there to read it, which may be before ``on_death``."""
         gone = EngineDead("The engine has ended and takes no more requests.")
-        if self._dead:
+        if self._dead or self._closing:
             raise gone
         try:
             self._socket.send(encode(message), zmq.NOBLOCK)
@@ -165,7 +165,7 @@ class EngineClient:
         self._die(f"The engine process ended unexpectedly (exit code {code}).")
 
     def _die(self, reason: str, kind: str = "EngineDead") -> None:
-        if self._dead:
+        if self._dead or self._closing:
             return
         self._dead = True
         if not self._ready.done():
