@@ -221,6 +221,28 @@ def test_nothing_is_taken_once_it_is_told_to_close(tiny_checkpoint: Callable[[st
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
+def test_nothing_is_left_open_when_closing_is_cancelled(tiny_checkpoint: Callable[[str], Path]) -> None:
+    """An open socket would have this process wait for ever at its end."""
+
+    async def main() -> None:
+        async with started(tiny_checkpoint("llama")) as llm:
+            os.kill(llm.engine_pid, signal.SIGSTOP)
+            closing = asyncio.ensure_future(llm.close())
+            await asyncio.sleep(0)
+            os.kill(llm.engine_pid, signal.SIGCONT)
+            closing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await closing
+
+    def num_open() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    num_before = num_open()
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert num_open() == num_before
+
+
 def test_an_engine_that_cannot_start_says_why(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     source = tiny_checkpoint("llama")
     for file in source.iterdir():

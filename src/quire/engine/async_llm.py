@@ -211,11 +211,11 @@ class AsyncLLM:
         """End the engine and its process; what was submitted fails, and nothing can be any more."""
         self.failure = self.failure or "The engine was closed."
         self._fail_all(self.failure)
-        await self._client.close()
         if self._is_ready:
             self.grammars.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.grammar_desk.close()
+        await self._client.close()
 
     def _check_up(self) -> None:
         if self.failure is not None:

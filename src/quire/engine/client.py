@@ -125,7 +125,7 @@ class EngineClient:
                 self.send(Abort(handles))
 
     async def close(self) -> None:
-        """Ask the engine to end and wait for it."""
+        """Ask the engine to end and wait for it. Cancelled, nothing is left open here, and it is still made to end."""
         if self._closing:
             return
         self._closing = True
@@ -135,10 +135,12 @@ class EngineClient:
                 self._socket.send(encode(Shutdown()), zmq.NOBLOCK)
             except zmq.Again:  # it is still starting, and has not connected
                 patience_s = 0.0
-        await self._loop.run_in_executor(None, self._process.stop, patience_s)
-        self._detach()
-        self._socket.close()
-        self._context.term()
+        try:
+            await self._loop.run_in_executor(None, self._process.stop, patience_s)
+        finally:  # a context that is forgotten with an open socket waits for it for ever
+            self._detach()
+            self._socket.close()
+            self._context.term()
 
     def _drain(self) -> None:
         while self._is_attached and int(self._state(_EVENTS)) & _READABLE:
