@@ -238,7 +238,19 @@ async def test_a_long_answer_outlives_the_time_for_asking(live, llm):
     writer.close()
 
 
-@pytest.mark.parametrize("data", [b"\x00\x01\r\n\r\n", b"GET\r\n\r\n", b"POST / HTTP/1.1\r\n\r\n"])
+IN_CHUNKS = f"POST /v1/completions {HEAD}Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x00\x01\r\n\r\n",
+        b"GET\r\n\r\n",
+        b"POST / HTTP/1.1\r\n\r\n",
+        (IN_CHUNKS + "no length\r\n").encode(),
+        (IN_CHUNKS + "1\r\n{\r\n-1\r\n}").encode(),
+    ],
+)
 async def test_what_is_not_http(live, data):
     heard = await (await live()).say(data)
     assert heard.startswith(b"HTTP/1.1 400") and b'{"error":{"message":' in heard

@@ -97,7 +97,10 @@ class TimedProtocol(H11Protocol):
 
     def _refuse(self, error: QuireError) -> None:
         """Answer, unless another answer is on its way, and close."""
-        if self.cycle is None or self.cycle.response_complete:
+        cycle = self.cycle
+        if cycle is None or not cycle.response_started or cycle.response_complete:
+            if cycle is not None:
+                cycle.disconnected = True  # what the application may still say to half a request goes nowhere
             body = encode(OPENAI.error_body(error))
             head = (
                 f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
