@@ -158,6 +158,8 @@ async def test_usage_on_every_chunk(client):
     body = {"messages": HI, "max_tokens": 2, "stream": True, "stream_options": options}
     counts = [chunk["usage"]["completion_tokens"] for chunk in events(await client.post(CHAT, json=body))]
     assert counts == [0, 1, 2, 2, 2]
+    counts = [chunk["usage"]["completion_tokens"] for chunk in events(await client.post(CHAT, json=body | {"n": 3}))]
+    assert counts == sorted(counts) and counts[-1] == 6
     body["stream_options"] = {"continuous_usage_stats": True}
     assert all("usage" not in chunk for chunk in events(await client.post(CHAT, json=body)))
 

@@ -234,7 +234,7 @@ class ChatStream:
         for piece in pieces:
             index, said = piece.choice.index, piece.events
             if index not in self._around:
-                events.append(self._begin(index, told))
+                events.append(self._begin(index, usage if events else told))
             # What most tokens are; a match would take longer than all else here.
             if self._is_plain and piece.finish_reason is None and len(said) == 1 and type(said[0]) is Content:
                 before, behind = self._around[index]
@@ -244,7 +244,7 @@ class ChatStream:
         return b"".join(events)
 
     def _begin(self, index: int, told: Usage | None) -> bytes:
-        """A continuation's first event."""
+        """A continuation's first event. ``told``: the usage that the stream has told of."""
         extra = None if self._around else self._prompt
         self._around[index] = self._frames.around(lambda text: ChatChunkChoice(index, ChatDelta(content=text)))
         return self._frames.chunk([ChatChunkChoice(index, self._first)], told, extra)
