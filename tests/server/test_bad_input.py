@@ -137,6 +137,8 @@ CHAT_ONLY = [
     ({"messages": [{"role": "user", "content": [3]}]}, "$.messages[0].content[0]"),
     ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "$.messages[0].content[0].text"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "$.messages[0].content[0].type"),
+    ({"messages": [{"role": "assistant", "content": [{"type": "refusal"}]}]}, "$.messages[0].content[0].refusal"),
+    ({"messages": [{"role": "assistant", "refusal": 3}]}, "$.messages[0].refusal"),
     ({"messages": [{"role": "user", "content": "x", "name": 3}]}, "$.messages[0].name"),
     ({"messages": [{"role": "assistant", "tool_calls": 3}]}, "$.messages[0].tool_calls"),
     ({"messages": [{"role": "user", "content": "x", "tool_calls": {}}]}, "$.messages[0].tool_calls"),

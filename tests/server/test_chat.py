@@ -117,6 +117,17 @@ async def test_messages_are_made_ready_for_the_template(client, llm):
     assert bytes(llm.requests[-1].prompt.tolist()).decode() == "s:be|u:one\ntwo|a:|t:3|a:"
 
 
+async def test_a_refusal_is_what_the_assistant_said(client, llm):
+    messages = [
+        {"role": "assistant", "content": [{"type": "text", "text": "No:"}, {"type": "refusal", "refusal": "never"}]},
+        {"role": "assistant", "content": None, "refusal": "not that"},
+        {"role": "assistant", "content": "yes", "refusal": None},
+    ]
+    answer = await client.post(PATH, json={"messages": messages, "max_tokens": 1})
+    assert answer.status_code == 200, answer.text
+    assert bytes(llm.requests[-1].prompt.tolist()).decode() == "a:No:\nnever|a:not that|a:yes|a:"
+
+
 async def test_template_options(client, llm):
     body = {"messages": HI, "max_tokens": 1, "chat_template_kwargs": {"thinking": 1}, "add_generation_prompt": False}
     await client.post(PATH, json=body)

@@ -21,9 +21,15 @@ _PART_SCHEMA = {
     "properties": {"type": {"enum": list(_PART_TYPES)}, "text": {"type": "string"}},
     "required": ["type", "text"],
 }
+_REFUSAL_SCHEMA = {
+    "type": "object",
+    "properties": {"type": {"const": "refusal"}, "refusal": {"type": "string"}},
+    "required": ["type", "refusal"],
+    "description": "what the assistant said instead of an answer",
+}
 _CONTENTS = [
     {"type": "string"},
-    {"type": "array", "items": {"anyOf": [_PART_SCHEMA, {"type": "string"}]}},
+    {"type": "array", "items": {"anyOf": [_PART_SCHEMA, _REFUSAL_SCHEMA, {"type": "string"}]}},
 ]
 _CALL_SCHEMA = {
     "type": "object",
@@ -44,6 +50,7 @@ MESSAGES_SCHEMA = {
         "properties": {
             "role": {"enum": list(ROLES)},
             "content": {"anyOf": [*_CONTENTS, {"type": "null"}]},
+            "refusal": {"type": ["string", "null"]},
             "name": {"type": ["string", "null"]},
             "tool_call_id": {"type": ["string", "null"]},
             "tool_calls": {"type": ["array", "null"], "items": _CALL_SCHEMA},
@@ -53,6 +60,7 @@ MESSAGES_SCHEMA = {
         "anyOf": [
             {"properties": {"content": {"type": ["string", "array"]}}, "required": ["content"]},
             {"properties": {"tool_calls": {"type": "array", "minItems": 1}}, "required": ["tool_calls"]},
+            {"properties": {"refusal": {"type": "string"}}, "required": ["refusal"]},
         ],
     },
 }
@@ -79,13 +87,15 @@ def _message(value: Any, path: str) -> Message:
     calls = _tool_calls(message.pop("tool_calls", []), f"{path}.tool_calls")
     if calls:
         message["tool_calls"] = calls
-    elif value.get("content") is None:
+    elif value.get("content") is None and value.get("refusal") is None:
         raise bad(f"{path}.content", None, "must be a string or a list of text parts")
-    message["content"] = _content(value.get("content"), f"{path}.content")
     _name_reasoning(message, path)
-    for name in ("name", "tool_call_id"):
+    for name in ("name", "tool_call_id", "refusal"):
         if name in message and not isinstance(message[name], str):
             raise bad(f"{path}.{name}", message[name], "must be a string")
+    # Templates know no refusals: to the model it is what the assistant said.
+    refusal = message.pop("refusal", "")
+    message["content"] = _content(value.get("content"), f"{path}.content") or refusal
     return message
 
 
@@ -114,13 +124,12 @@ def _part(value: Any, path: str) -> str:
     if not isinstance(value, dict):
         raise bad(path, value, 'must be a text part, {"type": "text", "text": ...}')
     kind = value.get("type")
-    if kind not in _PART_TYPES:
+    if kind not in (*_PART_TYPES, "refusal"):
         raise Unsupported(
             f"{path}.type is {kind!r:.80}: the model reads text only, in parts of type text.", param=f"{path}.type"
         )
-    if not isinstance(value.get("text"), str):
-        raise bad(f"{path}.text", value.get("text"), "must be a string")
-    text: str = value["text"]
+    name = "refusal" if kind == "refusal" else "text"
+    text: str = expect(value.get(name), str, f"{path}.{name}", "must be a string")
     return text
 
 
