@@ -46,11 +46,11 @@ _ITEM_SCHEMA = {
         _item_schema("message", ("role", "content"), id=_ID, role={"enum": [*_ROLES]}, content=_TEXT),
         _item_schema(
             "function_call",
-            ("type", "call_id", "name"),
+            ("type", "call_id", "name", "arguments"),
             id=_ID,
             call_id=_CALL_ID,
             name={"type": "string"},
-            arguments={"type": ["string", "object", "null"], "description": "a JSON object, as text or as it is"},
+            arguments={"type": "string", "description": "a JSON object as text"},
         ),
         _item_schema("function_call_output", ("type", "call_id", "output"), id=_ID, call_id=_CALL_ID, output=_TEXT),
         _item_schema("reasoning", ("type", "summary"), id=_ID, summary={"type": "array"}, content={"type": "array"}),
