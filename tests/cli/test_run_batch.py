@@ -75,7 +75,7 @@ def test_a_bad_line_stops_nothing(tmp_path: Path) -> None:
     ]
     num_failed, found = answers(lines, tmp_path / "out.jsonl")
     assert num_failed == 6
-    assert [a["custom_id"] for a in found] == [None, None, "b", "c", "d", "d", "e", "f"]
+    assert [a["custom_id"] for a in found] == [None, "a", "b", "c", "d", "d", "e", "f"]
     assert "line 1" in found[0]["error"]["message"] and found[0]["error"]["code"] == "invalid_line"
     assert "$.url" in found[1]["error"]["message"]
     assert found[2]["response"]["status_code"] == 400 and found[2]["error"] is None
@@ -84,6 +84,14 @@ def test_a_bad_line_stops_nothing(tmp_path: Path) -> None:
     assert "custom_id" in found[5]["error"]["message"]
     assert "$.body.background" in found[6]["error"]["message"]
     assert found[7]["response"]["body"]["path"] == "/v1/responses"
+
+
+@pytest.mark.parametrize("broken", [b"\xff", b"[" * 100_000 + b"]" * 100_000], ids=["not UTF-8", "too deep"])
+def test_a_line_that_nobody_can_read_stops_nothing(tmp_path: Path, broken: bytes) -> None:
+    bad = line("a", prompt="?").replace(b'"?"', broken)
+    num_failed, found = answers([bad, b"", bad, line("b")], tmp_path / "out.jsonl")
+    assert num_failed == 2
+    assert [a["error"] and a["error"]["message"][:7] for a in found] == ["line 1:", "line 3:", None]
 
 
 def test_an_interrupted_batch_leaves_no_output_but_a_part(tmp_path: Path) -> None:

@@ -30,10 +30,15 @@ _IN_FLIGHT = 256
 Url = Literal["/v1/chat/completions", "/v1/completions", "/v1/responses"]
 
 
-class BatchRequest(msgspec.Struct, frozen=True):
-    """One line of the input."""
+class _Named(msgspec.Struct, frozen=True):
+    """What any line should have, so that its answer can be told from others."""
 
     custom_id: str
+
+
+class BatchRequest(_Named, frozen=True):
+    """One line of the input."""
+
     method: Literal["POST"]
     url: Url
     body: dict[str, Any]
@@ -86,7 +91,7 @@ def main(argv: Sequence[str]) -> int:
     if not target.parent.is_dir():
         raise ConfigError(f"--output-file {target}: there is no folder {target.parent}.")
     num_failed = asyncio.run(_answer_file(reading.engine_config(), lines, target))
-    print(f"{len(lines) - num_failed} answered, {num_failed} failed: {target}", file=sys.stderr)
+    print(f"{_num_requests(lines) - num_failed} answered, {num_failed} failed: {target}", file=sys.stderr)
     return 1 if num_failed else 0
 
 
@@ -97,14 +102,14 @@ async def _answer_file(config: EngineConfig, lines: list[bytes], target: Path) -
 
     server = await LocalServer.start(config)
     try:
-        with tqdm(total=len(lines), unit="request", disable=None) as bar:
+        with tqdm(total=_num_requests(lines), unit="request", disable=None) as bar:
             return await write_answers(server.app, lines, target, bar)
     finally:
         await server.close()
 
 
 async def write_answers(app: App, lines: Iterable[bytes], target: Path, progress: Counter) -> int:
-    """Answer every line and write the answers to ``target``; how many failed."""
+    """Answer every line that is not empty, and write the answers to ``target``; how many failed."""
     part = target.with_name(target.name + ".part")
     num_failed = 0
     with part.open("wb") as file:
@@ -124,6 +129,8 @@ async def _answers(app: App, lines: Iterable[bytes]) -> AsyncIterator[BatchOutpu
     seen: set[str] = set()
     try:
         for number, line in enumerate(lines, start=1):
+            if not line:
+                continue
             running.append(asyncio.create_task(_answer(app, number, line, seen)))
             if len(running) >= _IN_FLIGHT:
                 yield await running.popleft()
@@ -138,8 +145,9 @@ async def _answer(app: App, number: int, line: bytes, seen: set[str]) -> BatchOu
     name = f"batch_req_{uuid.uuid4().hex}"
     try:
         request = msgspec.json.decode(line, type=BatchRequest)
-    except msgspec.DecodeError as error:
-        return BatchOutput(id=name, custom_id=None, error=BatchError("invalid_line", f"line {number}: {error}"))
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested too deeply
+        why_not = BatchError("invalid_line", f"line {number}: {error}")
+        return BatchOutput(id=name, custom_id=_custom_id(line), error=why_not)
     why = "custom_id is used by an earlier line" if request.custom_id in seen else None
     if request.body.get("stream"):
         why = "a batch has no streams: leave out $.body.stream"
@@ -154,14 +162,27 @@ async def _answer(app: App, number: int, line: bytes, seen: set[str]) -> BatchOu
     return BatchOutput(id=name, custom_id=request.custom_id, response=response)
 
 
-def _read_lines(source: Path) -> list[bytes]:
+def _custom_id(line: bytes) -> str | None:
+    """Of a line that is no request, as far as it can be read."""
     try:
-        lines = [line for line in source.read_bytes().splitlines() if line.strip()]
+        return msgspec.json.decode(line, type=_Named).custom_id
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read_lines(source: Path) -> list[bytes]:
+    """Empty ones too: errors tell a line by its number."""
+    try:
+        lines = [line.strip() for line in source.read_bytes().splitlines()]
     except OSError as error:
         raise ConfigError(f"--input-file {source}: {error.strerror}.") from None
-    if not lines:
+    if not any(lines):
         raise ConfigError(f"--input-file {source}: holds no requests.")
     return lines
+
+
+def _num_requests(lines: Sequence[bytes]) -> int:
+    return sum(map(bool, lines))
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
