@@ -1,5 +1,6 @@
 """What a client can get wrong: a status in OpenAI's error shape, the path of the value, and an engine untouched."""
 
+import json
 import re
 
 import msgspec
@@ -231,6 +232,22 @@ async def test_bodies_that_are_not_json_objects(client, llm, content):
     answer = await client.post(COMPLETIONS, content=content, headers={"content-type": "application/json"})
     check(answer, 400, "$", "invalid_value")
     assert not llm.requests
+
+
+def nested(depth):
+    return '{"a":' * depth + "1" + "}" * depth
+
+
+async def test_nesting_is_bounded_and_not_by_who_reads_it(client, llm):
+    call = '{"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": ?}}]}]}'
+    for depth in range(260, 1100, 2):
+        value = nested(depth)
+        for body in (nested(depth), call.replace("?", value), call.replace("?", json.dumps(value))):
+            answer = await client.post(CHAT, content=body, headers={"content-type": "application/json"})
+            assert answer.status_code == 400, (depth, body[:30])
+    assert not llm.requests
+    answer = await client.post(CHAT, json={"messages": HI, "max_tokens": 1, "metadata": json.loads(nested(200))})
+    assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "multipart/form-data", None])

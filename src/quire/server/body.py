@@ -17,6 +17,7 @@ from quire.core.errors import InvalidRequest, RequestTimeout, UnsupportedMediaTy
 from quire.server.schema.faults import shown
 from quire.server.schema.refused import Refusals, refuse
 from quire.server.service import service_of
+from quire.text.nesting import MAX_NESTING, is_deeper
 
 log = logging.getLogger("quire.server")
 
@@ -71,14 +72,20 @@ def parse(body: bytes) -> dict[str, Any]:
     try:
         data = msgspec.json.decode(body)
     except RecursionError:
-        raise InvalidRequest("The body is nested too deeply: flatten it.", param="$") from None
+        raise _too_deep() from None
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"The body is not UTF-8: {error.reason} near byte {error.start}.", param="$") from None
     except msgspec.DecodeError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}.", param="$") from None
+    if body.count(b"{") + body.count(b"[") > MAX_NESTING and is_deeper(data, MAX_NESTING):
+        raise _too_deep()
     if not isinstance(data, dict):
         raise InvalidRequest(f"The body is {shown(data)}: it must be a JSON object.", param="$")
     return data
+
+
+def _too_deep() -> InvalidRequest:
+    return InvalidRequest(f"The body is nested more than {MAX_NESTING} deep: flatten it.", param="$")
 
 
 def validate(data: dict[str, Any], model: type[M], root: str = "$") -> M:

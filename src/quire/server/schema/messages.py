@@ -10,6 +10,7 @@ import msgspec
 
 from quire.core.errors import Unsupported
 from quire.server.schema.faults import bad, expect
+from quire.text.nesting import MAX_NESTING, is_deeper
 
 Message = dict[str, Any]
 
@@ -148,9 +149,12 @@ def _tool_calls(value: Any, path: str) -> list[dict[str, Any]]:
 def arguments_of(value: Any, path: str) -> dict[str, Any]:
     """A call's arguments, given as JSON text or as an object; raises InvalidRequest."""
     if isinstance(value, str):
+        text = value
         try:
-            value = msgspec.json.decode(value or "{}")
+            value = msgspec.json.decode(text or "{}")
         except (ValueError, RecursionError):
-            raise bad(path, value, "must be a JSON object as text") from None
+            raise bad(path, text, "must be a JSON object as text") from None
+        if is_deeper(value, MAX_NESTING):
+            raise bad(path, text, f"must be nested at most {MAX_NESTING} deep")
     found: dict[str, Any] = expect(value if value is not None else {}, dict, path, "must be a JSON object as text")
     return found

@@ -12,6 +12,7 @@ import msgspec
 
 from quire.core.errors import InvalidRequest, Unsupported
 from quire.text.grammar.limits import MAX_NESTING
+from quire.text.nesting import is_deeper
 
 Schema = dict[str, Any]
 
@@ -82,12 +83,8 @@ def prepare(schema: Any, path: str, *, is_closed: bool) -> Schema:
 
 def check_nesting(value: Any, path: str) -> None:
     """Raise InvalidRequest for a value whose objects and lists are nested too deeply."""
-    level: list[Any] = [value]
-    for _ in range(MAX_NESTING + 1):
-        level = [inner for outer in level if isinstance(outer, dict | list) for inner in _inside(outer)]
-        if not level:
-            return
-    raise _too_deep(path)
+    if is_deeper(value, MAX_NESTING):
+        raise _too_deep(path)
 
 
 def find_keyword(schema: Any, path: str, is_it: Callable[[str, Any], bool]) -> Iterator[tuple[Schema, str, str]]:
@@ -106,10 +103,6 @@ def member(path: str, name: str | int) -> str:
     if isinstance(name, int):
         return f"{path}[{name}]"
     return f"{path}.{name}" if _WORD.fullmatch(name) else f"{path}[{name[:40]!r}]"
-
-
-def _inside(value: Any) -> Any:
-    return value.values() if isinstance(value, dict) else value
 
 
 def _too_deep(path: str) -> InvalidRequest:
