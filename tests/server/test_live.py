@@ -256,6 +256,15 @@ async def test_what_is_not_http(live, data):
     assert heard.startswith(b"HTTP/1.1 400") and b'{"error":{"message":' in heard
 
 
+async def test_a_request_has_one_answer_whatever_its_body_turns_out_to_be(live):
+    reader, writer = await (await live()).connect()
+    writer.write(f"{IN_CHUNKS}1\r\n{{\r\n".replace("application/json", "text/plain").encode())
+    assert b" 415 " in await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"no length\r\n")
+    assert b"HTTP/1.1" not in await reader.read()
+    writer.close()
+
+
 async def test_a_drain_lets_requests_end(live, llm):
     llm.close_gate()
     server = await live()

@@ -96,9 +96,9 @@ class TimedProtocol(H11Protocol):
             self._refuse(RequestTimeout(f"The request's headers did not arrive within {self.header_timeout_s:g} s."))
 
     def _refuse(self, error: QuireError) -> None:
-        """Answer, unless another answer is on its way, and close."""
+        """Answer, unless the request has an answer or one is on its way, and close."""
         cycle = self.cycle
-        if cycle is None or not cycle.response_started or cycle.response_complete:
+        if cycle is None or not cycle.response_started or (cycle.response_complete and not cycle.more_body):
             if cycle is not None:
                 cycle.disconnected = True  # what the application may still say to half a request goes nowhere
             body = encode(OPENAI.error_body(error))
