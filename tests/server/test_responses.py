@@ -6,6 +6,7 @@ import pytest
 
 from quire.core.errors import EngineDead, GenerationFailed
 from quire.core.step import FinishReason
+from quire.server.schema.response_input import INPUT_SCHEMA
 
 pytestmark = pytest.mark.anyio
 
@@ -372,6 +373,7 @@ WRONG = [
     ({"input": [{"role": "user"}]}, "$.input[0].content"),
     ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "$.input[0].content[0].text"),
     ({"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "{"}]}, "$.input[0].arguments"),
+    ({"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": {}}]}, "$.input[0].arguments"),
     ({"input": [{"type": "function_call", "name": "f", "arguments": "{}"}]}, "$.input[0].call_id"),
     ({"input": [{"type": "function_call", "name": "f", "call_id": "c"}]}, "$.input[0].arguments"),
     ({"input": [{"type": "function_call_output", "call_id": "c", "output": "x"}]}, "$.input[0].call_id"),
@@ -409,6 +411,11 @@ WRONG = [
         "$.tool_choice.tools[0].name",
     ),
 ]
+
+
+def test_a_calls_arguments_are_published_as_they_are_taken():
+    (call,) = [item for item in INPUT_SCHEMA["anyOf"][1]["items"]["anyOf"] if "arguments" in item["properties"]]
+    assert "arguments" in call["required"] and call["properties"]["arguments"]["type"] == "string"
 
 
 @pytest.mark.parametrize(("body", "param"), WRONG, ids=[f"{i}-{p}" for i, (_, p) in enumerate(WRONG)])
