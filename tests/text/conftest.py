@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from quire.text.dialects.dialect import Parser, Tool, ToolDialect
-from quire.text.dialects.events import Reply
+from quire.text.dialects.events import CallArguments, CallBegun, Reply
 from quire.text.gguf_tokenizer import build_gguf_tokenizer
 from quire.text.tokenizer import Tokenizer
 
@@ -150,8 +151,11 @@ def read_reply():
     """(a maker of parsers, text) -> the Reply, the same whole, in characters, and in odd pieces."""
 
     def pieces_of(parser: Parser, pieces: Iterable[str]) -> Reply:
-        events = [event for piece in pieces for event in parser.push(piece)]
-        return Reply.of(events + parser.finish())
+        events = [event for piece in pieces for event in parser.push(piece)] + parser.finish()
+        for before, event in pairwise(events):
+            if isinstance(event, CallArguments):
+                assert isinstance(before, CallBegun | CallArguments) and before.index == event.index
+        return Reply.of(events)
 
     def read(make: Callable[[], Parser], text: str, *sizes: int) -> Reply:
         whole = pieces_of(make(), [text])

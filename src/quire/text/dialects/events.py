@@ -1,6 +1,7 @@
 """What a reply is made of, as events: reasoning, content, and calls of tools.
 
-Law, for every parser: the events of a text, merged, are the same however the text was cut into pushes.
+Laws, for every parser: the events of a text, merged, are the same however the text was cut into pushes, and a call's
+arguments come behind its beginning, with nothing else between them.
 """
 
 from collections.abc import Iterable

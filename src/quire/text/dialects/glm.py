@@ -6,7 +6,7 @@
     </tool_call>
 
 GLM-4.7 writes all of it on one line. Values are theirs to the last space. Text between the pairs is no argument, and so
-content.
+content, told behind the call.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from quire.text.dialects.dialect import Parser, Tool
 from quire.text.dialects.lark import marker
 from quire.text.dialects.names import read_function_name, read_name
 from quire.text.dialects.parsing import Output, ReaderParser
-from quire.text.dialects.scanner import Scanner, Steps
+from quire.text.dialects.scanner import Emit, Scanner, Steps
 from quire.text.dialects.typed_arguments import TypedArguments
 from quire.text.dialects.typed_grammar import Tags, typed_arguments_rules
 from quire.text.grammar.lark import literal
@@ -72,18 +72,21 @@ def _read(text: Scanner, out: Output, offered: Mapping[str, Tool]) -> Steps[None
         else:
             text.let_go()
             out.begin(name)
-            found = yield from _read_arguments(text, out, TypedArguments(offered.get(name), out.arguments), found)
+            aside: list[str] = []
+            arguments = TypedArguments(offered.get(name), out.arguments)
+            found = yield from _read_arguments(text, arguments, found, aside.append)
+            out.content("".join(aside))
         if found != BEGIN:
             found = yield from text.until((BEGIN,), out.content)
 
 
-def _read_arguments(text: Scanner, out: Output, arguments: TypedArguments, found: str | None) -> Steps[str | None]:
+def _read_arguments(text: Scanner, arguments: TypedArguments, found: str | None, aside: Emit) -> Steps[str | None]:
     """What stands behind the first marker, and the marker that ended it; None at the end of the text."""
     while found == KEY:
         text.hold(KEY)
         key = yield from _read_key(text)
         if key is None:
-            out.content(text.let_go())
+            aside(text.let_go())
         else:
             text.let_go()
             value = arguments.value(key)
@@ -92,7 +95,7 @@ def _read_arguments(text: Scanner, out: Output, arguments: TypedArguments, found
                 return None
             value.close()
         yield from text.spaces()
-        found = yield from text.until((KEY, END, BEGIN), out.content)
+        found = yield from text.until((KEY, END, BEGIN), aside)
     if found is not None:
         arguments.close()
     return found

@@ -11,7 +11,7 @@
 One line break on each side of a value is the tags'; Seed-OSS, which has other markers around its calls, writes none.
 Models forget tags: <tool_call> may be missing where the function is one that is offered, and a parameter or a function
 that begins or ends on a line of its own ends the value before it. Text between the parameters is no argument, and so
-content.
+content, told behind the call.
 """
 
 from collections.abc import Mapping, Sequence
@@ -92,7 +92,10 @@ class _Reading:
             else:
                 text.let_go()
                 out.begin(name)
-                found = yield from self._read_function(TypedArguments(self._tools.get(name), out.arguments))
+                aside: list[str] = []
+                arguments = TypedArguments(self._tools.get(name), out.arguments)
+                found = yield from self._read_function(arguments, aside.append)
+                out.content("".join(aside))
                 if found is None or found in self._begins:
                     continue
                 if found == FUNCTION_END:
@@ -109,16 +112,16 @@ class _Reading:
         is_whole = yield from self._text.follows(">")
         return name if name and is_whole and (found != FUNCTION or name in self._tools) else None
 
-    def _read_function(self, arguments: TypedArguments) -> Steps[str | None]:
+    def _read_function(self, arguments: TypedArguments, aside: Emit) -> Steps[str | None]:
         """The parameters, and the marker that ended them; None at the end of the text, which closes nothing."""
         text = self._text
-        found = yield from self._read_between()
+        found = yield from self._read_between(aside)
         while found == PARAMETER:
             text.hold(PARAMETER)
             key = yield from read_name(text)
             if not key or not (yield from text.follows(">")):
-                self._out.content(text.let_go())
-                found = yield from self._read_between()
+                aside(text.let_go())
+                found = yield from self._read_between(aside)
                 continue
             text.let_go()
             value = arguments.value(key)
@@ -131,14 +134,14 @@ class _Reading:
             if found != PARAMETER_END:
                 framed.finish()
             value.close()
-            found = (yield from self._read_between()) if found == PARAMETER_END else found.removeprefix("\n")
+            found = (yield from self._read_between(aside)) if found == PARAMETER_END else found.removeprefix("\n")
         if found is not None:
             arguments.close()
         return found
 
-    def _read_between(self) -> Steps[str | None]:
+    def _read_between(self, aside: Emit) -> Steps[str | None]:
         yield from self._text.spaces()
-        return (yield from self._text.until((PARAMETER, FUNCTION_END, self._end, *self._begins), self._out.content))
+        return (yield from self._text.until((PARAMETER, FUNCTION_END, self._end, *self._begins), aside))
 
 
 class _Framed:
