@@ -360,6 +360,7 @@ def test_a_conversation_that_cannot_be_is_refused_by_name(messages, path):
             "$.tools[0].type is 'web_search_20250305'",
         ),
         ({"tools": [{"name": "x"}]}, "$.tools[0].input_schema"),
+        ({"tools": [{"name": "x", "input_schema": {"type": "string"}}]}, "$.tools[0].input_schema.type is 'string'"),
         ({"tools": [WEATHER | {"name": "a b"}]}, "$.tools[0].name"),
         ({"tools": [WEATHER, WEATHER]}, "$.tools[1].name"),
         ({"tools": [WEATHER | {"allowed_callers": ["code_execution_20250825"]}]}, "$.tools[0].allowed_callers"),

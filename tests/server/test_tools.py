@@ -114,6 +114,10 @@ async def test_the_template_is_told_of_tools(client, llm):
             {"tools": [{"type": "function", "function": {"name": "f", "parameters": 1}}]},
             "$.tools[0].function.parameters",
         ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": ["array", "null"]}}}]},
+            "$.tools[0].function.parameters.type",
+        ),
         ({"tools": [WEATHER, WEATHER]}, "$.tools[1].function.name"),
         ({"tools": [WEATHER], "tool_choice": "some"}, "$.tool_choice"),
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "$.tool_choice"),

@@ -153,3 +153,11 @@ def test_what_cannot_be_enforced_is_left_out_unless_it_is_strict() -> None:
         rules = family.grammar([tool], at_most_one=True, special={})
         grammar = LLMatcher.grammar_from_lark(f"start: calls\n{rules}")
         assert bool(LLMatcher.validate_grammar(grammar, tokenizer)) == strict
+
+
+@pytest.mark.parametrize("kind", [["object", "null"], None])
+def test_arguments_are_an_object(kind: Any, grammar_accepts: Any) -> None:
+    family = next(family for family in TOOL_DIALECTS if family.name == "hermes")
+    tools = [Tool(name="any", parameters={"type": kind})]
+    call = '<tool_call>\n{"name": "any", "arguments": %s}\n</tool_call>'
+    assert [grammar_accepts(family, tools, (), call % arguments) for arguments in ("{}", "null")] == [True, False]

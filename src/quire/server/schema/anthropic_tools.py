@@ -45,4 +45,4 @@ def _tool(value: Any, path: str) -> Tool:
             f"{path}.allowed_callers is without 'direct': this server runs no code that could call tools.",
             param=f"{path}.allowed_callers",
         )
-    return function_of({**value, "parameters": schema}, path)
+    return function_of(value, path, "input_schema")

@@ -13,6 +13,8 @@ from quire.text.dialects.dialect import Tool
 MAX_TOOLS = 512
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,256}")
 
+_NO_OBJECTS = ("string", "number", "integer", "boolean", "null", "array")
+
 ToolChoice = Literal["auto", "none", "required"]
 
 FUNCTION_SCHEMA: dict[str, Any] = {
@@ -76,18 +78,22 @@ def unique_tools(value: Any, path: str, read: Callable[[Any, str], Tool], name: 
     return tools
 
 
-def function_of(value: Any, path: str) -> Tool:
-    """One function: ``{"name", "description", "parameters", "strict"}``."""
+def function_of(value: Any, path: str, schema: str = "parameters") -> Tool:
+    """One function: ``{"name", "description", "parameters", "strict"}``; ``schema``: another name of its parameters."""
     if not isinstance(value, dict):
         raise bad(path, value, "must be an object with a name")
     name = value.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise bad(f"{path}.name", name, "must be 1 to 256 letters, digits or any of _ . : / -")
-    description, parameters, strict = value.get("description"), value.get("parameters"), value.get("strict")
+    description, parameters, strict = value.get("description"), value.get(schema), value.get("strict")
     if description is not None and not isinstance(description, str):
         raise bad(f"{path}.description", description, "must be a string")
     if parameters is not None and not isinstance(parameters, dict):
-        raise bad(f"{path}.parameters", parameters, "must be a JSON schema, an object")
+        raise bad(f"{path}.{schema}", parameters, "must be a JSON schema, an object")
+    kind = (parameters or {}).get("type")
+    kinds = kind if isinstance(kind, list) else [kind]
+    if kinds and all(one in _NO_OBJECTS for one in kinds):
+        raise bad(f"{path}.{schema}.type", kind, "must be 'object', as a function's arguments are one")
     if strict is not None and not isinstance(strict, bool):
         raise bad(f"{path}.strict", strict, "must be true or false")
     return Tool(name=name, description=description, parameters=parameters or {}, strict=bool(strict))

@@ -19,7 +19,7 @@ def marker(text: str, special: Mapping[str, int]) -> str:
 
 def arguments_schema(tool: Tool) -> dict[str, Any]:
     """The JSON schema of a tool's arguments, an object in any case."""
-    return tool.parameters if "type" in tool.parameters else {"type": "object", **tool.parameters}
+    return tool.parameters if isinstance(tool.parameters.get("type"), str) else {**tool.parameters, "type": "object"}
 
 
 def named_arguments(tool: Tool) -> tuple[dict[str, Any], list[str]]:
