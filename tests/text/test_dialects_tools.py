@@ -100,6 +100,22 @@ def test_whitespace_beside_calls_is_kept_between_content_only(read_reply: Any) -
     assert read(read_reply, "hermes", f"One\n{call}\ntwo") == Reply("One\n\ntwo", None, (now,))
 
 
+@pytest.mark.parametrize(
+    ("family", "call"),
+    [
+        ("phi4_mini", 'functools[{"name": "now", "arguments": {}}]'),
+        ("granite", '<|tool_call|>[{"name": "now", "arguments": {}} ]'),
+        ("hermes", '<tool_call>{"name": "now", "arguments": {}}'),
+        ("json", '{"name": "now", "arguments": {}}'),
+        ("pythonic", "[now()]"),
+        ("qwen3_coder", "<function=now></function>"),
+    ],
+)
+def test_a_call_without_an_end_leaves_the_space_behind_it(family: str, call: str, read_reply: Any) -> None:
+    reply = read(read_reply, family, f"Wait:{call}\nDone.")
+    assert (reply.content, [call.name for call in reply.calls]) == ("Wait:\nDone.", ["now"])
+
+
 def test_a_call_that_fails_does_not_hide_the_next(read_reply: Any) -> None:
     text = '<tool_call><tool_call>{"x": <tool_call>{"name": "now"}</tool_call>'
     assert read(read_reply, "hermes", text) == Reply('<tool_call><tool_call>{"x":', None, (Call("now", "{}"),))

@@ -113,8 +113,11 @@ def read_marked_call(
     yield from text.spaces()
     is_list = (yield from text.peek()) == "["
     if (yield from (read_calls if is_list else read_call)(text, out, offered)):
+        text.hold()
         yield from text.run(_AFTER_CALL)
-        yield from text.follows_any(ends)
+        behind = text.let_go()
+        if not (yield from text.follows_any(ends)):
+            out.content(behind[len(behind.rstrip()) :])
 
 
 def marked_calls(begins: tuple[str, ...], ends: tuple[str, ...]) -> Reader:

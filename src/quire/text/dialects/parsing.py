@@ -101,6 +101,16 @@ class Output:
             self._pieces.clear()
 
 
+def read_end(text: Scanner, out: Output, ends: tuple[str, ...]) -> Steps[None]:
+    """One of ``ends``, with space before it; where there is none, the space stands beside what follows."""
+    text.hold()
+    yield from text.spaces()
+    if (yield from text.follows_any(ends)):
+        text.let_go()
+    else:
+        out.content(text.let_go())
+
+
 Reader = Callable[[Scanner, Output], Steps[None]]
 
 

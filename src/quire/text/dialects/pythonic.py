@@ -13,7 +13,7 @@ import msgspec
 
 from quire.text.dialects.dialect import Parser, Tool
 from quire.text.dialects.lark import inline, marker, named_arguments, shared_schemas
-from quire.text.dialects.parsing import Output, ReaderParser
+from quire.text.dialects.parsing import Output, ReaderParser, read_end
 from quire.text.dialects.python_text import read_literal
 from quire.text.dialects.scanner import Scanner, Steps
 from quire.text.grammar.lark import literal
@@ -85,8 +85,7 @@ def _read(text: Scanner, out: Output, offered: Container[str]) -> Steps[None]:
         is_marked = (yield from text.follows_any(_BEGINS)) is not None
         yield from text.spaces()
         if (yield from text.follows("[")) and (yield from _read_list(text, out, None if is_marked else offered)):
-            yield from text.spaces()
-            yield from text.follows_any(_ENDS)
+            yield from read_end(text, out, _ENDS)
         out.content(text.let_go())
 
 

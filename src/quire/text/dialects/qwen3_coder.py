@@ -21,7 +21,7 @@ import msgspec
 from quire.text.dialects.dialect import Parser, Tool
 from quire.text.dialects.lark import marker
 from quire.text.dialects.names import read_function_name, read_name
-from quire.text.dialects.parsing import Output, ReaderParser
+from quire.text.dialects.parsing import Output, ReaderParser, read_end
 from quire.text.dialects.scanner import Emit, Scanner, Steps
 from quire.text.dialects.typed_arguments import TypedArguments
 from quire.text.dialects.typed_grammar import Tags, typed_arguments_rules
@@ -99,8 +99,7 @@ class _Reading:
                 if found is None or found in self._begins:
                     continue
                 if found == FUNCTION_END:
-                    yield from text.spaces()
-                    yield from text.follows(self._end)
+                    yield from read_end(text, out, (self._end,))
             found = yield from text.until(self._begins, out.content)
 
     def _read_name(self, found: str) -> Steps[str | None]:
