@@ -267,6 +267,28 @@ def test_tools_render_as_transformers_renders_them(name: str) -> None:
     assert template.render(as_text, tools=TOOLS) == wanted
 
 
+HARMONY = """{%- for message in messages %}
+    {%- if message.tool_calls and message.content and message.thinking %}{{ raise_exception('one of them') }}{% endif %}
+    {%- if message.thinking or message.tool_calls and message.content %}
+        {{- '<|channel|>analysis<|message|>' ~ (message.thinking or message.content) ~ '<|end|>' }}
+    {%- endif %}
+{%- endfor %}"""
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_is_there_under_the_name_that_a_template_reads(name: str) -> None:
+    template = ChatTemplate(HARMONY, bos_token=None, eos_token=None)
+    messages = [{**TOOL_TALK[1], name: "hm"}]
+    wanted = theirs(HARMONY, messages)
+    assert template.render(messages) == wanted == "<|channel|>analysis<|message|>hm<|end|>"
+
+
+def test_harmony_has_one_place_for_what_is_said_and_thought_beside_a_call() -> None:
+    template = ChatTemplate(HARMONY, bos_token=None, eos_token=None)
+    messages = [{**TOOL_TALK[1], "content": "Let me see.", "reasoning_content": "hm"}]
+    assert template.render(messages) == "<|channel|>analysis<|message|>hm\nLet me see.<|end|>"
+
+
 @pytest.mark.parametrize("name", ["chatml", "llama3", "gemma", "qwen", "mistral"])
 @pytest.mark.parametrize("content", ["So far", "  spaces around  ", "once once", "{{ not }} jinja"])
 def test_a_message_can_be_continued(name: str, content: str) -> None:

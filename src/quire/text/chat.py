@@ -25,6 +25,8 @@ MAX_RENDER_TIME_S = 10.0
 """Of the rendering thread's own time; ordinary conversations take a thousandth of it."""
 
 _TEXT_PARTS = ("text", "input_text", "output_text")
+_REASONING = ("reasoning_content", "reasoning")
+"""Names of a message's reasoning, for which some templates have another, ``thinking``."""
 _RESERVED = frozenset(
     ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token")
 )
@@ -38,6 +40,8 @@ class _Compiled(NamedTuple):
     takes_parts: bool
     """It loops over the parts of a message's content."""
     takes_strings: bool
+    is_harmony: bool
+    """gpt-oss': beside calls it takes a message's content or its thinking, and writes either as what was thought."""
     variables: frozenset[str]
 
 
@@ -183,6 +187,7 @@ class ChatTemplate:
                     environment.from_string(self.source),
                     takes_parts,
                     not takes_parts or tests_for_strings(tree),
+                    "<|channel|>analysis" in self.source,
                     frozenset(find_undeclared_variables(tree)),
                 )
         except TemplateError as error:
@@ -223,6 +228,11 @@ def _message(message: Mapping[str, Any], path: str, compiled: _Compiled) -> dict
     calls = message.get("tool_calls")
     if isinstance(calls, list):
         made["tool_calls"] = [_tool_call(call, f"{path}.tool_calls[{i}]") for i, call in enumerate(calls)]
+    reasoning = next((message[name] for name in _REASONING if message.get(name)), None)
+    if reasoning and calls and content and compiled.is_harmony:
+        made["content"] = f"{reasoning}\n{made['content']}"
+    elif reasoning:
+        made.setdefault("thinking", reasoning)
     return made
 
 
