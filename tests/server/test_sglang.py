@@ -228,6 +228,8 @@ async def test_a_stream_of_several_says_which(client):
         ({"text": ["x", "y"], "sampling_params": [{}, {"top_p": 2}]}, "$.sampling_params[1].top_p"),
         ({"text": ["x", "y"], "sampling_params": [{}, {"n": 2}]}, "$.sampling_params[1].n"),
         ({"text": "x", "sampling_params": {"regex": "a", "ebnf": "b"}}, "$.sampling_params.ebnf"),
+        ({"text": "x", "sampling_params": {"regex": "("}}, "$.sampling_params.regex"),
+        ({"text": "x", "sampling_params": {"json_schema": "{"}}, "$.sampling_params.json_schema"),
         ({"text": ["x", "y"], "rid": ["a"]}, "$.rid"),
         ({"text": "x", "rid": "no spaces"}, "$.rid"),
         ({"text": "x", "return_logprob": True, "logprob_start_len": -2}, "$.logprob_start_len"),
@@ -239,8 +241,10 @@ async def test_a_stream_of_several_says_which(client):
 async def test_what_cannot_be_asked(client, body, param):
     answer = await client.post("/generate", json=body)
     assert answer.status_code == 400, answer.text
-    assert answer.json()["error"]["param"] == param
-    assert answer.json()["error"]["message"]
+    error = answer.json()["error"]
+    assert error["param"] == param
+    assert error["message"]
+    assert "structured_outputs" not in error["message"]
 
 
 @pytest.mark.parametrize(

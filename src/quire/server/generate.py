@@ -1,16 +1,17 @@
 """SGLang's fields become what the engine is asked: one Plan for each prompt."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import msgspec
 
-from quire.core.errors import InvalidRequest, QuireError
+from quire.core.errors import InvalidRequest
 from quire.core.sampling_params import MAX_N, SamplingParams
 from quire.core.structured_outputs import StructuredOutputs
 from quire.engine.assembler import OutputKind
 from quire.server.body import validate
+from quire.server.sampling import renamed
 from quire.server.schema.completion import Prompt, prompts_of
 from quire.server.schema.faults import bad
 from quire.server.schema.sglang import ANY_JSON, MAX_NEW_TOKENS, GenerateRequest, SglangSampling
@@ -84,20 +85,21 @@ def asked_of(service: Service, body: GenerateRequest, request_id: str) -> tuple[
     return asked, is_list or settings[0][1].n > 1
 
 
-@contextmanager
-def sglang_paths(body: GenerateRequest) -> Iterator[None]:
+def sglang_paths(body: GenerateRequest) -> AbstractContextManager[None]:
     """Let errors name the fields of this API where the engine names its own."""
-    prompt = "$.text" if body.text is not None else "$.input_ids"
-    try:
-        yield
-    except QuireError as error:
-        if error.param == "$.prompt" or (error.param or "").startswith("$.prompt["):
-            error.param = prompt + str(error.param).removeprefix("$.prompt")
-        elif error.param in ("$.logprobs", "$.prompt_logprobs"):
-            error.param = "$.top_logprobs_num"
-        elif error.param is not None and not error.param.startswith("$.sampling_params"):
-            error.param = _renamed(error.param, "$.sampling_params")
-        raise
+    others = {
+        "$.prompt": "$.text" if body.text is not None else "$.input_ids",
+        "$.logprobs": "$.top_logprobs_num",
+        "$.prompt_logprobs": "$.top_logprobs_num",
+        "$.sampling_params": "$.sampling_params",
+    }
+    return renamed(others | _setting_paths("$.sampling_params"))
+
+
+def _setting_paths(root: str) -> dict[str, str]:
+    """Of settings, by the engine's names."""
+    paths = {f"$.{ours}": f"{root}.{theirs}" for theirs, ours in _RENAMED.items()}
+    return paths | {"$.structured_outputs": root, "$": root}
 
 
 def _prompts(body: GenerateRequest) -> tuple[str, list[Prompt]]:
@@ -193,14 +195,11 @@ def _params(sampling: SglangSampling, scores: _Scores, service: Service, root: s
     if sampling.max_new_tokens is None:
         values["max_tokens"] = min(MAX_NEW_TOKENS, service.llm.info.max_model_len)
     values["max_tokens"] = max(1, values["max_tokens"])
-    try:
-        return SamplingParams(**values, structured_outputs=_shape(sampling, root))
-    except QuireError as error:
-        error.param = _renamed(error.param or "$", root)
-        raise
+    with renamed(_setting_paths(root)):
+        return SamplingParams(**values, structured_outputs=_shape(sampling))
 
 
-def _shape(sampling: SglangSampling, root: str) -> StructuredOutputs | None:
+def _shape(sampling: SglangSampling) -> StructuredOutputs | None:
     given = [name for name in _SHAPES if getattr(sampling, name) not in (None, "")]
     if len(given) > 1:
         raise InvalidRequest(
@@ -216,12 +215,3 @@ def _shape(sampling: SglangSampling, root: str) -> StructuredOutputs | None:
         grammar=sampling.ebnf or None,
         structural_tag=sampling.structural_tag or None,
     )
-
-
-def _renamed(param: str, root: str) -> str:
-    """The path of a setting by SGLang's name."""
-    name = param.removeprefix("$.")
-    for theirs, ours in _RENAMED.items():
-        if name == ours or name.startswith((f"{ours}.", f"{ours}[")):
-            return f"{root}.{theirs}{name.removeprefix(ours)}"
-    return f"{root}.{name}" if param != "$" else root
