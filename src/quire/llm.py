@@ -133,7 +133,7 @@ class LLM:
                     tools=tools,
                     add_generation_prompt=add_generation_prompt and not continue_final_message,
                     continue_final_message=continue_final_message,
-                    **(chat_template_kwargs or {}),
+                    variables=chat_template_kwargs,
                 ),
                 add_special_tokens=False,
             )

@@ -88,13 +88,15 @@ class Template:
         documents: Any = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
-        **extra: Any,
+        variables: Any = None,
     ) -> str:
         if any(m["content"] == "refuse me" for m in messages):
             raise InvalidRequest("The template refuses.", param="$.messages")
         text = "".join(f"{m['role'][0]}:{m['content']}|" for m in messages)
         text += "".join(f"[{tool['function']['name']}]" for tool in tools or [])
-        return text + ("a:" if add_generation_prompt else "") + "".join(f"{k}={v}" for k, v in extra.items())
+        return (
+            text + ("a:" if add_generation_prompt else "") + "".join(f"{k}={v}" for k, v in (variables or {}).items())
+        )
 
 
 class FakeStream:

@@ -306,18 +306,30 @@ def test_missing_tokens_are_undefined() -> None:
 
 def test_variables_reach_the_template() -> None:
     template = ChatTemplate(QWEN, bos_token=None, eos_token=None)
-    assert "<think>\n\n</think>" in template.render(TALK[1:2], enable_thinking=False)
+    assert "<think>\n\n</think>" in template.render(TALK[1:2], variables={"enable_thinking": False})
     assert "enable_thinking" in template.variables
     assert "date_string" not in template.variables
 
 
 @pytest.mark.parametrize(
-    "name", ["bos_token", "raise_exception", "range", "namespace", "strftime_now", "__class__", "not a name"]
+    "name",
+    [
+        "bos_token",
+        "raise_exception",
+        "range",
+        "namespace",
+        "strftime_now",
+        "__class__",
+        "not a name",
+        "self",
+        "messages",
+        "tools",
+    ],
 )
 def test_the_servers_own_names_cannot_be_set(name: str) -> None:
     template = ChatTemplate(CHATML, bos_token=None, eos_token=None)
     with pytest.raises(InvalidRequest, match="only the server") as caught:
-        template.render(TALK, **{name: "x"})
+        template.render(TALK, variables={name: "x"})
     assert caught.value.param == "$.chat_template_kwargs"
 
 

@@ -101,7 +101,7 @@ def _apply(template: ChatTemplate, conversation: Conversation, defaults: Mapping
         documents=conversation.documents,
         add_generation_prompt=not conversation.continue_final_message if begins is None else begins,
         continue_final_message=conversation.continue_final_message,
-        **{**defaults, **_switches(conversation, variables), **conversation.chat_template_kwargs},
+        variables={**defaults, **_switches(conversation, variables), **conversation.chat_template_kwargs},
     )
 
 

@@ -28,7 +28,16 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning_content", "reasoning")
 """Names of a message's reasoning, for which some templates have another, ``thinking``."""
 _RESERVED = frozenset(
-    ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "bos_token", "eos_token")
+    (
+        "messages",
+        "tools",
+        "documents",
+        "add_generation_prompt",
+        "continue_final_message",
+        "bos_token",
+        "eos_token",
+        "self",  # Jinja's own
+    )
 )
 _END = "\ue000end of the message to be continued\ue000 "
 """Put behind a message to find its place in the prompt; the space at its end shows whether the template trims."""
@@ -74,7 +83,7 @@ class ChatTemplate:
 
     @property
     def variables(self) -> frozenset[str]:
-        """Names the template reads; other keyword arguments of ``render`` have no effect."""
+        """Names the template reads; others of ``render`` have no effect."""
         self.compile()
         return self._compiled.variables
 
@@ -86,17 +95,17 @@ class ChatTemplate:
         documents: list[dict[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
-        **kwargs: Any,
+        variables: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt for a conversation, special tokens written out: encode it without adding any.
 
-        ``continue_final_message`` ends the prompt inside the last message, for the model to go on with it. Other
-        keyword arguments are variables for the template; its own names cannot be overridden. Raises InvalidRequest for
+        ``continue_final_message`` ends the prompt inside the last message, for the model to go on with it.
+        ``variables`` are more of them for the template, under names that are not its own. Raises InvalidRequest for
         what the template refuses or cannot render within its budgets, Unsupported for parts that are not text.
         """
         self.compile()
         compiled = self._compiled
-        for name in kwargs:
+        for name in variables or ():
             if (
                 not name.isidentifier()
                 or name.startswith("_")
@@ -115,15 +124,15 @@ class ChatTemplate:
         conversation = [_message(message, f"$.messages[{i}]", compiled) for i, message in enumerate(messages)]
         if continue_final_message:
             _mark_end(conversation)
-        variables = {
+        filled = {
             **self._tokens,
-            **kwargs,
+            **(variables or {}),
             "messages": conversation,
             "tools": tools,
             "documents": documents,
             "add_generation_prompt": add_generation_prompt,
         }
-        prompt = self._run(compiled, variables)
+        prompt = self._run(compiled, filled)
         return _cut_at_end(prompt, len(conversation) - 1) if continue_final_message else prompt
 
     def _run(self, compiled: _Compiled, variables: dict[str, Any]) -> str:
