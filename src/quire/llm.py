@@ -266,14 +266,14 @@ class LLM:
         answers = iter(self._run(asked, use_tqdm=False))
         for search in searches:
             found = [next(answers).outputs[0].logprobs for _ in search.beams.live]
+            for add, text in adds:
+                self._assembler.add(add.request, text, OutputKind.FINAL)
+                self._client.send(add)
             search.beams.advance([entries[0] for entries in found if entries])
 
     def _run(self, adds: list[tuple[Add, str | None]], use_tqdm: bool) -> list[RequestOutput]:
         if self.is_sleeping:
             raise Asleep("This LLM sleeps: call wake_up() first.")
-        for add, text in adds:
-            self._assembler.add(add.request, text, OutputKind.FINAL)
-            self._client.send(add)
         done: dict[int, RequestOutput] = {}
         bar = _progress(len(adds)) if use_tqdm else None
         try:
