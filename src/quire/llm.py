@@ -3,11 +3,11 @@
 The same names and outputs as vLLM's ``LLM``, so that a script changes one import.
 """
 
-import itertools
 import sys
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from typing import Any, NamedTuple, TypeVar
 
 from quire.checkpoint.resolve import resolve
 from quire.core import errors, threads
@@ -29,6 +29,7 @@ from quire.text.tokenizer import Tokenizer
 Prompt = str | Sequence[int] | Mapping[str, Any]
 """Text, token ids, or {"prompt": ...} / {"prompt_token_ids": ...} with an optional "cache_salt"."""
 Message = dict[str, Any]
+One = TypeVar("One")
 
 _OFFLINE: dict[str, Any] = {"seed": 0, "max_num_interleaved_tokens": sys.maxsize}
 """Defaults that are not the server's. Nobody reads along, so decodes may wait for prompts: few large steps read
@@ -100,15 +101,11 @@ class LLM:
         runs if any prompt or its params cannot be used.
         """
         each = _each(prompts)
-        params = self._params(sampling_params, len(each))
-        if priority is None or isinstance(priority, int):
-            priority = [priority or 0] * len(each)
-        if len(priority) != len(each):
-            raise InvalidRequest(
-                f"There are {len(each)} prompts and {len(priority)} priorities: give one for all, or one for each.",
-                param="$.priority",
-            )
-        return self._run([self._add(*one) for one in zip(each, params, priority, strict=True)], use_tqdm)
+        if sampling_params is None:
+            sampling_params = self.get_default_sampling_params()
+        params = _for_each("sampling_params", sampling_params, SamplingParams, len(each))
+        priorities = _for_each("priority", 0 if priority is None else priority, int, len(each))
+        return self._run([self._add(*one) for one in zip(each, params, priorities, strict=True)], use_tqdm)
 
     def chat(
         self,
@@ -153,8 +150,12 @@ class LLM:
 
         ``concurrency_limit``: at most so many prompts at once; None: all. Raises InvalidRequest.
         """
+        if not isinstance(params, BeamSearchParams):
+            raise InvalidRequest(f"params is {params!r:.100}: it must be BeamSearchParams.", param="$.params")
         each = [self._read(prompt) for prompt in _each(prompts)]
-        at_once = concurrency_limit or max(1, len(each))
+        at_once = max(1, len(each)) if concurrency_limit is None else concurrency_limit
+        if at_once < 1:
+            raise InvalidRequest(f"concurrency_limit is {at_once}: it must be at least 1.", param="$.concurrency_limit")
         bar = _progress(len(each)) if use_tqdm else None
         outputs = []
         for first in range(0, len(each), at_once):
@@ -204,16 +205,6 @@ class LLM:
         if done.error:
             raise errors.of_kind(done.kind, done.error)
 
-    def _params(self, given: SamplingParams | Sequence[SamplingParams] | None, count: int) -> Iterator[SamplingParams]:
-        if given is None or isinstance(given, SamplingParams):
-            return itertools.repeat(given or self.get_default_sampling_params(), count)
-        if len(given) != count:
-            raise InvalidRequest(
-                f"There are {count} prompts and {len(given)} sampling_params: give one for all, or one for each.",
-                param="$.sampling_params",
-            )
-        return iter(given)
-
     def _add(self, prompt: Prompt, params: SamplingParams, priority: int) -> tuple[Add, str | None]:
         text, ids, salt = self._read(prompt)
         shape = params.structured_outputs
@@ -229,6 +220,7 @@ class LLM:
 
     def _read(self, prompt: Prompt) -> tuple[str | None, Sequence[int], str]:
         """A prompt as (text, token ids, cache salt)."""
+        asked: Any = prompt
         salt = ""
         if isinstance(prompt, Mapping):
             ids, text = prompt.get("prompt_token_ids"), prompt.get("prompt")
@@ -242,10 +234,10 @@ class LLM:
             salt = prompt.get("cache_salt") or ""
             if ids is not None:
                 return text, ids, salt
-            prompt = str(text)
-        if isinstance(prompt, str):
-            return prompt, self._tokenizer.encode(prompt), salt
-        return None, prompt, salt
+            asked = text
+        if isinstance(asked, str):
+            return asked, self._tokenizer.encode(asked), salt
+        return None, asked, salt
 
     def _search(self, ids: Sequence[int], salt: str, params: BeamSearchParams) -> "_Search":
         beams = BeamSearch(params, self._tokenizer, self._intake.eos_token_ids, max_logprobs=self._intake.max_logprobs)
@@ -266,9 +258,6 @@ class LLM:
         answers = iter(self._run(asked, use_tqdm=False))
         for search in searches:
             found = [next(answers).outputs[0].logprobs for _ in search.beams.live]
-            for add, text in adds:
-                self._assembler.add(add.request, text, OutputKind.FINAL)
-                self._client.send(add)
             search.beams.advance([entries[0] for entries in found if entries])
 
     def _run(self, adds: list[tuple[Add, str | None]], use_tqdm: bool) -> list[RequestOutput]:
@@ -277,6 +266,9 @@ class LLM:
         done: dict[int, RequestOutput] = {}
         bar = _progress(len(adds)) if use_tqdm else None
         try:
+            for add, text in adds:
+                self._assembler.add(add.request, text, OutputKind.FINAL)
+                self._client.send(add)
             while len(done) < len(adds):
                 for step in self._client.step():
                     updates, cut = self._assembler.process(step)
@@ -321,9 +313,30 @@ class _Search(NamedTuple):
 
 def _each(prompts: Any) -> list[Prompt]:
     """One prompt or several, as a list."""
-    if isinstance(prompts, str | Mapping) or (len(prompts) > 0 and isinstance(prompts[0], int)):
+    if isinstance(prompts, str | bytes | Mapping):
         return [prompts]
-    return list(prompts)
+    if not isinstance(prompts, Iterable):
+        raise InvalidRequest(f"prompts is {prompts!r:.100}: it must be a prompt, or a list of them.", param="$.prompts")
+    several = list(prompts)
+    return [several] if several and isinstance(several[0], Integral) else several
+
+
+def _for_each(name: str, given: One | Sequence[One], kind: type[One], count: int) -> list[One]:
+    """``given`` as a list of one for each prompt."""
+    if isinstance(given, kind):
+        return [given] * count
+    if not isinstance(given, Sequence) or not all(isinstance(one, kind) for one in given):
+        raise InvalidRequest(
+            f"{name} is {given!r:.100}: it must be of type {kind.__name__}, one for all prompts or a list of one for "
+            "each.",
+            param=f"$.{name}",
+        )
+    if len(given) != count:
+        raise InvalidRequest(
+            f"There are {count} prompts, and {len(given)} in {name}: give one for all, or one for each.",
+            param=f"$.{name}",
+        )
+    return list(given)
 
 
 def _progress(total: int) -> Any:

@@ -1,13 +1,17 @@
 """The offline face, on a tiny model: every way to ask, every way to stop."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from quire import LLM, SamplingParams
 from quire.core.errors import ConfigError, InvalidRequest, PromptTooLong
-from quire.core.sampling_params import RepetitionDetection
+from quire.core.sampling_params import BeamSearchParams, RepetitionDetection
+from quire.core.step import SchedulerOutput
+from quire.engine.executor.executor import Ticket
 
 PROMPT = "The quick brown fox"
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
@@ -61,7 +65,7 @@ def test_priorities_are_for_all_or_for_each(llm: LLM, priority: int | list[int] 
 
 @pytest.mark.parametrize("priority", [[], [1], [1, 2, 3]])
 def test_priorities_of_another_number(llm: LLM, priority: list[int]) -> None:
-    with pytest.raises(InvalidRequest, match=rf"2 prompts and {len(priority)} priorities") as refusal:
+    with pytest.raises(InvalidRequest, match=rf"2 prompts, and {len(priority)} in priority") as refusal:
         llm.generate([[5], [6]], GREEDY, use_tqdm=False, priority=priority)
     assert refusal.value.param == "$.priority"
 
@@ -174,12 +178,62 @@ def test_truncated_prompts(llm: LLM) -> None:
         ([{"prompt_token_ids": None}], GREEDY, InvalidRequest, "prompt_token_ids"),
         ([{"text": "x"}], GREEDY, InvalidRequest, "prompt_token_ids"),
         ([[5], [6]], [GREEDY], InvalidRequest, "sampling_params"),
+        ([[5]], {"temperature": 0}, InvalidRequest, "sampling_params"),
+        ([[5]], [None], InvalidRequest, "sampling_params"),
+        ([[1.5]], GREEDY, InvalidRequest, "1.5"),
+        ([[True]], GREEDY, InvalidRequest, "True"),
+        ([[5], [[6]]], GREEDY, InvalidRequest, r"\[\[6\]\]"),
+        ([{"prompt": 5}], GREEDY, InvalidRequest, "is 5"),
+        (b"text", GREEDY, InvalidRequest, "text"),
+        ([None], GREEDY, InvalidRequest, "None"),
+        (None, GREEDY, InvalidRequest, "prompts is None"),
     ],
 )
 def test_what_cannot_be_used(llm: LLM, prompts: list, params: object, error: type, words: str) -> None:  # type: ignore[type-arg]
     with pytest.raises(error, match=words):
         llm.generate(prompts, params, use_tqdm=False)  # type: ignore[arg-type]
     assert one(llm, GREEDY).finish_reason == "length"  # the engine is untouched
+
+
+@pytest.mark.parametrize("priority", ["a", ["a", 1], [True, 1], 1.5, 2**40])
+def test_priorities_that_are_none(llm: LLM, priority: object) -> None:
+    with pytest.raises(InvalidRequest, match="priority"):
+        llm.generate([[5], [6]], GREEDY, use_tqdm=False, priority=priority)  # type: ignore[arg-type]
+
+
+def test_prompts_of_other_kinds_of_sequences(llm: LLM) -> None:
+    (wanted,) = llm.generate([5, 6], GREEDY, use_tqdm=False)
+    for prompts in (np.array([5, 6]), [np.int64(5), np.int64(6)], (ids for ids in [[5, 6]])):
+        (output,) = llm.generate(prompts, GREEDY, use_tqdm=False)  # type: ignore[arg-type]
+        assert output.outputs[0].token_ids == wanted.outputs[0].token_ids
+
+
+def test_names_of_the_templates_own_are_refused(llm: LLM) -> None:
+    with pytest.raises(InvalidRequest, match="'tools'"):
+        llm.chat([{"role": "user", "content": "Hello"}], GREEDY, chat_template_kwargs={"tools": []})
+
+
+def test_beam_searches_that_cannot_be_made(llm: LLM) -> None:
+    with pytest.raises(InvalidRequest, match="concurrency_limit is -1"):
+        llm.beam_search(PROMPT, BeamSearchParams(beam_width=2, max_tokens=2), concurrency_limit=-1)
+    with pytest.raises(InvalidRequest, match="BeamSearchParams"):
+        llm.beam_search(PROMPT, GREEDY)  # type: ignore[arg-type]
+
+
+def test_an_interruption_in_the_middle_of_a_step(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = one(llm, GREEDY).token_ids
+    executor = llm._client._engine.executor
+    launch = executor.launch
+
+    def interrupted(decision: SchedulerOutput) -> Ticket:
+        signal.raise_signal(signal.SIGINT)
+        return launch(decision)
+
+    monkeypatch.setattr(executor, "launch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate([PROMPT] * 3, GREEDY, use_tqdm=False)
+    monkeypatch.undo()
+    assert one(llm, GREEDY).token_ids == wanted
 
 
 def test_unknown_settings() -> None:

@@ -66,6 +66,11 @@ class Intake:
         """
         tokens = self._prompt(prompt, params)
         self._check_ids(params)
+        if type(priority) is not int or not -(2**31) <= priority < 2**31:
+            raise InvalidRequest(
+                f"priority is {priority!r:.100}: it must be an integer of 32 bits, 0 where none is asked for.",
+                param="$.priority",
+            )
         self._check_logprobs(params)
         room = self.info.max_model_len - len(tokens)
         if params.max_tokens is not None and params.max_tokens > self.info.max_model_len:
@@ -111,12 +116,16 @@ class Intake:
         return self.info.max_model_len - len(self._prompt(prompt, SamplingParams()))
 
     def _prompt(self, prompt: Sequence[int], params: SamplingParams) -> np.ndarray:
-        if len(prompt) == 0:
-            raise InvalidRequest("The prompt is empty: it must hold at least one token.", param="$.prompt")
         try:
-            tokens = np.asarray(prompt, dtype=np.int64)
-        except (OverflowError, ValueError, TypeError):
-            raise InvalidRequest("The prompt's token ids must be integers.", param="$.prompt") from None
+            tokens = np.asarray(prompt)
+        except (ValueError, TypeError):  # lists of several lengths, or what is no array at all
+            tokens = np.array(None)
+        if tokens.shape == (0,):
+            raise InvalidRequest("The prompt is empty: it must hold at least one token.", param="$.prompt")
+        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
+            raise InvalidRequest(
+                f"The prompt is {prompt!r:.100}: it must be text, or token ids, which are integers.", param="$.prompt"
+            )
         outside = (tokens < 0) | (tokens >= self._vocab_size)
         if outside.any():
             at = int(outside.argmax())
