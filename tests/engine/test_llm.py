@@ -236,6 +236,14 @@ def test_an_interruption_in_the_middle_of_a_step(llm: LLM, monkeypatch: pytest.M
     assert one(llm, GREEDY).token_ids == wanted
 
 
+def test_a_negative_seed(tiny_checkpoint: Callable[[str], Path]) -> None:
+    drawn = [
+        LLM(str(tiny_checkpoint("llama")), num_gpu_blocks_override=10, seed=-1).generate("a", use_tqdm=False)
+        for _ in range(2)
+    ]
+    assert drawn[0][0].outputs[0].token_ids == drawn[1][0].outputs[0].token_ids
+
+
 def test_unknown_settings() -> None:
     with pytest.raises(ConfigError, match="max_model_len"):
         LLM("x", max_model_length=5)

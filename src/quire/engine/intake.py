@@ -47,7 +47,8 @@ class Intake:
         )  # embeddings are often padded with ids of no token
         self.max_logprobs = max_logprobs
         self._reasoning = reasoning
-        self._seed = np.random.SeedSequence(seed).generate_state(1, np.uint64)[0].item()
+        entropy = None if seed is None else seed % 2**64
+        self._seed = np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0].item()
         self._next_handle = 1
 
     def request(
@@ -65,12 +66,12 @@ class Intake:
         ``grammar``: what the answer must match, checked already.
         """
         tokens = self._prompt(prompt, params)
-        self._check_ids(params)
         if type(priority) is not int or not -(2**31) <= priority < 2**31:
             raise InvalidRequest(
                 f"priority is {priority!r:.100}: it must be an integer of 32 bits, 0 where none is asked for.",
                 param="$.priority",
             )
+        self._check_ids(params)
         self._check_logprobs(params)
         room = self.info.max_model_len - len(tokens)
         if params.max_tokens is not None and params.max_tokens > self.info.max_model_len:
