@@ -244,6 +244,15 @@ def test_a_negative_seed(tiny_checkpoint: Callable[[str], Path]) -> None:
     assert drawn[0][0].outputs[0].token_ids == drawn[1][0].outputs[0].token_ids
 
 
+def test_a_model_that_finds_no_memory(tiny_checkpoint: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError("no memory for 5 bytes of weights")
+
+    monkeypatch.setattr("quire.engine.build.load_model", full)
+    with pytest.raises(ConfigError, match=r"does not fit here \(no memory for 5 bytes of weights\)"):
+        LLM(str(tiny_checkpoint("llama")))
+
+
 def test_unknown_settings() -> None:
     with pytest.raises(ConfigError, match="max_model_len"):
         LLM("x", max_model_length=5)

@@ -115,6 +115,7 @@ def test_context_is_fitted_to_memory_and_said() -> None:
         ({"max_model_len": 8192, "kv_cache_memory_bytes": 100 * BLOCK_BYTES}, "--kv-cache-memory-bytes"),
         ({"kv_cache_memory_bytes": 17 * 2**30}, "are free"),
         ({"kv_cache_memory_bytes": 1}, "one block"),
+        ({"num_gpu_blocks_override": 17 * 2**10}, "--num-gpu-blocks-override to at most 16384"),
         ({"tensor_parallel_size": 2}, "tensor_parallel_size"),
         ({"enable_expert_parallel": True}, "enable_expert_parallel"),
         ({"no_such_setting": 1}, "no_such_setting"),

@@ -9,6 +9,7 @@ import torch
 
 from quire.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from quire.core.config import EngineConfig
+from quire.core.errors import ConfigError
 from quire.core.messages import EngineInfo
 from quire.engine.engine import Engine
 from quire.engine.executor.inline import InlineExecutor
@@ -35,8 +36,18 @@ log = logging.getLogger("quire.engine")
 def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     """Read the checkpoint that ``config.model.model`` is the path of, and make an engine ready to step.
 
-    Raises ConfigError, CorruptCheckpoint or UnsupportedModel.
+    Raises ConfigError, also where the model finds no memory, CorruptCheckpoint or UnsupportedModel.
     """
+    try:
+        return _build_here(config)
+    except MemoryError as error:
+        raise ConfigError(
+            f"{config.model.model} does not fit here ({error}): free memory, or take a smaller model, or one of fewer "
+            "bits."
+        ) from None
+
+
+def _build_here(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     began = time.monotonic()
     checkpoint = open_checkpoint(Path(config.model.model))
     machine = platform.inspect(config.machine.device)

@@ -212,6 +212,11 @@ def _num_blocks(
 ) -> int:
     cache = config.cache
     if cache.num_gpu_blocks_override is not None:
+        if cache.num_gpu_blocks_override * block_bytes > free:
+            raise ConfigError(
+                f"num_gpu_blocks_override is {cache.num_gpu_blocks_override}, but a block takes {block_bytes} bytes, "
+                f"and only {free} are free: lower --num-gpu-blocks-override to at most {max(0, free) // block_bytes}."
+            )
         return cache.num_gpu_blocks_override
     free = machine.available_memory_bytes - step_bytes
     if cache.kv_cache_memory_bytes is not None:
