@@ -100,10 +100,14 @@ def parse_int(text: str) -> int:
     """``4096``, ``4k`` (4000), ``4K`` (4096), ``25.6k``: small letters count in thousands, capitals in 1024s."""
     suffix = text[-1:]
     if suffix in _DECIMAL:
-        return round(float(text[:-1]) * _DECIMAL[suffix])
-    if suffix in _BINARY:
-        return int(text[:-1]) * _BINARY[suffix]
-    return int(text)
+        number = float(text[:-1]) * _DECIMAL[suffix]
+    elif suffix in _BINARY:
+        number = int(text[:-1]) * _BINARY[suffix]
+    else:
+        number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError("Expected a whole number of 64 bits")
+    return round(number)
 
 
 def _setting(section: str, field: Any) -> Setting:

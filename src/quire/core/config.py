@@ -94,7 +94,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Who runs when."""
 
     max_num_batched_tokens: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="tokens computed in one step, over all sequences")
+        Annotated[int, Meta(ge=1, le=2**20)] | None, Meta(description="tokens computed in one step, over all sequences")
     ] = None
     max_num_seqs: Annotated[
         Annotated[int, Meta(ge=1, le=65536)] | None, Meta(description="sequences running at once")
