@@ -43,6 +43,13 @@ def test_files_that_are_none_are_named(tmp_path, data):
         facts_of(checkpoint)
 
 
+@pytest.mark.parametrize("extent", ["x", [1], None, 1.5])
+def test_shapes_that_are_none_are_named(tmp_path, extent):
+    checkpoint = folder(tmp_path, {"a": tensor("F32", extent)})
+    with pytest.raises(CorruptCheckpoint, match=r"model\.safetensors"):
+        facts_of(checkpoint)
+
+
 def test_tiny_checkpoints(tiny_checkpoint):
     found = facts_of(open_checkpoint(tiny_checkpoint("llama")))
     assert (found.family, found.quantization) == ("llama", "F32")

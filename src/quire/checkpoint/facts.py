@@ -4,6 +4,7 @@ Reads headers only, with a bound on their size. Safetensors' is JSON behind its 
 """
 
 import json
+import operator
 from collections import Counter
 from collections.abc import Iterator
 from math import prod
@@ -81,6 +82,6 @@ def _safetensors(file: Path) -> Iterator[tuple[str, int]]:
             header = json.loads(stream.read(length))
         for name, tensor in header.items():
             if name != "__metadata__":
-                yield str(tensor["dtype"]), prod(tensor["shape"])
+                yield str(tensor["dtype"]), prod(map(operator.index, tensor["shape"]))
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         raise CorruptCheckpoint(f"{file} has no whole header of safetensors. Fetch it again.") from None
