@@ -102,6 +102,9 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
         _ = folder(tmp_path).weight_files
     with pytest.raises(CorruptCheckpoint, match=r"1 of 1 .*gone.safetensors"):
         _ = folder(tmp_path, model__safetensors__index__json={"weight_map": {"x": "gone.safetensors"}}).weight_files
+    with pytest.raises(CorruptCheckpoint, match=r"1 of 1 .*aaa.safetensors"):
+        long = "a" * 300 + ".safetensors"
+        _ = folder(tmp_path, model__safetensors__index__json={"weight_map": {"x": long}}).weight_files
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", "x.bin", "..\\x", 7])

@@ -4,6 +4,7 @@ Reads JSON with a bound on its size, and only files inside the folder, whatever 
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from functools import cached_property
@@ -32,7 +33,8 @@ class FolderCheckpoint:
 
     def file(self, name: str) -> Path | None:
         path = self.path / name
-        return path if path.is_file() else None
+        # Asks the system differently from Path.is_file: whatever it has no file of is none, a name too long as well.
+        return path if os.path.isfile(path) else None
 
     @cached_property
     def config(self) -> dict[str, Any]:
