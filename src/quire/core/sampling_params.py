@@ -4,7 +4,6 @@ The fields, defaults and ranges follow the OpenAI API and vLLM's extensions of i
 What depends on the model (vocabulary size, context length) is checked at the door by ``engine.intake``.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -204,7 +203,7 @@ def _within(name: str, value: object, low: float, high: float, *, whole: bool = 
     wanted = int if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, wanted):
         raise _bad(name, value, f"must be {'an integer' if whole else 'a number'}")
-    if not math.isfinite(value) or value < low or value > high or (open_low and value <= low):
+    if not low <= value <= high or (open_low and value == low):
         raise _bad(name, value, f"must be {'greater than' if open_low else 'at least'} {low} and at most {high}")
 
 

@@ -10,6 +10,8 @@ from quire.checkpoint.facts import ModelFacts, facts_of
 from quire.checkpoint.pypi import recommended_sampling
 from quire.checkpoint.resolve import resolve
 from quire.core.config import ModelConfig
+from quire.core.errors import CorruptCheckpoint, InvalidRequest
+from quire.core.sampling_params import SamplingParams
 from quire.text.chat import ChatTemplate, load_template
 from quire.text.dialects.registry import Dialects, choose
 from quire.text.tokenizer import Tokenizer
@@ -57,4 +59,11 @@ def _defaults(checkpoint: Checkpoint, model: str) -> dict[str, Any]:
     defaults = {name: found[name] for name in _SAMPLING_DEFAULTS if found.get(name) is not None}
     if found.get("do_sample") is False:
         defaults = {name: value for name, value in defaults.items() if name == "repetition_penalty"}
+    try:
+        SamplingParams(**defaults)
+    except InvalidRequest as error:
+        raise CorruptCheckpoint(
+            f"{checkpoint.path} recommends sampling that cannot be done: {error.message} Correct its "
+            "generation_config.json, or leave it out with --generation-config none."
+        ) from None
     return defaults
