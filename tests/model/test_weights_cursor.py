@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from quire.core.errors import ConfigError, CorruptCheckpoint
+from quire.kernels.cpu.library import Pool, available
+from quire.kernels.cpu.packing import Packer
 from quire.model.quantization.method import Side
 from quire.model.quantization.plain import Plain
 from quire.model.quantization.registry import method_for
@@ -139,6 +141,18 @@ def test_a_wrong_shape_names_both(source: SafetensorsSource) -> None:
         CorruptCheckpoint, match=r"model.safetensors: tensor 'layers.0.q.weight' .*\[32, 32\].*\[32, 16\]"
     ):
         cursor(source).pull("layers.0.q.weight", (32, 16))
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_no_memory_is_taken_for_a_shape_that_the_file_has_not(source: SafetensorsSource, is_packed: bool) -> None:
+    packer = None
+    if is_packed:
+        native = available()[0]
+        packer = Packer(native, Pool(native, 1))
+    at = cursor(source) / "layers" / 0
+    with pytest.raises(CorruptCheckpoint, match="do not belong together"):
+        method_for({}, packer).load([Part(at / "q", 2**30, 2**30)], Side.OUT)
 
 
 def test_without_a_quantization_weights_are_plain() -> None:

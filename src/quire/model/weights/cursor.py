@@ -43,8 +43,12 @@ class Cursor:
         """Whether the checkpoint has this tensor. Made-up weights say no: what is optional is for config to say."""
         return self._full(name) in self.source.names()
 
-    def shape(self, shape: Shape, *, cut: int | None = None, units: int | None = None) -> Shape:
-        """This rank's share of a tensor of full ``shape``, cut as ``pull`` would."""
+    def share(self, name: str, shape: Shape, *, cut: int | None = None, units: int | None = None) -> Shape:
+        """The shape of what ``pull`` would read. Asked before memory is taken for it, which then the file is full of.
+
+        Raises as ``pull`` does for a tensor that is missing or of another shape.
+        """
+        self.source.tensor(self._full(name), shape)
         return tuple(part.stop - part.start for part in self._window(shape, cut, units))
 
     def pull(
@@ -139,7 +143,7 @@ class Part:
 
     def share(self, side: Side) -> Shape:
         """Of this rank's share of its weight."""
-        return self.at.shape(self.shape, cut=side.cut, units=self.units)
+        return self.at.share("weight", self.shape, cut=side.cut, units=self.units)
 
 
 @dataclass(frozen=True)
@@ -212,7 +216,7 @@ def pull_fused(
     a new tensor or of ``out``.
     """
     first = parts[0].at
-    shares = [part.at.shape(shape_of(part), cut=cut, units=part.units) for part in parts]
+    shares = [part.at.share(name, shape_of(part), cut=cut, units=part.units) for part in parts]
     if out is None:
         rows = sum(share[0] for share in shares)
         out = torch.empty((rows, *shares[0][1:]), dtype=dtype or first.dtype, device=first.device)
@@ -233,7 +237,7 @@ def pull_stacked(
 ) -> Tensor:
     """As ``pull_fused`` for each group of parts of equal shapes, into one tensor [groups, ...]."""
     first = groups[0][0].at
-    shares = [part.at.shape(shape_of(part), cut=cut, units=part.units) for part in groups[0]]
+    shares = [part.at.share(name, shape_of(part), cut=cut, units=part.units) for part in groups[0]]
     rows = sum(share[0] for share in shares)
     stacked = torch.empty((len(groups), rows, *shares[0][1:]), dtype=dtype or first.dtype, device=first.device)
     for parts, place in zip(groups, stacked, strict=True):
