@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from quire.core.config import EngineConfig
-from quire.core.errors import ConfigError
+from quire.core.errors import ConfigError, CorruptCheckpoint
 from quire.engine.resolve import ModelShape, Resolved, resolve, resolve_dtype
 from quire.kernels.platform import Machine
 from quire.model.kv import KVSpec, KVStorage
@@ -126,6 +126,25 @@ def test_context_is_fitted_to_memory_and_said() -> None:
 def test_what_cannot_work(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         resolved(**settings)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("text_config", 5),
+        ("text_config", [1]),
+        ("max_position_embeddings", 1),
+        ("max_position_embeddings", 10**400),
+        ("hidden_size", 10**400),
+        ("head_dim", [1]),
+        ("num_key_value_heads", "x"),
+        ("num_experts_per_tok", -1),
+    ],
+)
+def test_a_config_of_odd_sizes_is_named(key: str, value: object) -> None:
+    sound = dict.fromkeys(("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"), 8)
+    with pytest.raises(CorruptCheckpoint, match=key):
+        ModelShape.of({"max_position_embeddings": 64, **sound, key: value})
 
 
 def test_a_gpu_has_its_own_defaults_and_leaves_room_for_a_step() -> None:

@@ -89,8 +89,22 @@ def test_angles_are_those_of_positions_alone() -> None:
         ({"rope_type": "linear", "factor": 0}, CorruptCheckpoint, r"rope_parameters\.factor is 0"),
         ({"rope_type": 3}, CorruptCheckpoint, "rope_type is 3"),
         ({"rope_type": "llama3", **LLAMA3, "high_freq_factor": 1.0}, CorruptCheckpoint, "high_freq_factor"),
+        ({"rope_type": "linear", "factor": 10**400}, CorruptCheckpoint, r"rope_parameters\.factor"),
+        ({"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0}, UnsupportedModel, "rope_theta 1.0"),
     ],
 )
 def test_what_is_wrong_is_named(scaling: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         frequencies(read_rope(newer(scaling)), HEAD_DIM)
+
+
+@pytest.mark.parametrize("turns", [5e-324, 1e308])
+def test_yarn_of_any_number_of_turns(turns: float) -> None:
+    scaling = {"rope_type": "yarn", "factor": 2.0, "beta_fast": turns, "beta_slow": turns}
+    assert frequencies(read_rope(newer(scaling)), HEAD_DIM)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "yarn"])
+def test_heads_that_are_too_small_to_stretch(kind: str) -> None:
+    with pytest.raises(UnsupportedModel, match="heads of 2"):
+        frequencies(read_rope(newer({"rope_type": kind, "factor": 2.0})), 2)

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 
 from quire.checkpoint.gguf import GGUFFile
+from quire.checkpoint.limits import MAX_EXPERTS, MAX_LAYERS
 from quire.core.errors import CorruptCheckpoint, UnsupportedModel
 
 Config = dict[str, Any]
 
-_MAX_LAYERS = 4096
-_MAX_EXPERTS = 4096
 _MIXTURES = ("qwen3moe",)
 _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 """All published llama3 rope scalings share these and differ in the factor."""
@@ -130,8 +129,8 @@ def _shared(facts: _Facts) -> Config:
     hidden, heads, layers = (facts.count(key) for key in ("embedding_length", "attention.head_count", "block_count"))
     if embedding.shape[1] != hidden:
         raise facts.corrupt(f"token_embd.weight is {embedding.shape[1]} wide, but embedding_length is {hidden}")
-    if layers > _MAX_LAYERS:
-        raise facts.corrupt(f"{facts.arch}.block_count is {layers}, more than {_MAX_LAYERS}")
+    if layers > MAX_LAYERS:
+        raise facts.corrupt(f"{facts.arch}.block_count is {layers}, more than {MAX_LAYERS}")
     if facts.optional_count("expert_count") and facts.arch not in _MIXTURES:
         raise facts.unsupported("it is a mixture of experts")
     if (facts.get("attention.key_length") is None) and hidden % heads:
@@ -245,8 +244,8 @@ def _qwen3(facts: _Facts) -> Config:
 
 def _qwen3moe(facts: _Facts) -> Config:
     num_experts = facts.count("expert_count")
-    if num_experts > _MAX_EXPERTS:
-        raise facts.corrupt(f"{facts.arch}.expert_count is {num_experts}, more than {_MAX_EXPERTS}")
+    if num_experts > MAX_EXPERTS:
+        raise facts.corrupt(f"{facts.arch}.expert_count is {num_experts}, more than {MAX_EXPERTS}")
     return _qwen3(facts) | {
         "architectures": ["Qwen3MoeForCausalLM"],
         "model_type": "qwen3_moe",

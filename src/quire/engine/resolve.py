@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from quire.core.config import EngineConfig
-from quire.core.errors import ConfigError, CorruptCheckpoint
+from quire.core.errors import ConfigError
 from quire.kernels.platform import Machine
+from quire.model.fields import Fields
 
 _GIB = 2**30
 _INTERLEAVED_S = 0.05
@@ -53,32 +54,30 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, config: Mapping[str, Any], main_type: str | None = None) -> "ModelShape":
         """From a Hugging Face config; of a multimodal one, the text half. ``main_type``: of a GGUF file."""
-        text: Mapping[str, Any] = config.get("text_config") or config
-        positions = text.get("max_position_embeddings")
-        if isinstance(positions, bool) or not isinstance(positions, int) or positions < 2:
-            raise CorruptCheckpoint(
-                f"The model's config says max_position_embeddings is {positions!r}: it must be an integer of at "
-                "least 2, the longest context in tokens."
-            )
-        stored = text.get("dtype") or text.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype")
+        whole = Fields(config)
+        inner = whole.inner("text_config")
+        text = inner if inner and inner.values else whole
+        stated = [one.values.get(name) for one in (text, whole) for name in ("dtype", "torch_dtype")]
+        stored = next(filter(None, stated), None)
         return cls(
-            max_position_embeddings=positions,
+            max_position_embeddings=text.integer("max_position_embeddings", least=2),
             stored_dtype=str(stored or "bfloat16") if main_type is None else _GGUF_DTYPES.get(main_type, "blocks"),
             flops_per_token=_flops_per_token(text),
         )
 
 
-def _flops_per_token(text: Mapping[str, Any]) -> float:
+def _flops_per_token(text: Fields) -> float:
     """Two for each weight of the layers that a token meets, by a decoder's usual fields; 0 if one is missing."""
-    names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    sizes = [text.get(name) for name in names]
-    if not all(isinstance(size, int) and size > 0 for size in sizes):
+    hidden, wide, layers, heads = (
+        text.integer(name, None)
+        for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    )
+    if not (hidden and wide and layers and heads):
         return 0
-    hidden, wide, layers, heads = (float(size or 0) for size in sizes)
-    head_dim = float(text.get("head_dim") or hidden / heads)
-    if chosen := text.get("num_experts_per_tok"):
-        wide = float(chosen) * float(text.get("moe_intermediate_size") or wide)
-    attention = 2 * hidden * head_dim * (heads + float(text.get("num_key_value_heads") or heads))
+    head_dim = text.integer("head_dim", None) or hidden / heads
+    if chosen := text.integer("num_experts_per_tok", None):
+        wide = chosen * text.integer("moe_intermediate_size", wide)
+    attention = 2 * hidden * head_dim * (heads + text.integer("num_key_value_heads", heads))
     return 2 * layers * (attention + 3 * hidden * wide)
 
 
@@ -211,6 +210,7 @@ def _num_blocks(
     config: EngineConfig, machine: Machine, block_bytes: int, step_bytes: int, wanted: int, notes: list[str]
 ) -> int:
     cache = config.cache
+    free = machine.available_memory_bytes - step_bytes
     if cache.num_gpu_blocks_override is not None:
         if cache.num_gpu_blocks_override * block_bytes > free:
             raise ConfigError(
@@ -218,7 +218,6 @@ def _num_blocks(
                 f"and only {free} are free: lower --num-gpu-blocks-override to at most {max(0, free) // block_bytes}."
             )
         return cache.num_gpu_blocks_override
-    free = machine.available_memory_bytes - step_bytes
     if cache.kv_cache_memory_bytes is not None:
         if cache.kv_cache_memory_bytes > free:
             raise ConfigError(

@@ -4,6 +4,7 @@ The dict is a Hugging Face ``config.json`` (or what a GGUF's metadata was turned
 it is trusted to be there or to be what it should.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard, overload
 
@@ -26,16 +27,18 @@ class Fields:
         return self.values.get(key) is not None
 
     @overload
-    def integer(self, key: str, default: int = ..., *, least: int = 1) -> int: ...
+    def integer(self, key: str, default: int = ..., *, least: int = 1, most: int = ...) -> int: ...
     @overload
-    def integer(self, key: str, default: None, *, least: int = 1) -> int | None: ...
-    def integer(self, key: str, default: int | None = _REQUIRED, *, least: int = 1) -> int | None:
-        """An integer of at least ``least``."""
+    def integer(self, key: str, default: None, *, least: int = 1, most: int = ...) -> int | None: ...
+    def integer(
+        self, key: str, default: int | None = _REQUIRED, *, least: int = 1, most: int = 2**31 - 1
+    ) -> int | None:
+        """An integer from ``least`` to ``most``."""
 
         def is_good(value: object) -> bool:
-            return _is_integer(value) and least <= value
+            return _is_integer(value) and least <= value <= most
 
-        number: int | None = self._checked(key, default, is_good, f"an integer of at least {least}")
+        number: int | None = self._checked(key, default, is_good, f"an integer from {least} to {most}")
         return number
 
     @overload
@@ -100,8 +103,8 @@ class Fields:
     def wrong(self, key: str, expected: str) -> CorruptCheckpoint:
         """The error for a field that is not as expected."""
         return CorruptCheckpoint(
-            f"{self._path}.{key} is {self.values.get(key)!r}, but must be {expected}: the model's configuration is "
-            "damaged, or not of the architecture it names."
+            f"{self._path}.{key} is {self.values.get(key)!r:.200}, but must be {expected}: the model's configuration "
+            "is damaged, or not of the architecture it names."
         )
 
     def _checked(self, key: str, default: Any, is_good: Callable[[object], bool], expected: str) -> Any:
@@ -114,8 +117,8 @@ class Fields:
 
 
 def _is_integer(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from quire.core.errors import UnsupportedModel
 from quire.model.families.decoder import CausalLM, DecoderConfig, LayerConfig
-from quire.model.families.llama import layer_types, read_attention
+from quire.model.families.llama import layer_types, num_layers, read_attention
 from quire.model.fields import Fields
 from quire.model.layers.rotary import RopeConfig
 from quire.model.weights.cursor import Cursor
@@ -66,8 +66,8 @@ def _read(config: Fields) -> DecoderConfig:
         is_norm_zero_centered=True,
     )
     near = replace(everywhere, sliding_window=config.integer("sliding_window"))
-    num_layers, pattern = config.integer("num_hidden_layers"), config.integer("sliding_window_pattern")
-    types = layer_types(config, [_SLIDING if (i + 1) % pattern else _FULL for i in range(num_layers)])
+    pattern = config.integer("sliding_window_pattern")
+    types = layer_types(config, [_SLIDING if (i + 1) % pattern else _FULL for i in range(num_layers(config))])
     return DecoderConfig(
         vocab_size=config.integer("vocab_size"),
         hidden_size=config.integer("hidden_size"),

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from quire.checkpoint.limits import MAX_LAYERS
 from quire.model.families.decoder import CausalLM, DecoderConfig, LayerConfig
 from quire.model.fields import Fields
 from quire.model.layers.attention import AttentionConfig
@@ -13,7 +14,7 @@ def llama(config: Fields, w: Cursor, max_model_len: int | None) -> CausalLM:
     """LlamaForCausalLM."""
     has_bias = config.flag("attention_bias", False)
     attention = replace(read_attention(config), has_qkv_bias=has_bias, has_out_bias=has_bias)
-    decoder = read_decoder(config, [attention] * config.integer("num_hidden_layers"))
+    decoder = read_decoder(config, [attention] * num_layers(config))
     return load(replace(decoder, has_mlp_bias=config.flag("mlp_bias", False)), w, max_model_len)
 
 
@@ -23,12 +24,16 @@ def mistral(config: Fields, w: Cursor, max_model_len: int | None) -> CausalLM:
         config = config.over({"sliding_window": 4096})
     config = config.over({"num_key_value_heads": 8})
     attention = replace(read_attention(config), sliding_window=config.integer("sliding_window", None))
-    return load(read_decoder(config, [attention] * config.integer("num_hidden_layers")), w, max_model_len)
+    return load(read_decoder(config, [attention] * num_layers(config)), w, max_model_len)
 
 
 def load(decoder: DecoderConfig, w: Cursor, max_model_len: int | None) -> CausalLM:
     """Read a decoder that lies under ``model``, and its head under ``lm_head``."""
     return CausalLM(decoder, w / "model", w / "lm_head", max_model_len=max_model_len)
+
+
+def num_layers(config: Fields) -> int:
+    return config.integer("num_hidden_layers", most=MAX_LAYERS)
 
 
 def read_attention(config: Fields) -> AttentionConfig:

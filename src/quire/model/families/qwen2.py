@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from quire.model.families.decoder import CausalLM
-from quire.model.families.llama import layer_types, load, read_attention, read_decoder
+from quire.model.families.llama import layer_types, load, num_layers, read_attention, read_decoder
 from quire.model.fields import Fields
 from quire.model.layers.attention import AttentionConfig
 from quire.model.weights.cursor import Cursor
@@ -17,10 +17,10 @@ def qwen2(config: Fields, w: Cursor, max_model_len: int | None) -> CausalLM:
 
 def windowed(config: Fields, attention: AttentionConfig) -> list[AttentionConfig]:
     """One for each layer: with use_sliding_window, layers from max_window_layers on see a window."""
-    num_layers = config.integer("num_hidden_layers")
+    count = num_layers(config)
     if not config.flag("use_sliding_window", False) or "sliding_window" not in config:
-        return [attention] * num_layers
+        return [attention] * count
     first = config.integer("max_window_layers", 28, least=0)
-    types = layer_types(config, ["sliding_attention" if i >= first else "full_attention" for i in range(num_layers)])
+    types = layer_types(config, ["sliding_attention" if i >= first else "full_attention" for i in range(count)])
     sliding = replace(attention, sliding_window=config.integer("sliding_window"))
     return [sliding if kind == "sliding_attention" else attention for kind in types]

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from quire.checkpoint.limits import MAX_EXPERTS
 from quire.kernels.ops.moe import Routing
 from quire.model.families.decoder import CausalLM
-from quire.model.families.llama import load, read_decoder
+from quire.model.families.llama import load, num_layers, read_decoder
 from quire.model.families.qwen3 import read_normed_attention
 from quire.model.fields import Fields
 from quire.model.layers.moe import MixtureConfig
@@ -16,7 +17,7 @@ def qwen3_moe(config: Fields, w: Cursor, max_model_len: int | None) -> CausalLM:
     attention = read_normed_attention(config)
     if config.flag("use_sliding_window", False):
         attention = replace(attention, sliding_window=config.integer("sliding_window", None))
-    decoder = read_decoder(config, [attention] * config.integer("num_hidden_layers"))
+    decoder = read_decoder(config, [attention] * num_layers(config))
     mixture = _read_mixture(config)
     step, dense = config.integer("decoder_sparse_step", 1), set(config.integers("mlp_only_layers"))
     layers = [
@@ -27,7 +28,9 @@ def qwen3_moe(config: Fields, w: Cursor, max_model_len: int | None) -> CausalLM:
 
 
 def _read_mixture(config: Fields) -> MixtureConfig:
-    num_experts = config.integer("num_experts", None) or config.integer("num_local_experts", 128)
+    num_experts = config.integer("num_experts", None, most=MAX_EXPERTS) or config.integer(
+        "num_local_experts", 128, most=MAX_EXPERTS
+    )
     num_chosen = config.integer("num_experts_per_tok", 8)
     if num_chosen > num_experts:
         raise config.wrong("num_experts_per_tok", f"at most the number of experts, {num_experts}")

@@ -71,6 +71,11 @@ def frequencies(config: RopeConfig, head_dim: int, max_model_len: int | None = N
         raise UnsupportedModel("The model turns only a part of each head (partial_rotary_factor); not implemented.")
     if head_dim % 2:
         raise UnsupportedModel(f"The model's heads have an odd number of features, {head_dim}, and cannot be turned.")
+    if config.kind in ("dynamic", "yarn") and (head_dim < 4 or config.theta <= 1):
+        raise UnsupportedModel(
+            f"The model's rope_type is {config.kind}, which heads of {head_dim} features that turn by powers of "
+            f"rope_theta {config.theta} do not have."
+        )
     match config.kind:
         case "default":
             return _plain(config.theta, head_dim), 1.0
@@ -117,7 +122,8 @@ def _yarn(config: RopeConfig, head_dim: int) -> tuple[Tensor, float]:
 
     def feature(turns: float) -> float:
         """The feature pair, as a real number, that turns so often within the trained context."""
-        return head_dim * math.log(trained / (turns * 2 * math.pi)) / (2 * math.log(config.theta))
+        waves = math.log(trained) - math.log(turns) - math.log(2 * math.pi)
+        return head_dim * waves / (2 * math.log(config.theta))
 
     fast, slow = feature(scaling.number("beta_fast", 32.0)), feature(scaling.number("beta_slow", 1.0))
     if scaling.flag("truncate", True):
