@@ -40,9 +40,11 @@ class RopeConfig:
 def read_rope(config: Fields, *, default_theta: float = 10_000.0) -> RopeConfig:
     """The rotation of a config that has one for all layers, in the newer spelling or the older.
 
-    Newer: everything in ``rope_parameters``. Older: ``rope_theta``, and ``rope_scaling`` if scaled.
+    Newer: everything in ``rope_parameters``. Older: ``rope_theta`` and ``partial_rotary_factor``, and ``rope_scaling``
+    if scaled.
     """
     scaling = config.inner("rope_scaling") or config.inner("rope_parameters") or Fields({})
+    scaling = scaling.over({"partial_rotary_factor": config.number("partial_rotary_factor", 1.0)})
     theta = scaling.number("rope_theta", None) or config.number("rope_theta", default_theta)
     return RopeConfig(theta, config.integer("max_position_embeddings", 2048), scaling)
 
