@@ -6,6 +6,7 @@ Three ways to take them, in the order of a server's life: as an interrupt, not b
 import asyncio
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import FrameType
@@ -20,11 +21,14 @@ def interrupting() -> AbstractContextManager[None]:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """They wait until the end.
+    """They wait until the end; in other threads than the main one, which nothing interrupts, nothing is done.
 
-    An import must not be interrupted: it may be inside a callback from C, which drops the exception, and the process
-    goes on as if it had not been told.
+    For what must not be left midway: a step of an engine; also an import, which may be inside a callback from C that
+    drops the exception, so that the process goes on as if it had not been told.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     told: list[int] = []
     try:
         with _handled(lambda number, _: told.append(number)):
@@ -57,4 +61,4 @@ def _handled(handler: Callable[[int, FrameType | None], object]) -> Iterator[Non
         yield
     finally:
         for stop, earlier in before.items():
-            signal.signal(stop, earlier)
+            signal.signal(stop, signal.SIG_DFL if earlier is None else earlier)  # None: of somebody's C code

@@ -1,10 +1,6 @@
 """An engine in the caller's own process: no socket, no second process, no crossing at all."""
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-
+from quire.core import signals
 from quire.core.config import EngineConfig
 from quire.core.messages import Done, EngineInfo, Step, ToEngine
 from quire.core.step import EngineStats, StepOutput
@@ -23,7 +19,7 @@ class InlineClient:
     def send(self, message: ToEngine) -> Done | None:
         """Hand over a message; a call's answer comes back at once, steps with the next ``step``."""
         done = None
-        with _uninterrupted():
+        with signals.held():  # an engine that stops midway has books that do not add up
             answers = self._engine.handle(message)
         for answer in answers:
             if isinstance(answer, Step):
@@ -51,27 +47,8 @@ class InlineClient:
         if not steps and not self._engine.has_work and self._engine.is_compiling:
             self._engine.bell.wait()
         if self._engine.has_work:
-            with _uninterrupted():
+            with signals.held():
                 output = self._engine.step()
             if output is not None:
                 steps.append(output)
         return steps
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Lets a Ctrl-C wait until the block is over: an engine that stops midway has books that do not add up.
-
-    Only the main thread is ever interrupted.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
-        if pressed:
-            signal.raise_signal(signal.SIGINT)
