@@ -11,14 +11,14 @@ from quire.engine.resolve import ModelShape, Resolved, resolve, resolve_dtype
 from quire.kernels.platform import Machine
 from quire.model.kv import KVSpec, KVStorage
 
-SHAPE = ModelShape(max_position_embeddings=8192, stored_dtype="bfloat16")
+SHAPE = ModelShape(context=8192, longest_context=8192, stored_dtype="bfloat16")
 MACHINE = Machine(torch.device("cpu"), num_cores=2, available_memory_bytes=16 * 2**30, has_bfloat16=True)
 BLOCK_BYTES = 2**20
 
 
-def resolved(**settings: object) -> Resolved:
-    config = resolve_dtype(EngineConfig.of(**settings), SHAPE, MACHINE, is_native=True)
-    return resolve(config, SHAPE, MACHINE, BLOCK_BYTES)
+def resolved(shape: ModelShape = SHAPE, **settings: object) -> Resolved:
+    config = resolve_dtype(EngineConfig.of(**settings), shape, MACHINE, is_native=True)
+    return resolve(config, shape, MACHINE, BLOCK_BYTES)
 
 
 def test_nothing_is_left_open() -> None:
@@ -41,7 +41,7 @@ def test_nothing_is_left_open() -> None:
     ],
 )
 def test_dtype(stored: str, fast: bool, is_native: bool, dtype: str) -> None:
-    shape = ModelShape(max_position_embeddings=10, stored_dtype=stored)
+    shape = ModelShape(context=10, longest_context=10, stored_dtype=stored)
     machine = Machine(torch.device("cpu"), num_cores=1, available_memory_bytes=1, has_bfloat16=fast)
     config = resolve_dtype(EngineConfig(), shape, machine, is_native=is_native)
     assert (config.model.dtype, config.cache.kv_cache_dtype) == (dtype, dtype)
@@ -57,7 +57,7 @@ def test_a_gguf_file_says_itself_what_it_stores(main_type: str | None, stored: s
 
 @pytest.mark.parametrize(("has_bfloat16", "tokens"), [(True, 80), (False, 32)])
 def test_prompts_beside_decodes_take_a_twentieth_of_a_second(has_bfloat16: bool, tokens: int) -> None:
-    shape = ModelShape(max_position_embeddings=8192, stored_dtype="bfloat16", flops_per_token=2e8)
+    shape = ModelShape(context=8192, longest_context=8192, stored_dtype="bfloat16", flops_per_token=2e8)
     machine = replace(MACHINE, has_bfloat16=has_bfloat16)
     config = resolve_dtype(EngineConfig(), shape, machine, is_native=True)
     assert resolve(config, shape, machine, BLOCK_BYTES).config.scheduler.max_num_interleaved_tokens == tokens
@@ -126,6 +126,30 @@ def test_context_is_fitted_to_memory_and_said() -> None:
 def test_what_cannot_work(settings: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         resolved(**settings)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1000}
+
+
+@pytest.mark.parametrize(
+    ("config", "context", "longest"),
+    [
+        ({}, 1000, 1000),
+        ({"rope_scaling": YARN}, 4000, 4000),  # as Qwen's models are stretched
+        ({"rope_parameters": YARN | {"rope_theta": 1e6}}, 4000, 4000),
+        ({"rope_scaling": YARN, "max_position_embeddings": 4000}, 4000, 4000),  # most models count what is stretched
+        ({"rope_scaling": {"type": "yarn", "factor": 2.5}}, 2500, 2500),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, 1000, 2000),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, 1000, 1000),
+    ],
+)
+def test_the_context_is_what_the_rotation_is_made_for(config: dict[str, object], context: int, longest: int) -> None:
+    shape = ModelShape.of({"max_position_embeddings": 1000} | config)
+    assert (shape.context, shape.longest_context) == (context, longest)
+    assert resolved(shape).config.model.max_model_len == context
+    assert resolved(shape, max_model_len=longest).config.model.max_model_len == longest
+    with pytest.raises(ConfigError, match=f"positions end at {longest}"):
+        resolved(shape, max_model_len=longest + 1)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from quire.core.config import EngineConfig
 from quire.core.errors import ConfigError
 from quire.kernels.platform import Machine
 from quire.model.fields import Fields
+from quire.model.layers.rotary import read_rope
 
 _GIB = 2**30
 _INTERLEAVED_S = 0.05
@@ -45,7 +46,10 @@ def _defaults(machine: Machine) -> _Defaults:
 class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     """What sizes depend on."""
 
-    max_position_embeddings: int
+    context: int
+    """Positions that it is made for."""
+    longest_context: int
+    """Positions that it can be asked for."""
     stored_dtype: str
     """float32, float16 or bfloat16, or blocks: GGUF's quantized types."""
     flops_per_token: float = 0
@@ -59,8 +63,11 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         text = inner if inner and inner.values else whole
         stated = [one.values.get(name) for one in (text, whole) for name in ("dtype", "torch_dtype")]
         stored = next(filter(None, stated), None)
+        text.integer("max_position_embeddings", least=2)
+        rope = read_rope(text)
         return cls(
-            max_position_embeddings=text.integer("max_position_embeddings", least=2),
+            context=rope.context,
+            longest_context=rope.longest_context,
             stored_dtype=str(stored or "bfloat16") if main_type is None else _GGUF_DTYPES.get(main_type, "blocks"),
             flops_per_token=_flops_per_token(text),
         )
@@ -197,11 +204,11 @@ def _refuse_what_is_missing(config: EngineConfig) -> None:
 def _context(config: EngineConfig, shape: ModelShape) -> int:
     asked = config.model.max_model_len
     if asked is None:
-        return shape.max_position_embeddings
-    if asked > shape.max_position_embeddings:
+        return shape.context
+    if asked > shape.longest_context:
         raise ConfigError(
-            f"max_model_len is {asked}, but the model's positions end at {shape.max_position_embeddings}: lower "
-            "--max-model-len."
+            f"max_model_len is {asked}, but the model's positions end at {shape.longest_context}: lower "
+            "--max-model-len, or stretch them by a rope_scaling in its config.json, such as yarn."
         )
     return asked
 

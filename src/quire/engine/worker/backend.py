@@ -105,7 +105,7 @@ def make_runner(
 def measure_step(config: EngineConfig, shape: ModelShape, model: CausalLM, machine: Machine) -> int:
     """Bytes that the greatest step takes of the device, beside weights and KV."""
     num_seqs, num_tokens = step_sizes(config, machine)
-    context = config.model.max_model_len or shape.max_position_embeddings
+    context = config.model.max_model_len or shape.context
     assert config.cache.block_size
     kv_dtype: torch.dtype = getattr(torch, config.cache.kv_cache_dtype)
     sizes = Sizes(config.cache.block_size, num_seqs, num_tokens, context, kv_dtype)

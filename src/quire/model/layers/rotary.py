@@ -27,7 +27,7 @@ class RopeConfig:
 
     theta: float
     max_position: int
-    """Positions that the model was made for."""
+    """Positions that the config counts."""
     scaling: Fields
     """The config's ``rope_parameters`` or ``rope_scaling``; empty for none."""
 
@@ -36,16 +36,35 @@ class RopeConfig:
         """default, linear, dynamic, llama3, yarn, or what is not implemented."""
         return self.scaling.text("rope_type", None) or self.scaling.text("type", "default")
 
+    @property
+    def trained_positions(self) -> int:
+        """Those before the rotation was stretched."""
+        return self.scaling.integer("original_max_position_embeddings", self.max_position)
+
+    @property
+    def context(self) -> int:
+        """Positions that the frequencies are made for. Configs with yarn may count those alone that were trained."""
+        if self.kind != "yarn":
+            return self.max_position
+        return max(self.max_position, int(self.trained_positions * self.scaling.number("factor", 1.0)))
+
+    @property
+    def longest_context(self) -> int:
+        """The same, where that depends on the longest sequence allowed: dynamic scaling stretches when asked to."""
+        return int(self.max_position * self.scaling.number("factor")) if self.kind == "dynamic" else self.context
+
 
 def read_rope(config: Fields, *, default_theta: float = 10_000.0) -> RopeConfig:
     """The rotation of a config that has one for all layers, in the newer spelling or the older.
 
     Newer: everything in ``rope_parameters``. Older: ``rope_theta`` and ``partial_rotary_factor``, and ``rope_scaling``
-    if scaled.
+    if scaled, which wins where both are there.
     """
-    scaling = config.inner("rope_scaling") or config.inner("rope_parameters") or Fields({})
+    parameters = config.inner("rope_parameters") or Fields({})
+    scaling = config.inner("rope_scaling") or parameters
     scaling = scaling.over({"partial_rotary_factor": config.number("partial_rotary_factor", 1.0)})
-    theta = scaling.number("rope_theta", None) or config.number("rope_theta", default_theta)
+    theta = scaling.number("rope_theta", None) or parameters.number("rope_theta", None)
+    theta = theta or config.number("rope_theta", default_theta)
     return RopeConfig(theta, config.integer("max_position_embeddings", 2048), scaling)
 
 
@@ -106,12 +125,11 @@ def _plain(theta: float, head_dim: int) -> Tensor:
 def _llama3(config: RopeConfig, head_dim: int) -> Tensor:
     """Slow frequencies divided by the factor, fast ones kept, those between blended."""
     scaling = config.scaling
-    trained = scaling.integer("original_max_position_embeddings", config.max_position)
     low, high = scaling.number("low_freq_factor"), scaling.number("high_freq_factor")
     if high <= low:
         raise scaling.wrong("high_freq_factor", f"greater than low_freq_factor, {low}")
     plain = _plain(config.theta, head_dim)
-    turns = trained * plain / (2 * math.pi)
+    turns = config.trained_positions * plain / (2 * math.pi)
     kept = ((turns - low) / (high - low)).clamp(0, 1)
     return plain * (kept + (1 - kept) / scaling.number("factor"))
 
@@ -119,7 +137,7 @@ def _llama3(config: RopeConfig, head_dim: int) -> Tensor:
 def _yarn(config: RopeConfig, head_dim: int) -> tuple[Tensor, float]:
     """Blended by the number of turns within the trained context; cos and sin sharpened by a factor."""
     scaling = config.scaling
-    trained = scaling.integer("original_max_position_embeddings", config.max_position)
+    trained = config.trained_positions
     factor = scaling.number("factor", None) or config.max_position / trained
 
     def feature(turns: float) -> float:
