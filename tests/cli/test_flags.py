@@ -110,8 +110,14 @@ def test_our_own_flags(argv: list[str], expected: dict[str, object]) -> None:
         ),
         (
             '-s 3 --cache-prompt --chat-template-kwargs {"a":1}',
-            dict(seed=3, enable_prefix_caching=True, default_chat_template_kwargs='{"a":1}'),
+            dict(seed=3, enable_prefix_caching=True, default_chat_template_kwargs={"a": 1}),
         ),
+        # the model's own files
+        (
+            '--hf-overrides {"rope_scaling":{"factor":4.0}} --override-generation-config={"top_k":3}',
+            dict(hf_overrides={"rope_scaling": {"factor": 4.0}}, override_generation_config={"top_k": 3}),
+        ),
+        ('--json-model-override-args {"a":1}', dict(hf_overrides={"a": 1})),
     ],
 )
 def test_other_dialects(line: str, expected: dict[str, object]) -> None:
@@ -149,7 +155,8 @@ def test_a_switch_without_effect_does_not_swallow_the_model() -> None:
         ("--speculative-config {}", "speculative decoding"),
         ("--enable-memory-saver", "POST /sleep does"),
         ("--context-shift", "does not have shifting a context"),
-        ("--temp 0.8", "generation_config.json"),
+        ("--hf-overrides [1]", "--hf-overrides [1]: expected a JSON object"),
+        ("--temp 0.8", "--override-generation-config"),
         ("--cors-origins localhost", "use --allowed-origins"),
         ("--reasoning off", "use --default-chat-template-kwargs"),
         ("--tool-parser-plugin x.py", "--tool-parser-plugin"),
@@ -218,6 +225,7 @@ def test_a_file_speaks_every_dialect(tmp_path: Path) -> None:
         enforce_eager: true
         kv_cache_config: {free_gpu_memory_fraction: 0.5, tokens_per_block: 32, enable_partial_reuse: true}
         cuda_graph_config: {enable_padding: true}
+        hf_overrides: {rope_scaling: {factor: 2}}
         """,
     )
     found = reading("--config", path)
@@ -233,6 +241,7 @@ def test_a_file_speaks_every_dialect(tmp_path: Path) -> None:
         "gpu_memory_utilization": 0.5,
         "block_size": 32,
         "enforce_eager": True,
+        "hf_overrides": {"rope_scaling": {"factor": 2}},
     }
     assert len(found.notes) == 2
 

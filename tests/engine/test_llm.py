@@ -1,5 +1,7 @@
 """The offline face, on a tiny model: every way to ask, every way to stop."""
 
+import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -234,6 +236,22 @@ def test_an_interruption_in_the_middle_of_a_step(llm: LLM, monkeypatch: pytest.M
         llm.generate([PROMPT] * 3, GREEDY, use_tqdm=False)
     monkeypatch.undo()
     assert one(llm, GREEDY).token_ids == wanted
+
+
+def test_a_context_that_is_stretched_by_hand(tiny_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_checkpoint("llama"), tmp_path / "model")
+    yarn = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 512}
+    prompt = {"prompt_token_ids": list(range(10, 310)) * 3}
+    with pytest.raises(PromptTooLong):
+        LLM(str(folder), num_gpu_blocks_override=40).generate(prompt, GREEDY, use_tqdm=False)
+    stretched = LLM(str(folder), num_gpu_blocks_override=40, hf_overrides={"rope_scaling": yarn})
+    found = one(stretched, GREEDY, prompt).token_ids
+
+    stated = json.loads((folder / "config.json").read_text())
+    stated["rope_parameters"] = yarn | {"rope_theta": stated["rope_parameters"]["rope_theta"]}
+    (folder / "config.json").write_text(json.dumps(stated))
+    written = LLM(str(folder), num_gpu_blocks_override=40)
+    assert one(written, GREEDY, prompt).token_ids == found and len(found) == GREEDY.max_tokens
 
 
 def test_a_negative_seed(tiny_checkpoint: Callable[[str], Path]) -> None:

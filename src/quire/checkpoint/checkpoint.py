@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 from quire.checkpoint.folder import FolderCheckpoint
 from quire.checkpoint.gguf import GGUFFile
 from quire.checkpoint.gguf_checkpoint import GGUFCheckpoint
+from quire.checkpoint.overrides import NO_OVERRIDES, Overrides
 from quire.core.errors import ModelUnavailable
 
 
@@ -26,7 +27,7 @@ class Checkpoint(Protocol):
 
     @property
     def config(self) -> dict[str, Any]:
-        """config.json as it is, multimodal wrappers included; for GGUF the same written from its metadata.
+        """config.json, multimodal wrappers included; for GGUF the same written from its metadata.
 
         A quantization that older quantizers state in a file of their own is its ``quantization_config``.
         """
@@ -62,19 +63,19 @@ class Checkpoint(Protocol):
         ...
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, overrides: Overrides = NO_OVERRIDES) -> Checkpoint:
     """Open a folder, a .gguf file, or a folder with a single .gguf file and no config.json.
 
     Raises ModelUnavailable if there is nothing to open, CorruptCheckpoint and UnsupportedModel.
     """
     if path.is_file():
-        return GGUFCheckpoint(path)
+        return GGUFCheckpoint(path, overrides)
     if not path.is_dir():
         raise ModelUnavailable(f"{path} does not exist. Give a folder with a config.json, or a .gguf file.")
     found = sorted(path.glob("*.gguf"))
     if not found or (path / "config.json").exists():
-        return FolderCheckpoint(path)
+        return FolderCheckpoint(path, overrides)
     if len(found) > 1:
         names = ", ".join(file.name for file in found[:8])
         raise ModelUnavailable(f"{path} holds {len(found)} GGUF files ({names}). Give the path of one of them.")
-    return GGUFCheckpoint(found[0])
+    return GGUFCheckpoint(found[0], overrides)

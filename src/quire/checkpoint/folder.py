@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from quire.checkpoint.overrides import NO_OVERRIDES, Overrides, overridden
 from quire.core.errors import CorruptCheckpoint, UnsupportedModel
 
 INDEX = "model.safetensors.index.json"
@@ -28,8 +29,9 @@ class FolderCheckpoint:
     format: Literal["safetensors"] = "safetensors"
     gguf: None = None
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, overrides: Overrides = NO_OVERRIDES) -> None:
         self.path = path
+        self._overrides = overrides
 
     def file(self, name: str) -> Path | None:
         path = self.path / name
@@ -47,12 +49,13 @@ class FolderCheckpoint:
         if config.get("quantization_config") is None:
             for name, method in _QUANTIZER_FILES.items():
                 if stated := self._json(name):
-                    return config | {"quantization_config": {"quant_method": method} | stated}
-        return config
+                    config = config | {"quantization_config": {"quant_method": method} | stated}
+                    break
+        return overridden(config, self._overrides.config)
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:
-        return self._json("generation_config.json")
+        return overridden(self._json("generation_config.json"), self._overrides.generation_config)
 
     @cached_property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from quire.checkpoint.folder import merged_ids
 from quire.checkpoint.gguf import GGUFFile
 from quire.checkpoint.gguf_config import hugging_face_config, hugging_face_generation_config
+from quire.checkpoint.overrides import NO_OVERRIDES, Overrides, overridden
 from quire.core.errors import CorruptCheckpoint, UnsupportedModel
 
 
@@ -15,8 +16,9 @@ class GGUFCheckpoint:
 
     format: Literal["gguf"] = "gguf"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, overrides: Overrides = NO_OVERRIDES) -> None:
         self.path = path
+        self._overrides = overrides
         self.gguf = GGUFFile(path)
         num_files = self.gguf.metadata.get("split.count", 0)
         if type(num_files) is not int or num_files > 1:
@@ -27,11 +29,11 @@ class GGUFCheckpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return hugging_face_config(self.gguf)
+        return overridden(hugging_face_config(self.gguf), self._overrides.config)
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:
-        return hugging_face_generation_config(self.gguf)
+        return overridden(hugging_face_generation_config(self.gguf), self._overrides.generation_config)
 
     @cached_property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
     annotation: Any
     """As declared: with the limits that msgspec checks."""
     base: type
-    """bool, int, float or str: the type of the value, or of a list's items."""
+    """bool, int, float, str or dict (a JSON object): the type of the value, or of a list's items."""
     is_optional: bool
     is_list: bool
     choices: tuple[str, ...]
@@ -66,6 +66,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
             return "on" if self.default else "off"
         if isinstance(self.default, list):
             return " ".join(self.default) or "none"
+        if isinstance(self.default, dict):
+            return "{}"
         return str(self.default) or "none"
 
     def parse(self, text: str) -> Any:
@@ -76,6 +78,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True):
             return parse_int(text)
         if self.base is float:
             return float(text)
+        if self.base is dict:
+            return _parse_object(text)
         return text.lower() if text.lower() in self.choices else text
 
     def check(self, value: Any) -> Any:
@@ -110,6 +114,14 @@ def parse_int(text: str) -> int:
     return round(number)
 
 
+def _parse_object(text: str) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        raise ValueError("Expected a JSON object") from None
+    return value
+
+
 def _setting(section: str, field: Any) -> Setting:
     assert get_origin(field.type) is Annotated, f"{section}.{field.name} has no description"
     inner, meta = get_args(field.type)
@@ -121,6 +133,7 @@ def _setting(section: str, field: Any) -> Setting:
     if is_list:
         (inner,) = get_args(inner)
     choices = get_args(inner) if get_origin(inner) is Literal else ()
+    inner = dict if get_origin(inner) is dict else inner
     default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     return Setting(
         name=field.name,

@@ -135,7 +135,7 @@ class FlagParser(argparse.ArgumentParser):
             names = [setting.flag, "--no-" + setting.flag[2:]]
             self._register(group, names, "switch", _Switch, setting.name, help=text)
         else:
-            placeholder = {int: "N", float: "X"}.get(setting.base, "TEXT")
+            placeholder = {int: "N", float: "X", dict: "JSON"}.get(setting.base, "TEXT")
             metavar = "{" + ",".join(setting.choices) + "}" if setting.choices else placeholder
             self._register(group, [setting.flag], _arity(setting), _Set, setting.name, metavar=metavar, help=text)
 

@@ -21,6 +21,7 @@ SAME: dict[str, str] = {
     "max_model_len": "--context-length --max-seq-len --session-len",
     "seed": "--random-seed",
     "chat_template": "--chat-template-file",
+    "hf_overrides": "--json-model-override-args",
     "block_size": "--page-size --tokens-per-block --kv-cache-config.tokens-per-block",
     "gpu_memory_utilization": "--device-memory-utilization --mem-fraction-static --free-gpu-memory-fraction "
     "--kv-cache-free-gpu-memory-fraction --kv-cache-config.free-gpu-memory-fraction",
@@ -166,9 +167,6 @@ ONLY: dict[str, str] = {
     "--config-format": "auto hf",
     "--logprobs-mode": "raw_logprobs",
     "--chat-template-content-format": "auto",
-    "--hf-overrides": "{}",
-    "--json-model-override-args": "{}",
-    "--override-generation-config": "{}",
     "--distributed-executor-backend": "mp uni",
     "--data-parallel-backend": "mp",
     "-dpb": "mp",
@@ -240,7 +238,7 @@ NOT_YET: dict[str, str] = {
     "shifting a context that is full": "--context-shift",
     "saving slots": "--slot-save-path=",
     "tags of models": "--tags=",
-    "defaults for sampling as flags; generation_config.json beside the model has them": "--temp= --temperature= "
+    "defaults for sampling as flags; use --override-generation-config": "--temp= --temperature= "
     "--top-k= --top-p= --min-p= --repeat-penalty= --repeat-last-n= --presence-penalty= --frequency-penalty= --predict= "
     "--n-predict=",
     "origins in llama.cpp's words; use --allowed-origins": "--cors-origins= --cors-methods= --cors-headers=",

@@ -54,6 +54,13 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     generation_config: Annotated[
         str, Meta(description="auto: defaults for sampling from the model's generation_config.json; none: ignore it")
     ] = "auto"
+    override_generation_config: Annotated[
+        dict[str, Any], Meta(description="fields that replace those of generation_config.json, as a JSON object")
+    ] = {}
+    hf_overrides: Annotated[
+        dict[str, Any],
+        Meta(description="fields that replace those of config.json, as a JSON object: rope_scaling, for example"),
+    ] = {}
     tool_call_parser: Annotated[
         str, Meta(description="how the model writes tool calls; auto: as its chat template says; none: not at all")
     ] = "auto"
@@ -185,8 +192,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         False
     )
     default_chat_template_kwargs: Annotated[
-        str, Meta(description="variables for the chat template where a request sets none, as a JSON object")
-    ] = "{}"
+        dict[str, Any], Meta(description="variables for the chat template where a request sets none, as a JSON object")
+    ] = {}
     max_stored_responses: Annotated[
         int, Meta(ge=0, description="responses of /v1/responses kept in memory, to be continued by their ids; 0: none")
     ] = 10_000

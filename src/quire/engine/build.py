@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from quire.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from quire.checkpoint.overrides import Overrides
 from quire.core.config import EngineConfig
 from quire.core.errors import ConfigError
 from quire.core.messages import EngineInfo
@@ -49,7 +50,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
 
 def _build_here(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     began = time.monotonic()
-    checkpoint = open_checkpoint(Path(config.model.model))
+    checkpoint = open_checkpoint(Path(config.model.model), Overrides.of(config.model))
     machine = platform.inspect(config.machine.device)
     bring_bodies(machine.device.type)
     shape = ModelShape.of(checkpoint.config, None if checkpoint.gguf is None else checkpoint.gguf.main_type)
@@ -95,7 +96,7 @@ def _build(
     runner = make_runner(resolved, model, machine, native, grammars)
 
     def again() -> ModelRunner:
-        files = open_checkpoint(checkpoint.path)
+        files = open_checkpoint(checkpoint.path, Overrides.of(config.model))
         model = _load(resolved.config, files, machine.device, native)
         return make_runner(resolved, model, machine, native, grammars)
 

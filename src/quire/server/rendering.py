@@ -59,7 +59,7 @@ async def render(service: Service, conversation: Conversation) -> str:
                 f"chat_template_kwargs must not hold {name}: it is set by a field of the request or not at all.",
                 param=f"$.chat_template_kwargs.{name}",
             )
-    return await service.llm.run_blocking(_apply, template, conversation, service.template_kwargs)
+    return await service.llm.run_blocking(_apply, template, conversation, service.config.default_chat_template_kwargs)
 
 
 async def count_tokens(service: Service, conversation: Conversation, add_special_tokens: bool) -> int:

@@ -17,7 +17,7 @@ import msgspec
 from starlette.requests import Request
 
 from quire.core.config import ServerConfig
-from quire.core.errors import ConfigError, EngineDead, ModelNotFound, Overloaded, QuireError
+from quire.core.errors import EngineDead, ModelNotFound, Overloaded, QuireError
 from quire.core.sampling_params import SamplingParams
 from quire.engine.assembler import OutputKind
 from quire.engine.beam_stream import BeamStream
@@ -72,7 +72,6 @@ class Service:
         self.is_draining = False
         self.running: set[Generation] = set()
         self.responses = ResponseStore(config.max_stored_responses, config.max_stored_response_bytes)
-        self.template_kwargs = _json_object("default_chat_template_kwargs", config.default_chat_template_kwargs)
         self._templates: OrderedDict[str, ChatTemplate] = OrderedDict()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -202,13 +201,6 @@ class Service:
         self.running.discard(generation)
         if not self.running:
             self._idle.set()
-
-
-def _json_object(name: str, text: str) -> dict[str, Any]:
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ConfigError(f"{name} is {text[:200]!r}: it must be a JSON object ({error}).") from None
 
 
 def _ids_of(markers: Iterable[str], tokenizer: "Tokenizer") -> tuple[int, ...]:
