@@ -405,6 +405,8 @@ WRONG = [
     ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "other"}}, "$.tool_choice"),
     ({"tools": [WEATHER], "tool_choice": {"type": "function"}}, "$.tool_choice.name"),
     ({"tools": [WEATHER], "tool_choice": "always"}, "$.tool_choice"),
+    ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "none"}}, "$.tool_choice.mode"),
+    ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "auto"}}, "$.tool_choice.tools"),
     ({"tools": [], "tool_choice": "required"}, "$.tools"),
     (
         {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "f"}]}},

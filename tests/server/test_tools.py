@@ -20,7 +20,13 @@ WEATHER = {
         "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
     },
 }
+TIME = {"type": "function", "function": {"name": "time"}}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Köln"}}\n</tool_call>'
+
+
+def allowed(*names, mode="auto"):
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
 @pytest.fixture
@@ -103,6 +109,14 @@ async def test_the_template_is_told_of_tools(client, llm):
     assert b"[weather]" in bytes(llm.requests[-1].prompt.astype("u1"))
 
 
+async def test_the_template_is_told_of_allowed_tools_only(client, llm):
+    body = {"messages": HI, "tools": [WEATHER, TIME, STRICT_OTHER], "max_tokens": 1}
+    for names, shown in ((["time"], "[time]"), (["time", "weather"], "[weather][time]")):
+        assert (await client.post(PATH, json={**body, "tool_choice": allowed(*names)})).status_code == 200
+        assert shown.encode() in bytes(llm.requests[-1].prompt.astype("u1"))
+        assert llm.requests[-1].grammar is None, "the strict tool is not among them"
+
+
 @pytest.mark.parametrize(
     ("extra", "param"),
     [
@@ -121,7 +135,22 @@ async def test_the_template_is_told_of_tools(client, llm):
         ({"tools": [WEATHER, WEATHER]}, "$.tools[1].function.name"),
         ({"tools": [WEATHER], "tool_choice": "some"}, "$.tool_choice"),
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "other"}}}, "$.tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function"}}, "$.tool_choice.function"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {}}}, "$.tool_choice.function.name"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "custom", "custom": {"name": "f"}}}, "$.tool_choice.type"),
         ({"tool_choice": "required"}, "$.tools"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "allowed_tools", "mode": "auto"}}, "$.tool_choice.allowed_tools"),
+        ({"tools": [WEATHER], "tool_choice": allowed("weather", mode="none")}, "$.tool_choice.allowed_tools.mode"),
+        ({"tools": [WEATHER], "tool_choice": allowed()}, "$.tool_choice.allowed_tools.tools"),
+        (
+            {"tools": [WEATHER], "tool_choice": allowed("weather", "other")},
+            "$.tool_choice.allowed_tools.tools[1].function.name",
+        ),
+        (
+            {"tools": [], "tool_choice": allowed("weather", mode="required")},
+            "$.tool_choice.allowed_tools.tools[0].function.name",
+        ),
+        ({"tool_choice": allowed("weather")}, "$.tool_choice"),
         (
             {"messages": [{"role": "assistant", "content": "", "reasoning_content": 5}]},
             "$.messages[0].reasoning_content",
@@ -134,6 +163,7 @@ async def test_what_is_wrong_is_named(client, extra, param):
 
 
 STRICT = {**WEATHER, "function": {**WEATHER["function"], "strict": True}}
+STRICT_OTHER = {"type": "function", "function": {"name": "other", "strict": True}}
 NAMED = {"type": "function", "function": {"name": "weather"}}
 
 
@@ -158,6 +188,20 @@ async def test_a_call_that_is_required_is_all_there_can_be(client, llm, accepts)
         assert accepts(CALL) and accepts("<think>hmm</think>\n\n" + CALL)
         assert not accepts("Let me look.") and not accepts(CALL.replace("weather", "other"))
         assert accepts(CALL + "\n" + CALL) == (choice == "required")
+
+
+async def test_a_call_that_is_required_is_of_an_allowed_tool(client, llm, accepts):
+    body = {"messages": HI, "tools": [WEATHER, TIME]}
+    other = '<tool_call>\n{"name": "time", "arguments": {}}\n</tool_call>'
+    llm.says = CALL
+    for names, takes_other in ((["weather"], False), (["weather", "time"], True)):
+        choice = allowed(*names, mode="required")
+        answer = (await client.post(PATH, json={**body, "tool_choice": choice})).json()["choices"][0]
+        assert [call["function"]["name"] for call in answer["message"]["tool_calls"]] == ["weather"]
+        assert answer["finish_reason"] == "tool_calls", "which to call, and how often, is the model's decision"
+        assert (await stream(client, **body, tool_choice=choice))[-1]["choices"][0]["finish_reason"] == "tool_calls"
+        assert accepts(CALL + "\n" + CALL) and not accepts("Let me look.")
+        assert accepts(other) == takes_other
 
 
 async def test_a_forced_call_is_no_decision_of_the_models(client, llm):

@@ -12,7 +12,7 @@ from quire.server.rendering import Conversation
 from quire.server.response_context import Context, context_of
 from quire.server.sampling import response_params
 from quire.server.schema.response_input import new_id, referenced
-from quire.server.schema.response_settings import flat_tools_of, response_choice_of, text_format_of
+from quire.server.schema.response_settings import flat_tools_of, text_format_of
 from quire.server.schema.responses import (
     FunctionTool,
     ReasoningSettings,
@@ -20,6 +20,7 @@ from quire.server.schema.responses import (
     ResponsesRequest,
     TextSettings,
 )
+from quire.server.schema.tools import choice_of
 from quire.server.service import Service
 from quire.server.turn import Turn
 
@@ -54,10 +55,7 @@ async def understand(service: Service, body: ResponsesRequest, request_id: str) 
 
 def _turn(service: Service, body: ResponsesRequest, context: Context, request_id: str) -> Turn:
     tools = flat_tools_of(body.tools)
-    chosen = response_choice_of(body.tool_choice, tools)
-    choice = chosen.choice
-    if chosen.allowed is not None:
-        tools = tuple(tool for tool in tools if tool.name in chosen.allowed)
+    choice = choice_of(body.tool_choice, is_flat=True)
     params = response_params(body, service.llm.default_params)
     shape = text_format_of(body.text.format)
     # A reply that must be calls has no text for the format to shape.
@@ -66,7 +64,7 @@ def _turn(service: Service, body: ResponsesRequest, context: Context, request_id
     return Turn(
         conversation=Conversation(
             messages=context.messages,
-            tools=tools if choice.mode != "none" else (),
+            tools=choice.shown(tools),
             chat_template_kwargs=body.chat_template_kwargs,
             reasoning_effort=body.reasoning.effort,
         ),

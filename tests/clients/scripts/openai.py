@@ -109,6 +109,21 @@ def tools() -> None:
     assert done[0].name == "weather" and done[0].arguments == whole.function.arguments
     assert isinstance(done[0].parsed_arguments, Weather) and isinstance(whole.function.parsed_arguments, Weather)
 
+    clock = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object", "properties": {}}}}
+    both = ask | {"tools": [WEATHER, clock]}
+    for names in (["weather"], ["clock"], ["clock", "weather"]):
+        named = [{"type": "function", "function": {"name": name}} for name in names]
+        choice_of = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": named}}
+        one = valid(client.chat.completions.create(**both, tool_choice=choice_of)).choices[0]
+        assert one.message.tool_calls and {call.function.name for call in one.message.tool_calls} <= {*names}, one
+        with client.chat.completions.stream(**both, tool_choice=choice_of) as stream:
+            streamed = stream.get_final_completion().choices[0]
+        assert streamed.finish_reason == one.finish_reason, streamed
+        told = [[call.function.arguments for call in end.message.tool_calls] for end in (streamed, one)]
+        assert told[0] == told[1], told
+    choice_of["allowed_tools"]["mode"] = "auto"
+    valid(client.chat.completions.create(**both, tool_choice=choice_of))
+
     parsed = client.chat.completions.parse(**ask, tool_choice="required", parallel_tool_calls=False)
     (one,) = parsed.choices[0].message.tool_calls
     assert isinstance(one.function.parsed_arguments, Weather), parsed

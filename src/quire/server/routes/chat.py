@@ -94,7 +94,7 @@ def conversation_of(body: ChatCompletionRequest | TokenizeRequest | ApplyTemplat
     """What a template makes a prompt of; raises InvalidRequest or Unsupported."""
     return Conversation(
         messages=messages_of(body.messages),
-        tools=tools_of(body.tools) if choice_of(body.tool_choice).mode != "none" else (),
+        tools=choice_of(body.tool_choice).shown(tools_of(body.tools)),
         documents=body.documents,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,

@@ -38,10 +38,10 @@ async def chat(request: Request) -> Response:
     body = await read_json(request, OllamaChatRequest, of_any_type=True)
     shaper = _shaper(service, body, begun_s, record=chat_record)
     messages, is_continued = conversation_of(body.messages)
-    tools, choice = tools_of(body.tools), choice_of(body.tool_choice)
+    choice = choice_of(body.tool_choice)
     conversation = Conversation(
         messages=messages,
-        tools=tools if choice.mode != "none" else (),
+        tools=choice.shown(tools_of(body.tools)),
         continue_final_message=is_continued,
         **_thinking(service, body),
     )

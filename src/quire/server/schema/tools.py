@@ -1,13 +1,13 @@
 """Tools that a request offers, and which of them the answer must call: OpenAI's shapes, checked by hand."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import msgspec
 
 from quire.core.errors import InvalidRequest, Unsupported
-from quire.server.schema.faults import bad
+from quire.server.schema.faults import bad, expect
 from quire.text.dialects.dialect import Tool
 
 MAX_TOOLS = 512
@@ -33,27 +33,44 @@ _TOOL_SCHEMA = {
     "required": ["function"],
 }
 TOOLS_SCHEMA = {"anyOf": [{"type": "array", "items": _TOOL_SCHEMA, "maxItems": MAX_TOOLS}, {"type": "null"}]}
-TOOL_CHOICE_SCHEMA = {
-    "anyOf": [
-        {"enum": ["auto", "none", "required"]},
-        {
-            "type": "object",
-            "properties": {
-                "type": {"const": "function"},
-                "function": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
-            },
-            "required": ["type", "function"],
-        },
-        {"type": "null"},
-    ]
-}
+
+
+def choice_schema(*, is_flat: bool) -> dict[str, Any]:
+    """What ``choice_of`` takes."""
+
+    def typed(kind: str, properties: dict[str, Any]) -> dict[str, Any]:
+        asked = {"type": "object", "properties": properties, "required": list(properties)}
+        held = properties if is_flat else {kind: asked}
+        return {"type": "object", "properties": {"type": {"const": kind}, **held}, "required": ["type", *held]}
+
+    function = typed("function", {"name": {"type": "string"}})
+    listed = {"type": "array", "items": function, "minItems": 1, "maxItems": MAX_TOOLS}
+    allowed = typed("allowed_tools", {"mode": {"enum": ["auto", "required"]}, "tools": listed})
+    return {"anyOf": [{"enum": ["auto", "none", "required"]}, function, allowed, {"type": "null"}]}
+
+
+TOOL_CHOICE_SCHEMA = choice_schema(is_flat=False)
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """What was asked of calls: a mode, and with ``forced`` the one function that must be called."""
+    """What was asked of calls: a mode, and with ``forced`` the one function that must be called.
+
+    ``allowed``: the names of those that may be called at all, and where the request has them; None means any.
+    """
 
     mode: ToolChoice = "auto"
     forced: str | None = None
+    allowed: Mapping[str, str] | None = None
+
+    def shown(self, tools: tuple[Tool, ...]) -> tuple[Tool, ...]:
+        """The tools that the model is told of; raises InvalidRequest where a name that is allowed is none of them."""
+        if self.allowed is None:
+            return tools if self.mode != "none" else ()
+        unknown = self.allowed.keys() - {tool.name for tool in tools}
+        for name, path in self.allowed.items():
+            if name in unknown:
+                raise bad(path, name, "must be the name of one of the tools")
+        return tuple(tool for tool in tools if tool.name in self.allowed)
 
 
 def tools_of(value: Any, path: str = "$.tools") -> tuple[Tool, ...]:
@@ -99,17 +116,59 @@ def function_of(value: Any, path: str, schema: str = "parameters") -> Tool:
     return Tool(name=name, description=description, parameters=parameters or {}, strict=bool(strict))
 
 
-def choice_of(value: Any, path: str = "$.tool_choice") -> Choice:
-    """What was asked of calls; raises InvalidRequest."""
+def choice_of(value: Any, path: str = "$.tool_choice", *, is_flat: bool = False) -> Choice:
+    """What was asked of calls; raises InvalidRequest or Unsupported.
+
+    ``is_flat``: what is asked for stands beside the type, as the Responses API has it, and not under the type's name.
+    """
     if value is None:
         return Choice()
     if value in ("auto", "none", "required"):
         return Choice(value)
-    function = value.get("function") if isinstance(value, dict) and value.get("type") == "function" else None
-    name = function.get("name") if isinstance(function, dict) else None
+    kind = value.get("type") if isinstance(value, dict) else None
+    if kind == "function":
+        return Choice("required", _function_name(value, path, is_flat)[0])
+    if kind == "allowed_tools":
+        return _allowed(value, path, is_flat)
+    if isinstance(kind, str):
+        raise Unsupported(
+            f"{path}.type is {kind!r:.80}: only function and allowed_tools can be chosen here.", param=f"{path}.type"
+        )
+    raise bad(path, value, "must be auto, none, required or an object of type function or allowed_tools")
+
+
+def _allowed(value: dict[str, Any], path: str, is_flat: bool) -> Choice:
+    asked, path = _asked(value, path, is_flat)
+    mode, listed = asked.get("mode"), asked.get("tools")
+    if mode not in ("auto", "required"):
+        raise bad(f"{path}.mode", mode, "must be auto or required")
+    if not isinstance(listed, list) or not listed:
+        raise bad(f"{path}.tools", listed, "must be a list of at least one tool")
+    allowed: dict[str, str] = {}
+    for i, one in enumerate(listed):
+        at = f"{path}.tools[{i}]"
+        if not isinstance(one, dict) or one.get("type") != "function":
+            raise bad(at, one, "must be an object of type function, with a name")
+        name, where = _function_name(one, at, is_flat)
+        allowed.setdefault(name, where)
+    return Choice(mode, allowed=allowed)
+
+
+def _function_name(value: dict[str, Any], path: str, is_flat: bool) -> tuple[str, str]:
+    """The name, and its path."""
+    asked, path = _asked(value, path, is_flat)
+    name = asked.get("name")
     if not isinstance(name, str):
-        raise bad(path, value, 'must be auto, none, required or {"type": "function", "function": {"name": ...}}')
-    return Choice("required", name)
+        raise bad(f"{path}.name", name, "must be a function's name")
+    return name, f"{path}.name"
+
+
+def _asked(value: dict[str, Any], path: str, is_flat: bool) -> tuple[dict[str, Any], str]:
+    """What a choice of a type asks for, and its path."""
+    if is_flat:
+        return value, path
+    path = f"{path}.{value['type']}"
+    return expect(value.get(value["type"]), dict, path, "must be an object"), path
 
 
 def _tool(value: Any, path: str) -> Tool:
