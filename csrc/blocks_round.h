@@ -133,17 +133,18 @@ struct UnitValues {
     return magnitude;
   }
 
-  // Make the first number of this magnitude, which there is, zero; its place.
+  // Make the first number of this magnitude zero; its place. Where there is none, since a thread that came late reads what
+  // others write already, it is the last number: nothing is made of what such a thread rounds, but it is rounded in place.
   int take(float magnitude) {
     static constexpr auto kHole = [] {
       struct { int32_t mask[2 * kLanes - 1]; } hole{};
       for (int i = 0; i < 2 * kLanes - 1; ++i) hole.mask[i] = i == kLanes - 1 ? 0 : -1;
       return hole;
     }();
+    const auto found = [&](int i) { return bits_at_least(as_float(magnitudes(i)), broadcast(magnitude)); };
     int i = 0;
-    uint32_t found;
-    while (!(found = bits_at_least(as_float(magnitudes(i)), broadcast(magnitude)))) ++i;
-    const int lane = __builtin_ctz(found);
+    while (i < kUnitVectors - 1 && !found(i)) ++i;
+    const int lane = __builtin_ctz(found(i) | 1u << (kLanes - 1));
     v[i] = as_float(bit_and(as_int(v[i]), load(kHole.mask + kLanes - 1 - lane)));
     return i * kLanes + lane;
   }

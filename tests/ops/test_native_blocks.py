@@ -10,8 +10,9 @@ from torch import Tensor
 
 from quire.kernels.cpu import blocks as bodies
 from quire.kernels.cpu.block_packing import empty_blocks, fill_blocks
+from quire.kernels.cpu.library import Library, Pool
 from quire.kernels.cpu.packing import Packer
-from quire.kernels.cpu.program import CannotRecord
+from quire.kernels.cpu.program import CannotRecord, Program, Rows
 from quire.kernels.ops.blocks import (
     BLOCK_LAYOUTS,
     BlockMatrix,
@@ -23,6 +24,7 @@ from quire.kernels.ops.blocks import (
     rounded,
 )
 from quire.kernels.ops.dequantize import FORMATS, dequantize
+from quire.kernels.ops.norm import rms_norm
 
 pytestmark = pytest.mark.native
 
@@ -210,3 +212,20 @@ def test_sizes_that_cannot_be(native: Any) -> None:
     table = pack(native, "Q8_0", blocks_of("Q8_0", 8, 64), 64, torch.bfloat16)
     with pytest.raises(CannotRecord, match="packed by"):
         native.replay(block_logits, normal(1, 64), table, None)
+
+
+def test_a_thread_that_comes_late_rounds_what_others_write_already(level: Library) -> None:
+    """Few rows are rounded by each thread for itself: late, from a buffer that is another operator's by then."""
+    pool, num_rows, size = Pool(level, 8), 7, 576
+    program = Program(level, dict.fromkeys(Rows, num_rows))
+    matrix = empty_blocks(packer := Packer(level, pool), size, size, "Q8_0", torch.float32)
+    fill_blocks(packer, matrix, 0, blocks_of("Q8_0", size, size))
+    y = program.wrap(normal(num_rows, size), Rows.TOKENS)
+    for i in range(60):
+        y = rms_norm(block_linear(y, (matrix,), None), torch.full((size,), 1000.0 ** (i % 3)), 1e-5)
+    counts = dict.fromkeys(("tokens", "sequences", "asked", "sampled"), num_rows)
+    program.run(pool, **counts)
+    wanted = y.as_subclass(Tensor).clone()
+    for _ in range(300):
+        program.run(pool, **counts)
+    assert torch.equal(y.as_subclass(Tensor), wanted)
