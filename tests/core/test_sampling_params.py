@@ -27,7 +27,7 @@ BAD = [
     ("stop_token_ids", [[-1], [2**31], ["a"], [True], list(range(129))]),
     ("allowed_token_ids", [[], [-1], [1.5]]),
     ("bad_words", [[""], ["a"] * 129]),
-    ("logit_bias", [{"x": 1}, {-1: 1}, {i: 0 for i in range(1025)}]),
+    ("logit_bias", [{"x": 1}, {-1: 1}, {"1": 1, "01": -1}, {1: 1, "1": 1}, {i: 0 for i in range(1025)}]),
 ]
 
 

@@ -62,6 +62,7 @@ EVERYWHERE = [
     ("logit_bias", {"x": 1}),
     ("logit_bias", {"1": "x"}),
     ("logit_bias", {"1": 101}),
+    ("logit_bias", {"1": 1, "01": 1}),
     ("logit_bias", {str(i): 1 for i in range(1025)}),
     ("logit_bias", [1]),
     ("prompt_logprobs", 21),

@@ -148,7 +148,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         if self.truncate_prompt_tokens == 0:
             raise _bad("truncate_prompt_tokens", 0, "must be at least 1, or -1 for as many as the context holds")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise _bad("min_tokens", self.min_tokens, f"must not exceed max_tokens, {self.max_tokens}")
+            raise _bad("min_tokens", self.min_tokens, f"must not exceed {self.max_tokens}, the most that are asked for")
         if len(self.stop) > MAX_STOP_STRINGS:
             raise _bad("stop", len(self.stop), f"has too many strings; at most {MAX_STOP_STRINGS} are allowed")
         if any(len(text) > MAX_STOP_STRING_CHARS for text in self.stop):
@@ -240,5 +240,7 @@ def _bias(value: dict[Any, Any]) -> dict[int, float]:
         token = int(key)
         _ids("logit_bias", [token])
         _within(f"logit_bias.{token}", amount, -100.0, 100.0)
+        if token in bias:
+            raise InvalidRequest(f"logit_bias names token id {token} twice, as {key!r} too.", param="$.logit_bias")
         bias[token] = float(amount)
     return bias
