@@ -231,6 +231,7 @@ async def test_a_stream_of_several_says_which(client):
         ({"text": "x", "sampling_params": {"regex": "("}}, "$.sampling_params.regex"),
         ({"text": "x", "sampling_params": {"json_schema": "{"}}, "$.sampling_params.json_schema"),
         ({"text": ["x", "y"], "rid": ["a"]}, "$.rid"),
+        ({"text": ["x", "y", "z"], "rid": ["a", "b", "a"]}, "$.rid[2]"),
         ({"text": "x", "rid": "no spaces"}, "$.rid"),
         ({"text": "x", "return_logprob": True, "logprob_start_len": -2}, "$.logprob_start_len"),
         ({"text": "x", "return_logprob": True, "top_logprobs_num": 9999}, "$.top_logprobs_num"),

@@ -158,7 +158,11 @@ def _check_n(settings: Sequence[tuple[str, SglangSampling]], limit: int) -> None
 
 def _request_ids(rid: str | list[str] | None, own: str, count: int, *, is_list: bool) -> list[str]:
     if isinstance(rid, list):
-        return _each("$.rid", rid, count)
+        ids = _each("$.rid", rid, count)
+        for i, one in enumerate(ids):
+            if one in ids[:i]:
+                raise bad(f"$.rid[{i}]", one, "must differ from the others: it names one request")
+        return ids
     base = rid or own
     return [f"{base}_{i}" for i in range(count)] if is_list else [base]
 
