@@ -320,6 +320,7 @@ async def test_what_is_wrong_is_named(client, body, status, said):
         ({"raw": True, "system": "be"}, "$.system cannot be combined with raw"),
         ({"raw": True, "context": [1]}, "$.context cannot be combined with raw"),
         ({"context": [-1]}, "$.context[0]"),
+        ({"context": [1, 260]}, "$.context[1] is 260"),
         ({"_debug_render_only": True}, "_debug_render_only is not accepted"),
     ],
 )

@@ -18,6 +18,7 @@ from quire.server.foreign_sampling import OLLAMA_PATHS, keep_alive_s, ollama_par
 from quire.server.rendering import Conversation, effort_of
 from quire.server.responses import json_response
 from quire.server.sampling import renamed
+from quire.server.schema.faults import bad
 from quire.server.schema.ollama import (
     OllamaChatAnswer,
     OllamaChatRequest,
@@ -68,7 +69,7 @@ async def generate(request: Request) -> Response:
         messages = [{"role": "system", "content": body.system}] if body.system else []
         messages.append({"role": "user", "content": body.prompt})
         conversation = Conversation(messages=messages, **_thinking(service, body))
-        turn = _turn(request, service, body, conversation=conversation, context=body.context or ())
+        turn = _turn(request, service, body, conversation=conversation, context=_context(service, body))
     is_asked = body.prompt or body.suffix
     return await _answer(request, service, turn, shaper, "$.prompt") if is_asked else _nothing(shaper, body)
 
@@ -95,6 +96,15 @@ def _thinking(service: Service, body: OllamaRequest) -> dict[str, Any]:
         )
     effort = effort_of(think) if isinstance(think, str) else None
     return {"is_thinking": None if think is None else bool(think), "reasoning_effort": effort}
+
+
+def _context(service: Service, body: OllamaGenerateRequest) -> list[int]:
+    """Raises InvalidRequest for ids that are not the model's: behind them, the prompt's would be thought at fault."""
+    ids, num_ids = body.context or [], service.llm.info.vocab_size
+    for i, token in enumerate(ids):
+        if token >= num_ids:
+            raise bad(f"$.context[{i}]", token, f"must be a token id of the model, which go from 0 to {num_ids - 1}")
+    return ids
 
 
 async def _around_the_gap(request: Request, service: Service, body: OllamaGenerateRequest) -> Turn:
