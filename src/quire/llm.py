@@ -122,11 +122,15 @@ class LLM:
         """Answer one conversation or several; each is a list of {"role", "content"}. The rest is as in ``generate``."""
         if self._chat_template is None:
             raise InvalidRequest("This model has no chat template: use generate, or give LLM(chat_template=...).")
-        conversations: Any = [messages] if messages and isinstance(messages[0], Mapping) else messages
+        if chat_template_kwargs is not None and not isinstance(chat_template_kwargs, Mapping):
+            raise InvalidRequest(
+                f"chat_template_kwargs is {chat_template_kwargs!r:.100}: it must be a dict of its variables.",
+                param="$.chat_template_kwargs",
+            )
         prompts: list[Prompt] = [
             self._tokenizer.encode(
                 self._chat_template.render(
-                    list(conversation),
+                    conversation,
                     tools=tools,
                     add_generation_prompt=add_generation_prompt and not continue_final_message,
                     continue_final_message=continue_final_message,
@@ -134,7 +138,7 @@ class LLM:
                 ),
                 add_special_tokens=False,
             )
-            for conversation in conversations
+            for conversation in _conversations(messages)
         ]
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm, priority=priority)
 
@@ -319,6 +323,21 @@ def _each(prompts: Any) -> list[Prompt]:
         raise InvalidRequest(f"prompts is {prompts!r:.100}: it must be a prompt, or a list of them.", param="$.prompts")
     several = list(prompts)
     return [several] if several and isinstance(several[0], Integral) else several
+
+
+def _conversations(messages: Any) -> list[list[Message]]:
+    """One conversation or several, as a list."""
+    several = [messages] if messages and _is_list(messages) and isinstance(messages[0], Mapping) else messages
+    if not _is_list(several) or not all(_is_list(one) and all(isinstance(m, Mapping) for m in one) for one in several):
+        raise InvalidRequest(
+            f"messages is {messages!r:.100}: it must be a list of messages, which are dicts, or a list of such lists.",
+            param="$.messages",
+        )
+    return [list(one) for one in several]
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _for_each(name: str, given: One | Sequence[One], kind: type[One], count: int) -> list[One]:

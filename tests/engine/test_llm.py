@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -213,6 +214,18 @@ def test_prompts_of_other_kinds_of_sequences(llm: LLM) -> None:
 def test_names_of_the_templates_own_are_refused(llm: LLM) -> None:
     with pytest.raises(InvalidRequest, match="'tools'"):
         llm.chat([{"role": "user", "content": "Hello"}], GREEDY, chat_template_kwargs={"tools": []})
+
+
+@pytest.mark.parametrize("messages", [None, 5, "Hello", ["Hello"], [None], {"role": "user"}, [[{"role": "user"}, 5]]])
+def test_conversations_that_are_none(llm: LLM, messages: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^messages is ") as refused:
+        llm.chat(messages, GREEDY)
+    assert refused.value.param == "$.messages"
+
+
+def test_variables_of_a_template_are_a_dict(llm: LLM) -> None:
+    with pytest.raises(InvalidRequest, match="chat_template_kwargs is 5"):
+        llm.chat([{"role": "user", "content": "Hello"}], GREEDY, chat_template_kwargs=5)  # type: ignore[arg-type]
 
 
 def test_beam_searches_that_cannot_be_made(llm: LLM) -> None:
