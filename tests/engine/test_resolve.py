@@ -1,11 +1,12 @@
 """Every auto becomes a value; what cannot work is refused with the setting's name."""
 
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 
-from quire.core.config import EngineConfig
+from quire.core.config import EngineConfig, ModelConfig
 from quire.core.errors import ConfigError, CorruptCheckpoint
 from quire.engine.resolve import ModelShape, Resolved, resolve, resolve_dtype
 from quire.kernels.platform import Machine
@@ -53,6 +54,31 @@ def test_dtype(stored: str, fast: bool, is_native: bool, dtype: str) -> None:
 def test_a_gguf_file_says_itself_what_it_stores(main_type: str | None, stored: str) -> None:
     config = {"max_position_embeddings": 10, "dtype": "float32"}
     assert ModelShape.of(config, main_type).stored_dtype == stored
+
+
+@pytest.mark.parametrize(
+    ("config", "stored"),
+    [
+        ({}, "bfloat16"),
+        ({"torch_dtype": None}, "bfloat16"),
+        ({"torch_dtype": "auto"}, "bfloat16"),
+        ({"torch_dtype": "torch.float32"}, "float32"),
+        ({"dtype": "float"}, "float32"),
+        ({"dtype": "half"}, "float16"),
+        ({"dtype": "float16", "torch_dtype": "float32"}, "float16"),
+    ],
+)
+def test_names_of_a_stored_dtype(config: dict[str, object], stored: str) -> None:
+    assert ModelShape.of({"max_position_embeddings": 10, **config}).stored_dtype == stored
+
+
+@pytest.mark.parametrize("name", ["fp32", "float64", 5, {"text_config": "float32"}])
+def test_a_stored_dtype_that_is_none_has_to_be_chosen(name: object) -> None:
+    shape = ModelShape.of({"max_position_embeddings": 10, "torch_dtype": name})
+    with pytest.raises(ConfigError, match=f"{re.escape(str(name))}.*--dtype"):
+        resolve_dtype(EngineConfig(), shape, MACHINE, is_native=True)
+    chosen = EngineConfig(model=ModelConfig(dtype="float32"))
+    assert resolve_dtype(chosen, shape, MACHINE, is_native=True).model.dtype == "float32"
 
 
 @pytest.mark.parametrize(("has_bfloat16", "tokens"), [(True, 80), (False, 32)])

@@ -22,6 +22,9 @@ _CPU_FLOPS = {True: 180e9, False: 50e9}
 _GPU_FLOPS = 400e12
 _INTERLEAVED_STEP, _LEAST_INTERLEAVED = 16, 32
 _GGUF_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_DTYPES = {"float": "float32", "half": "float16", "auto": "bfloat16"}
+"""What a config.json may also call its dtype. One that is silent stores bfloat16, most likely."""
+_STORED = ("float32", "float16", "bfloat16", "blocks")
 
 
 class _Defaults(NamedTuple):
@@ -51,7 +54,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
     longest_context: int
     """Positions that it can be asked for."""
     stored_dtype: str
-    """float32, float16 or bfloat16, or blocks: GGUF's quantized types."""
+    """float32, float16 or bfloat16, or blocks: GGUF's quantized types; else what the config says in its own words."""
     flops_per_token: float = 0
     """Of a prompt token, roughly; 0 if the config does not say."""
 
@@ -62,13 +65,13 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         inner = whole.inner("text_config")
         text = inner if inner and inner.values else whole
         stated = [one.values.get(name) for one in (text, whole) for name in ("dtype", "torch_dtype")]
-        stored = next(filter(None, stated), None)
+        stored = str(next(filter(None, stated), "auto")).removeprefix("torch.")
         text.integer("max_position_embeddings", least=2)
         rope = read_rope(text)
         return cls(
             context=rope.context,
             longest_context=rope.longest_context,
-            stored_dtype=str(stored or "bfloat16") if main_type is None else _GGUF_DTYPES.get(main_type, "blocks"),
+            stored_dtype=_DTYPES.get(stored, stored) if main_type is None else _GGUF_DTYPES.get(main_type, "blocks"),
             flops_per_token=_flops_per_token(text),
         )
 
@@ -106,6 +109,11 @@ def resolve_dtype(config: EngineConfig, shape: ModelShape, machine: Machine, *, 
     _refuse_what_is_missing(config)
     if config.model.dtype != "auto":
         dtype: Any = config.model.dtype
+    elif shape.stored_dtype not in _STORED:
+        raise ConfigError(
+            f"The model's config.json says that its dtype is {shape.stored_dtype!r:.80}, which is none of float32, "
+            "float16 and bfloat16: say in which one to compute (--dtype)."
+        )
     elif shape.stored_dtype == "float32":
         dtype = "float32"
     else:
