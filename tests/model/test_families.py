@@ -221,6 +221,7 @@ def test_a_bad_field_is_named(
         ({"rope_scaling": {"rope_type": "longrope", "short_factor": []}}, "longrope"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+        ({"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 5e5}}}, "full_attention"),
         ({"hidden_act": "relu"}, "relu"),
     ],
 )

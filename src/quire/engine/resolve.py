@@ -12,7 +12,7 @@ from quire.core.config import EngineConfig
 from quire.core.errors import ConfigError
 from quire.kernels.platform import Machine
 from quire.model.fields import Fields
-from quire.model.layers.rotary import read_rope
+from quire.model.layers.rotary import stated_rope
 
 _GIB = 2**30
 _INTERLEAVED_S = 0.05
@@ -67,7 +67,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         stated = [one.values.get(name) for one in (text, whole) for name in ("dtype", "torch_dtype")]
         stored = str(next(filter(None, stated), "auto")).removeprefix("torch.")
         text.integer("max_position_embeddings", least=2)
-        rope = read_rope(text)
+        rope = stated_rope(text)
         return cls(
             context=rope.context,
             longest_context=rope.longest_context,

@@ -8,6 +8,7 @@ Llama 3.1's release (llama3). Names of types and keys are those of Hugging Face 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +56,19 @@ class RopeConfig:
 
 
 def read_rope(config: Fields, *, default_theta: float = 10_000.0) -> RopeConfig:
-    """The rotation of a config that has one for all layers, in the newer spelling or the older.
+    """The rotation of a model that has one for all layers. Raises UnsupportedModel for several."""
+    rope = stated_rope(config, default_theta=default_theta)
+    for name, value in rope.scaling.values.items():
+        if isinstance(value, Mapping):
+            raise UnsupportedModel(
+                f"The model's config.json has rope parameters of their own for {name!r:.80}; its architecture is "
+                "implemented with one rotation for all layers."
+            )
+    return rope
+
+
+def stated_rope(config: Fields, *, default_theta: float = 10_000.0) -> RopeConfig:
+    """What a config says for all layers, in the newer spelling or the older.
 
     Newer: everything in ``rope_parameters``. Older: ``rope_theta`` and ``partial_rotary_factor``, and ``rope_scaling``
     if scaled, which wins where both are there.
