@@ -6,6 +6,7 @@ import json
 import pytest
 
 from quire.core.errors import EngineDead, GenerationFailed, InvalidRequest, Overloaded
+from quire.core.step import FinishReason
 from quire.server.answers.arguments import arguments_of
 from quire.server.schema.anthropic_conversation import conversation_of, system_of
 
@@ -162,6 +163,15 @@ async def test_thinking_may_be_left_out_of_the_answer(client, llm):
     for display in ("summarized", "updates"):
         shown = (await post(client, thinking={"type": "adaptive", "display": display})).json()
         assert shown["content"][0]["thinking"] == "hm"
+
+
+async def test_a_stop_sequence_cuts_a_call_off_as_a_limit_does(client, llm):
+    llm.says = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome", "days": "th'
+    for reason, stopped, told in ((FinishReason.LENGTH, None, None), (FinishReason.STOP, "ree", "stop_sequence")):
+        llm.ends, llm.stop_reason = reason, stopped
+        message = (await post(client, tools=[WEATHER])).json()
+        assert message["content"][0]["input"] == {"city": "Rome"}
+        assert message["stop_reason"] == (told or "model_context_window_exceeded")
 
 
 async def test_stop_reasons(client, llm):

@@ -95,6 +95,13 @@ async def test_a_call_that_was_cut_off_is_told_as_far_as_it_goes(client, llm):
             assert answer["message"]["tool_calls"][0]["function"]["arguments"] == arguments
 
 
+async def test_a_stop_string_cuts_a_call_off_as_a_limit_does(client, llm):
+    llm.says, llm.stop_reason = CALL[:-15], "END"
+    whole, streamed = (await chat(client, tools=[WEATHER])).json(), (await lines(client, tools=[WEATHER]))[-2]
+    for answer in (whole, streamed):
+        assert answer["message"]["tool_calls"][0]["function"]["arguments"] == {"city": "Köln"}
+
+
 async def test_no_tools_are_tools_too(client, llm):
     llm.says = CALL
     answer = (await chat(client, tools=[])).json()

@@ -341,6 +341,18 @@ async def test_encrypted_reasoning_comes_back_as_it_was(client, llm, monkeypatch
     assert error["param"] == "$.input[0].encrypted_content"
 
 
+async def test_a_stop_string_within_arguments_leaves_an_incomplete_call(client, llm):
+    llm.stop_reason = "END"
+    for said, status in ((CALL[:-17], "incomplete"), (CALL, "completed")):
+        llm.says = said
+        answer = await ask(client, tools=[WEATHER])
+        assert (answer["status"], answer["output"][-1]["status"]) == ("completed", status)
+
+
+async def test_no_setting_of_another_api_is_named(client):
+    assert "max_tokens" not in (await ask(client, status=400, min_tokens=5, max_output_tokens=4))["message"]
+
+
 async def test_only_allowed_tools_are_offered(client, llm, prompt):
     other = {**WEATHER, "name": "other"}
     choice = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "other"}]}

@@ -225,6 +225,16 @@ async def test_a_required_call_that_is_cut_short_is_no_content(client, llm, acce
     assert not any(chunk["choices"][0]["delta"].get("content") for chunk in await stream(client, **body))
 
 
+@pytest.mark.parametrize(("says", "reason"), [(CALL[:-17], "stop"), (CALL, "tool_calls"), (CALL + "So", "tool_calls")])
+async def test_a_stop_string_within_arguments_cuts_the_call_off(client, llm, says, reason):
+    llm.says, llm.stop_reason = says, "END"
+    choice = (await client.post(PATH, json={"messages": HI, "tools": [WEATHER]})).json()["choices"][0]
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"]["arguments"] == ('{"city": "Köl' if reason == "stop" else '{"city": "Köln"}')
+    assert (choice["finish_reason"], choice["stop_reason"]) == (reason, "END")
+    assert (await stream(client, tools=[WEATHER]))[-1]["choices"][0]["finish_reason"] == reason
+
+
 async def test_without_need_there_is_no_grammar(client, llm):
     await client.post(PATH, json={"messages": HI, "tools": [WEATHER], "max_tokens": 1})
     assert llm.requests[-1].grammar is None

@@ -37,6 +37,8 @@ class Piece(msgspec.Struct, frozen=True):
     events: list[Event]
     finish_reason: str | None
     """The choice's own, or TOOL_CALLS."""
+    cuts_call: bool
+    """The request's own stop came within the last call's arguments."""
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -47,6 +49,13 @@ class Answered(msgspec.Struct, frozen=True):
     """The reply in the order in which it was written."""
     reply: Reply
     finish_reason: str
+    cuts_call: bool
+    """As a Piece has it."""
+
+
+def is_cut(choice: CompletionOutput) -> bool:
+    """Whether something else than the model ended what is over, so that its last call may lack its end."""
+    return choice.finish_reason != FinishReason.STOP or choice.stop_reason is not None
 
 
 async def begin(service: Service, turn: Turn) -> "Exchange":
@@ -166,7 +175,7 @@ class Exchange:
         for choice in output.outputs:
             piece = self._readers[choice.index].read(choice)
             reason = piece.finish_reason or FinishReason.STOP.value
-            answered.append(Answered(choice, piece.events, Reply.of(piece.events), reason))
+            answered.append(Answered(choice, piece.events, Reply.of(piece.events), reason, piece.cuts_call))
         return output, answered
 
     def abort(self) -> None:
@@ -198,6 +207,8 @@ class _Reader:
         self._must_call = turn.must_call
         self._is_forced = turn.forced_tool is not None
         self._has_called = False
+        self._call: list[str] | None = None
+        """The arguments of a call that is the last thing that was said."""
         self.num_tokens = 0
         self.token_ids: list[int] = []
         self.reasoning: list[str] = []
@@ -207,12 +218,14 @@ class _Reader:
         self.num_tokens += len(choice.token_ids)
         is_end = choice.finish_reason is not None
         if self._parser is None:
-            return Piece(choice, [Content(choice.text)] if choice.text else [], choice.finish_reason)
+            return Piece(choice, [Content(choice.text)] if choice.text else [], choice.finish_reason, False)
         self.token_ids += choice.token_ids
         events = self._parser.push(choice.text) if choice.text else []
         if is_end:
             events += self._parser.finish()
-        return Piece(choice, self._allowed(events), self._finish_reason(choice))
+        allowed = self._allowed(events)
+        cuts_call = choice.finish_reason == FinishReason.STOP and is_cut(choice) and self._lacks_end()
+        return Piece(choice, allowed, self._finish_reason(choice, cuts_call), cuts_call)
 
     def _allowed(self, events: Sequence[Event]) -> list[Event]:
         allowed = []
@@ -225,12 +238,29 @@ class _Reader:
                 if event.index > 0 and not self._has_parallel_calls:
                     continue
                 self._has_called = True
+            match event:
+                case CallBegun():
+                    self._call = []
+                case CallArguments(_, text) if self._call is not None:
+                    self._call.append(text)
+                case Content():
+                    self._call = None
             if isinstance(event, Content) and self._must_call:
                 continue  # a call's frame, which was cut short: a reply that must call has nothing else to say
             allowed.append(event)
         return allowed
 
-    def _finish_reason(self, choice: CompletionOutput) -> str | None:
-        ends_well = choice.finish_reason == FinishReason.STOP
+    def _lacks_end(self) -> bool:
+        """Whether the reply is over within a call's arguments."""
+        if self._call is None:
+            return False
+        try:
+            msgspec.json.decode("".join(self._call))
+        except (msgspec.DecodeError, RecursionError):
+            return True
+        return False
+
+    def _finish_reason(self, choice: CompletionOutput, cuts_call: bool) -> str | None:
+        ends_well = choice.finish_reason == FinishReason.STOP and not cuts_call
         # A call that was forced is no decision of the model's: OpenAI's API calls that a stop.
         return TOOL_CALLS if ends_well and self._has_called and not self._is_forced else choice.finish_reason

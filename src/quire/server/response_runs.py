@@ -109,7 +109,7 @@ class Run:
         else:
             self._answer.start()
             _, (answered,) = await self._exchange.finals()
-            yield [Piece(answered.choice, answered.events, answered.finish_reason)]
+            yield [Piece(answered.choice, answered.events, answered.finish_reason, answered.cuts_call)]
 
     def _keep(self, events: tuple[bytes, ...] | None) -> None:
         if self._store is None:

@@ -13,7 +13,7 @@ import msgspec
 from quire.core.outputs import CompletionOutput
 from quire.core.step import FinishReason
 from quire.server.answers.arguments import arguments_of
-from quire.server.exchange import Exchange, broken_off
+from quire.server.exchange import Exchange, broken_off, is_cut
 from quire.server.faces import encode
 from quire.server.schema.anthropic import (
     AnthropicMessage,
@@ -49,11 +49,10 @@ class MessageAnswer:
         """Raises Overloaded for an answer that was broken off."""
         _, (answered,) = await exchange.finals()
         choice, events = answered.choice, self._shown(answered.events)
-        is_cut = choice.finish_reason != FinishReason.STOP
         end = self._end(choice, len(choice.token_ids), has_called=any(isinstance(e, CallBegun) for e in events))
         return msgspec.structs.replace(
             self._message(exchange),
-            content=_blocks(events, is_cut),
+            content=_blocks(events, is_cut(choice)),
             stop_reason=end.stop_reason,
             stop_sequence=end.stop_sequence,
         )
@@ -165,8 +164,8 @@ def new_tool_use_id() -> str:
     return f"toolu_{uuid.uuid4().hex[:24]}"
 
 
-def _blocks(events: Iterable[Event], is_cut: bool) -> list[Block]:
-    """The blocks that these events tell. ``is_cut``: the last call may lack its end."""
+def _blocks(events: Iterable[Event], may_lack_end: bool) -> list[Block]:
+    """The blocks that these events tell. ``may_lack_end``: the last call may."""
     told: list[tuple[Event, list[str]]] = []
     for event in events:
         match event:
@@ -178,10 +177,12 @@ def _blocks(events: Iterable[Event], is_cut: bool) -> list[Block]:
                 if not told or type(told[-1][0]) is not type(event):
                     told.append((event, []))
                 told[-1][1].append(text)
-    return [_block(first, "".join(pieces), is_cut and i == len(told) - 1) for i, (first, pieces) in enumerate(told)]
+    return [
+        _block(first, "".join(pieces), may_lack_end and i == len(told) - 1) for i, (first, pieces) in enumerate(told)
+    ]
 
 
-def _block(first: Event, text: str, is_cut: bool) -> Block:
+def _block(first: Event, text: str, may_lack_end: bool) -> Block:
     if isinstance(first, CallBegun):
-        return ToolUseBlock(first.id or new_tool_use_id(), first.name, arguments_of(text, is_cut=is_cut))
+        return ToolUseBlock(first.id or new_tool_use_id(), first.name, arguments_of(text, is_cut=may_lack_end))
     return ThinkingBlock(text) if isinstance(first, Reasoning) else AnthropicTextBlock(text)

@@ -15,7 +15,7 @@ from quire.server.answers.arguments import arguments_of
 from quire.server.answers.chat import new_call_id
 from quire.server.answers.logprobs import LogprobShaper
 from quire.server.answers.timestamps import rfc3339
-from quire.server.exchange import Exchange, broken_off
+from quire.server.exchange import Exchange, broken_off, is_cut
 from quire.server.faces import encode
 from quire.server.schema.ollama import (
     OllamaAnswer,
@@ -66,7 +66,7 @@ class OllamaShaper:
         """Raises Overloaded for an answer that was broken off."""
         output, (answered,) = await exchange.finals()
         said = _Said(answered.events, {})
-        said.end(is_cut=answered.choice.finish_reason != FinishReason.STOP)
+        said.end(is_cut=is_cut(answered.choice))
         ids = answered.choice.token_ids
         end = self._end(exchange, output, answered.choice, len(ids), ids)
         return self._make(said, True, logprobs=self._logprobs_of(answered.choice), **end)
@@ -82,7 +82,7 @@ class OllamaShaper:
                 ids += choice.token_ids
                 said = _Said(piece.events, open_calls)
                 if choice.finish_reason is not None:
-                    said.end(is_cut=choice.finish_reason != FinishReason.STOP)
+                    said.end(is_cut=is_cut(choice))
                 logprobs = self._logprobs_of(choice)
                 if said or logprobs:
                     lines.append(encode(self._make(said, False, logprobs=logprobs)))

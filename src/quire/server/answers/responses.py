@@ -75,6 +75,7 @@ class ResponseAnswer:
         self._output: list[OutputItem] = []
         self._growing: GrowingItem | None = None
         self._finish_reason: str | None = None
+        self._cuts_call = False
 
     def take(self) -> list[bytes]:
         """The events told since this was last asked for, one frame each."""
@@ -101,6 +102,7 @@ class ResponseAnswer:
         for event in piece.events:
             self._read(event, logprobs)
         self._finish_reason = piece.finish_reason or self._finish_reason
+        self._cuts_call = piece.cuts_call
 
     def end(self, usage: Usage) -> None:
         """The reply is over."""
@@ -123,7 +125,7 @@ class ResponseAnswer:
         is_whole = status == "completed"
         if is_whole and self._growing is None and not self._output:
             self._growing = self._message()  # a reply of nothing is an empty message
-        self._close("completed" if is_whole else "incomplete")
+        self._close("completed" if is_whole and not self._cuts_call else "incomplete")
         completed_at = int(time.time()) if is_whole else None
         self._change(status=status, usage=ResponseUsage.of(usage), completed_at=completed_at, **said)
         self._tell(_ENDS[status], response=self.response)
