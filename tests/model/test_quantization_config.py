@@ -79,6 +79,28 @@ def test_names_are_matched_by_whole_steps_or_by_expressions() -> None:
     assert not matches("model.layers.11.self_attn.q_proj")
 
 
+@pytest.mark.parametrize(
+    "pattern", ["(.*)*x", "(a|a)*x", "(?:a?){40}x", "(?:a?){4000000000}", ".*" * 9 + "x", "(a|a)" * 40, "x" * 1001, "("]
+)
+def test_expressions_with_too_many_ways_to_match_are_refused(pattern: str) -> None:
+    with pytest.raises(CorruptCheckpoint, match="of at most 1000 characters and four wildcards"):
+        rule(FP8 | {"ignored_layers": [f"re:{pattern}"]})
+    with pytest.raises(CorruptCheckpoint, match="a regular expression"):
+        rule(GPTQ | {"dynamic": {f"-:{pattern}": {}}})
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r".*\.layers\.(0|1|2|13)\..*proj.*",
+        r"^(?!.*lm_head)model(\.language_model)?\.layers\.\d+\.self_attn\.[qkv]_proj$",
+        r"model(\.\w)*.*?q_proj",
+    ],
+)
+def test_expressions_that_quantizers_write_are_taken(pattern: str) -> None:
+    assert rule(FP8 | {"ignored_layers": [f"re:{pattern}"]})("model.layers.13.self_attn.q_proj") is None
+
+
 def test_groups_are_of_what_they_target() -> None:
     found = rule(groups(first=INT4, second=INT8))
     assert found(GATE) == Packed4(64, is_symmetric=False, is_ordered=False)

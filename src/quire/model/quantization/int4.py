@@ -14,8 +14,9 @@ from torch import Tensor
 from quire.core.errors import CorruptCheckpoint
 from quire.kernels.ops.w4a16 import SYMMETRIC_ZERO, W4Matrix, W4Numbers, awq, compressed, fuse, gptq, pack, w4a16_linear
 from quire.model.fields import Fields
+from quire.model.quantization.expressions import compiled
 from quire.model.quantization.method import Experts, Side, Weight, unsupported
-from quire.model.quantization.ruled import Ruled, compiled, names_match, side_by_side
+from quire.model.quantization.ruled import Ruled, names_match, side_by_side
 from quire.model.weights.cursor import Part, Stack
 
 _PER_WORD = 8

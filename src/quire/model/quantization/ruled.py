@@ -3,7 +3,6 @@
 Law: what the rule leaves out is read as plain weights. Parts of one fused linear may differ; they stand side by side.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,13 +11,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from quire.core.errors import CorruptCheckpoint
 from quire.kernels.ops.vocabulary import capped, likeliest_of
+from quire.model.quantization.expressions import compiled
 from quire.model.quantization.method import Experts, Side, Table, Weight, unsupported
 from quire.model.quantization.plain import Plain
 from quire.model.weights.cursor import Part, Stack
-
-_MAX_PATTERN_LENGTH = 1000
 
 
 class Scheme(Protocol):
@@ -125,16 +122,3 @@ def names_match(entries: Sequence[str]) -> Callable[[str], bool]:
         return any(run in dotted for run in runs) or any(pattern.match(name) for pattern in patterns)
 
     return matches
-
-
-def compiled(pattern: str) -> re.Pattern[str]:
-    """A regular expression of a checkpoint's configuration. Raises CorruptCheckpoint."""
-    try:
-        if len(pattern) <= _MAX_PATTERN_LENGTH:
-            return re.compile(pattern)
-    except (re.error, RecursionError, OverflowError):
-        pass
-    raise CorruptCheckpoint(
-        f"config.json $.quantization_config has {pattern[:100]!r} in the place of a regular expression of at most "
-        f"{_MAX_PATTERN_LENGTH} characters."
-    )
