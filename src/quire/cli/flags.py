@@ -91,5 +91,6 @@ def _take_model(values: FlagValues) -> None:
     model, *more = values.positionals
     if more:
         raise ConfigError(f"unexpected argument {more[0]!r}: {model!r} is already the model.")
-    if values.settings.setdefault("model", model) != model:
-        raise ConfigError(f"two models are given: {model!r} and --model {values.settings['model']}.")
+    other = getattr(values.options, "model", values.settings.setdefault("model", model))
+    if other != model:
+        raise ConfigError(f"two models are given: {model!r} and --model {other}.")
