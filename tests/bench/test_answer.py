@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from quire.bench.answer import Answer, error_message
+from quire.bench.answer import Answer
+from quire.bench.events import error_message
 from quire.core.errors import QuireError
 
 
@@ -85,6 +86,8 @@ def test_an_answer_without_text_is_one() -> None:
         ((completion("a"), b"data: {nonsense\n\n"), "cannot be read"),
         ((completion("a"), b'data: {"error": {"message": "The engine died."}}\n\n'), "broke off: The engine died."),
         ((b'data: {"error": "out of memory"}\n\n',), "out of memory"),
+        ((b'data: {"choices": [{"text": "\xff"}]}\n\n',), "cannot be read: .*utf-8"),
+        ((b'data: {"x": ' + b"[" * 9000 + b"\n\n",), "cannot be read: maximum recursion depth"),
     ],
 )
 def test_what_breaks_an_answer(pieces: tuple[bytes, ...], words: str) -> None:
@@ -95,4 +98,6 @@ def test_what_breaks_an_answer(pieces: tuple[bytes, ...], words: str) -> None:
 def test_messages_of_errors() -> None:
     assert error_message(b'{"error": {"message": "no", "type": "x"}}') == "no"
     assert error_message(b'{"object": "error", "message": "no"}') == "no"
+    assert error_message(b'{"error": {"message": "\xff"}}').startswith('{"error"')
+    assert error_message(b'{"x": ' + b"[" * 9000).startswith('{"x": [[')
     assert error_message(b"<html>Bad Gateway") == "<html>Bad Gateway"

@@ -214,6 +214,8 @@ def test_where_things_are(base_url: str, backend: str | None, endpoint: str | No
     ("base_url", "backend", "endpoint", "words"),
     [
         ("localhost:8000", None, None, "--base-url localhost:8000"),
+        ("http://[::1", None, None, "must look like http://localhost:8000"),
+        ("http://h:99999", None, None, "must look like http://localhost:8000"),
         ("http://h", "tgi", None, "--backend tgi: must be one of openai"),
         ("http://h", "openai", "/v1/chat/completions", "must be a path that ends with /completions"),
         ("http://h", "openai-chat", "/v1/completions", "must be a path that ends with /chat/completions"),

@@ -116,7 +116,7 @@ def test_details_and_lines(bench: Callable[..., int], tmp_path: Path, monkeypatc
     [
         ("--request-rate 400 --max-concurrency 3", r"openai-400\.0qps-concurrency3-m-\d{8}-\d{6}\.json"),
         ("--backend openai-chat", r"openai-chat-infqps-m-\d{8}-\d{6}\.json"),
-        ("--backend vllm --label mine", r"mine-infqps-m-\d{8}-\d{6}\.json"),
+        ("--backend vllm --label its/mine", r"its-mine-infqps-m-\d{8}-\d{6}\.json"),
         (
             "--ramp-up-strategy linear --ramp-up-start-rps 100 --ramp-up-end-rps 400",
             r"openai-ramp-up-linear-100qps-400qps-m-\d{8}-\d{6}\.json",
@@ -257,6 +257,9 @@ def test_a_picture(bench: Callable[..., int], tmp_path: Path) -> None:
         ("--plot there.txt", "must end with .png"),
         ("--plot no/such/x.png", "there is no folder no/such"),
         ("--save-result --result-dir /dev/null/x", "/dev/null/x: cannot be made"),
+        ("--save-result --result-dir /dev --result-filename fd", "/dev/fd: is a folder"),
+        ("--temperature inf", "--temperature: inf: must be finite"),
+        ("m --model n", "two models are given: 'm' and --model n"),
         ("--num-warmup 1", "did you mean --num-warmups?"),
     ],
 )
@@ -264,6 +267,17 @@ def test_wrong_usage_is_one_line(bench: Callable[..., int], capsys: Any, flags: 
     assert bench(*flags.split()) == 2
     out, err = capsys.readouterr()
     assert says in err and err.startswith("quire: error: ") and err.count("\n") == 1 and not out
+
+
+def test_what_is_not_saved_is_said(bench: Callable[..., int], capsys: Any) -> None:
+    assert bench("--num-prompts", "1", "--save-detailed") == 0
+    assert "note: --save-detailed has no effect without --save-result." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["--api-key", "a\nb"], ["--request-id-prefix", "a\nb"], ["--header", "X-A=b\nc"]])
+def test_a_header_that_cannot_be_sent_is_an_error(bench: Callable[..., int], capsys: Any, flags: list[str]) -> None:
+    assert bench("--num-prompts", "1", *flags) == 1
+    assert "a header cannot be sent: " in capsys.readouterr().err
 
 
 def test_pictures_need_a_library(bench: Callable[..., int], capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:

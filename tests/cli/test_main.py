@@ -45,6 +45,10 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["run-batch", "-i", "x"], "--output-file is missing"),
         (["chat", "--url", "ftp://x", "-q", "x"], "--url ftp://x"),
         (["chat", "--url", "http://x", "-q", "x", "--max-num-seqs", "1"], "--max-num-seqs is the server's to set"),
+        (["chat", "--url", "http://x:y", "-q", "x"], "--url http://x:y"),
+        (["chat", "--temperature", "nan", "-q", "x"], "--temperature: nan: expected a number"),
+        (["complete", "--top-p", "inf", "-q", "x"], "--top-p: inf: must be finite"),
+        (["chat", "--max-tokens", "0", "-q", "x"], "--max-tokens: 0: must be at least 1"),
         (["chat", "-q", " "], "the question is empty"),
     ],
 )

@@ -58,6 +58,47 @@ def test_refusals_and_broken_answers_are_errors(server: Any, model: str, words: 
         list(Api(HttpDoor(server.url), model).complete("a", {}))
 
 
+class Wire:
+    """A door whose server sends these bytes."""
+
+    name = "wire"
+
+    def __init__(self, sent: bytes) -> None:
+        self.sent = sent
+
+    def post(self, path: str, body: dict[str, Any]) -> Iterator[bytes]:
+        yield self.sent
+
+
+def test_what_other_servers_leave_empty_is_no_text() -> None:
+    sent = [b'{"choices": null}', b'{"error": null, "choices": [{"delta": null, "text": null}]}', b"", b"[DONE]"]
+    door = Wire(b"".join(b"data: %s\n\n" % data for data in sent))
+    assert "".join(Api(door, "m").chat([], {})) == "".join(Api(door, "m").complete("", {})) == ""  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"5",
+        b"[1]",
+        b'{"choices": [5]}',
+        b'{"choices": [{"text": 5}]}',
+        b'{"choices": [{"text": "\xff"}]}',
+        b'{"x": ' + b"[" * 9000,
+    ],
+)
+def test_what_is_no_event_is_an_error(sent: bytes) -> None:
+    with pytest.raises(QuireError, match="an event of the stream cannot be read"):
+        list(Api(Wire(b"data: " + sent + b"\n\n"), "m").complete("", {}))  # type: ignore[arg-type]
+    with pytest.raises(QuireError, match="broke off: boom"):
+        list(Api(Wire(b'data: {"error": {"message": "boom"}}\n\n'), "m").chat([], {}))  # type: ignore[arg-type]
+
+
+def test_a_key_that_cannot_be_sent_is_an_error(server: Any) -> None:
+    with pytest.raises(QuireError, match="cannot be asked"):
+        served_models(HttpDoor(server.url, "a\nb"))
+
+
 def test_no_server_is_an_error() -> None:
     with pytest.raises(QuireError, match="cannot be reached"):
         served_models(HttpDoor("http://127.0.0.1:9"))

@@ -1,40 +1,11 @@
 """What comes of one request: when its tokens came, how many there were, or what went wrong.
 
-Owns the reading of a server-sent event stream, on bytes and with a decoder that skips what is not needed: it runs on
-the cores of the server that it measures. Law: a stream that ends without saying that it is finished has failed.
+Owns the reading of a server-sent event stream, on bytes.
+Law: a stream that ends without saying that it is finished has failed.
 """
 
-import contextlib
-
-import msgspec
-
+from quire.bench.events import Choice, read_event
 from quire.core.errors import QuireError
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Delta(msgspec.Struct):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    text: str | None = None
-    delta: _Delta | None = None
-    finish_reason: str | None = None
-
-
-class _Event(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: _Usage | None = None
-    error: msgspec.Raw = msgspec.Raw()
-
-
-_decode_event = msgspec.json.Decoder(_Event).decode
 
 
 class Answer:
@@ -123,20 +94,14 @@ class Answer:
         self.first_s = self.first_s or self.last_s
 
     def _read(self, data: bytes, now_s: float) -> None:
-        try:
-            event = _decode_event(data)
-        except msgspec.DecodeError as error:
-            raise QuireError(f"an event of the stream cannot be read: {error}: {data[:100]!r}") from None
-        problem = bytes(event.error)
-        if problem not in (b"", b"null"):
-            raise QuireError(f"the answer broke off: {error_message(problem)}")
-        if event.usage is not None:
-            self.num_prompt_tokens = event.usage.prompt_tokens
-            self.num_output_tokens = event.usage.completion_tokens
-        for choice in event.choices:
+        choices, usage = read_event(data)
+        if usage is not None:
+            self.num_prompt_tokens = usage.prompt_tokens
+            self.num_output_tokens = usage.completion_tokens
+        for choice in choices:
             self._take(choice, now_s)
 
-    def _take(self, choice: _Choice, now_s: float) -> None:
+    def _take(self, choice: Choice, now_s: float) -> None:
         """Output is text, or a token without any; not the role of a message, nor a farewell with nothing in it."""
         delta = choice.delta
         text = choice.text if delta is None else delta.content or delta.reasoning_content or delta.reasoning
@@ -151,20 +116,3 @@ class Answer:
         self.last_s = now_s
         if choice.finish_reason is not None:
             self.is_finished = True
-
-
-class _ErrorDetail(msgspec.Struct):
-    message: str
-
-
-class _ErrorBody(msgspec.Struct):
-    error: _ErrorDetail
-
-
-def error_message(body: bytes) -> str:
-    """The message of an error in OpenAI's shape, with or without the ``error`` around it; else its beginning."""
-    with contextlib.suppress(msgspec.DecodeError):
-        return msgspec.json.decode(body, type=_ErrorBody).error.message
-    with contextlib.suppress(msgspec.DecodeError):
-        return msgspec.json.decode(body, type=_ErrorDetail).message
-    return body[:200].decode("utf-8", "replace").strip()

@@ -13,7 +13,8 @@ from typing import Any, Self
 import aiohttp
 import msgspec
 
-from quire.bench.answer import Answer, error_message
+from quire.bench.answer import Answer
+from quire.bench.events import error_message
 from quire.bench.target import Target
 from quire.core.errors import ConfigError, QuireError
 
@@ -70,7 +71,7 @@ class Client:
                 answer.end()
         except QuireError as error:
             answer.error = error.message
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             answer.error = _reason(error)
         return answer
 
@@ -83,11 +84,13 @@ class Client:
                     raise QuireError(f"{url} answered {response.status}: the server wants a key, or another one.")
                 if response.status != 200:
                     return None
-                return msgspec.json.decode(await response.read(), type=_ModelList).data
-        except msgspec.DecodeError:
-            return None
-        except (aiohttp.ClientError, OSError) as error:
+                listing = await response.read()
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise QuireError(f"there is no server to measure at {self.target.base_url}: {_reason(error)}.") from None
+        try:
+            return msgspec.json.decode(listing, type=_ModelList).data
+        except (ValueError, RecursionError):
+            return None
 
     async def profile(self, action: str) -> None:
         """POST ``/start_profile`` or ``/stop_profile``. Raises ConfigError if the server has no profiler."""
@@ -102,8 +105,11 @@ class Client:
 
 def _reason(error: Any) -> str:
     if isinstance(error, aiohttp.ClientConnectorError):
-        why = os.strerror(error.os_error.errno) if error.os_error.errno else str(error.os_error)
+        number = error.os_error.errno or 0  # below 0 where a name has no address
+        why = os.strerror(number) if number > 0 else error.os_error.strerror or str(error.os_error)
         return f"cannot connect to {error.host}:{error.port}: {why}"
     if isinstance(error, TimeoutError):
         return "it took too long"
+    if isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError):
+        return f"a header cannot be sent: {error}"
     return f"the connection broke off: {error or type(error).__name__}"

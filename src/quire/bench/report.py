@@ -121,7 +121,7 @@ def file_name(heading: Heading) -> str:
         traffic = f"ramp-up-{arrivals.ramp_up}-{arrivals.start_rps:g}qps-{arrivals.end_rps:g}qps"
     limit = f"-concurrency{heading.max_concurrency}" if heading.max_concurrency is not None else ""
     model = heading.model_id.rstrip("/").rpartition("/")[2]
-    return f"{heading.label or heading.backend}-{traffic}{limit}-{model}-{heading.date}.json"
+    return f"{heading.label or heading.backend}-{traffic}{limit}-{model}-{heading.date}.json".replace("/", "-")
 
 
 def save(fields: Mapping[str, Any], path: Path, *, appends: bool = False) -> None:
@@ -135,14 +135,17 @@ def save(fields: Mapping[str, Any], path: Path, *, appends: bool = False) -> Non
         raise ConfigError(f"{path}: the result cannot be written: {error.strerror}.") from None
 
 
-def prepare_folder(folder: Path) -> None:
-    """Make sure before a run that its result can be written after it. Raises ConfigError."""
+def prepare(path: Path) -> None:
+    """Make sure before a run that its result can be written to ``path`` after it. Raises ConfigError."""
+    folder = path.absolute().parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made: {error.strerror}.") from None
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(f"{folder}: cannot be written to.")
+    if path.is_dir():
+        raise ConfigError(f"{path}: is a folder, where the result's file is to be.")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise ConfigError(f"{path}: cannot be written to.")
 
 
 def _line(label: str, value: float) -> str:

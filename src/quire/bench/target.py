@@ -1,11 +1,11 @@
 """The server that is measured: where it is, and what a request to it looks like."""
 
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
 from quire.bench.datasets.sample import Sample
+from quire.bench.events import split_url
 from quire.core.errors import ConfigError
 
 CHAT = ("openai-chat", "vllm-chat", "sglang-oai-chat", "quire-chat")
@@ -65,9 +65,7 @@ def find_target(
     base_url: str, backend: str | None, endpoint: str | None, headers: dict[str, str], verifies_certificates: bool
 ) -> Target:
     """The endpoint that these words name; ``backend`` and ``endpoint`` may be left out. Raises ConfigError."""
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"--base-url {base_url}: must look like http://localhost:8000.")
+    split_url("--base-url", base_url)
     if backend is not None and backend not in COMPLETIONS + CHAT:
         raise ConfigError(f"--backend {backend}: must be one of {', '.join(COMPLETIONS + CHAT)}.")
     is_chat = backend in CHAT if backend is not None else (endpoint or "").endswith("/chat/completions")

@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import msgspec
-
+from quire.bench.events import Choice, read_event
 from quire.cli.door import Door
 from quire.core.errors import QuireError
 
@@ -20,16 +19,14 @@ class Api:
     def chat(self, messages: list[dict[str, str]], sampling: dict[str, Any]) -> Iterator[str]:
         """The next message, piece by piece; closing the iterator stops it."""
         body = {"model": self.model, "messages": messages, "stream": True, **sampling}
-        for event in _events(self.door.post("/v1/chat/completions", body)):
-            for choice in event.get("choices", ()):
-                yield choice.get("delta", {}).get("content") or ""
+        for choice in _choices(self.door.post("/v1/chat/completions", body)):
+            yield (choice.delta and choice.delta.content) or ""
 
     def complete(self, prompt: str, sampling: dict[str, Any]) -> Iterator[str]:
         """The prompt's continuation, piece by piece; closing the iterator stops it."""
         body = {"model": self.model, "prompt": prompt, "stream": True, **sampling}
-        for event in _events(self.door.post("/v1/completions", body)):
-            for choice in event.get("choices", ()):
-                yield choice.get("text") or ""
+        for choice in _choices(self.door.post("/v1/completions", body)):
+            yield choice.text or ""
 
 
 def served_models(door: Door) -> list[str]:
@@ -44,19 +41,15 @@ def served_models(door: Door) -> list[str]:
     return names
 
 
-def _events(pieces: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-    """The JSON of each server-sent event, up to ``[DONE]``; raises QuireError on an error event."""
+def _choices(pieces: Iterable[bytes]) -> Iterator[Choice]:
+    """What each server-sent event brings, up to ``[DONE]``; raises QuireError on an error event."""
     for line in _lines(pieces):
-        if not line.startswith(b"data:"):
-            continue
-        data = line[len(b"data:") :].strip()
+        data = line.removeprefix(b"data:").strip()
         if data == b"[DONE]":
             return
-        event = msgspec.json.decode(data)
-        if "error" in event:
-            raise QuireError(f"The answer broke off: {event['error'].get('message', event['error'])}")
-        yield event
-    raise QuireError("The answer broke off before its end.")
+        if data and line.startswith(b"data:"):
+            yield from read_event(data)[0]
+    raise QuireError("the answer broke off before its end")
 
 
 def _lines(pieces: Iterable[bytes]) -> Iterator[bytes]:

@@ -1,43 +1,15 @@
-"""Flags that several benchmarks have: which prompts, how many of them; and the readers of their values."""
+"""Flags that several benchmarks have: which prompts, how many of them."""
 
 import argparse
-import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from quire.cli.fields import parse_int
+from quire.cli.numbers import number, whole
 from quire.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from quire.bench.datasets.sample import Dataset
 
 DATASETS = ("random", "sharegpt", "sonnet", "prefix_repetition", "custom")
-
-
-def whole(least: int) -> Callable[[str], int]:
-    """Reads whole numbers from ``least`` up, ``4k`` allowed."""
-
-    def read(text: str) -> int:
-        try:
-            value = parse_int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text}: expected a whole number.") from None
-        if value < least:
-            raise argparse.ArgumentTypeError(f"{text}: must be at least {least}.")
-        return value
-
-    return read
-
-
-def number(text: str) -> float:
-    """Reads a number; ``inf`` is one."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text}: expected a number.") from None
-    if math.isnan(value):
-        raise argparse.ArgumentTypeError(f"{text}: expected a number.")
-    return value
 
 
 def pairs(flag: str, words: list[str], separator: str = "=") -> dict[str, str]:

@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from quire.cli.bench_flags import number, whole
 from quire.cli.fields import ENGINE_SECTIONS
 from quire.cli.flags import read
+from quire.cli.numbers import finite, whole
 
 _ABOUT = "Measure how long an engine takes for one batch of random prompts. Answers have their full length."
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
     from quire.bench.offline import Generation, run_latency
 
     if output is not None:
-        report.prepare_folder(output.absolute().parent)
+        report.prepare(output)
     generation = Generation(
         n=given.get("n", 1), temperature=given.get("temperature", 1.0), top_p=given.get("top_p", 1.0)
     )
@@ -49,7 +49,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--num-iters-warmup", type=whole(0), metavar="N", help="batches that do not count (default: 10)")
     add("--num-iters", type=whole(1), metavar="N", help="batches that do (default: 30)")
     add("--n", type=whole(1), metavar="N", help="answers to each prompt (default: 1)")
-    add("--temperature", type=number, metavar="X", help="0 chooses the likeliest token (default: 1)")
-    add("--top-p", type=number, metavar="X", help="sample from this share of the probability (default: 1)")
+    add("--temperature", type=finite, metavar="X", help="0 chooses the likeliest token (default: 1)")
+    add("--top-p", type=finite, metavar="X", help="sample from this share of the probability (default: 1)")
     add("--output-json", metavar="FILE", help="write the numbers here")
     add("--disable-tqdm", action="store_true", help="show no progress")

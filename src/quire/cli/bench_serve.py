@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from quire.cli.bench_flags import add_dataset_flags, number, pairs, read_dataset, whole
+from quire.cli.bench_flags import add_dataset_flags, pairs, read_dataset
 from quire.cli.flags import read
+from quire.cli.numbers import finite, number, whole
 from quire.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 _ABOUT = "Measure a running server with the OpenAI API, as its clients see it."
 _KEY_VARIABLES = ("OPENAI_API_KEY", "QUIRE_API_KEY", "VLLM_API_KEY")
 _SAMPLING = (
-    ("temperature", number),
-    ("top_p", number),
+    ("temperature", finite),
+    ("top_p", finite),
     ("top_k", whole(-1)),
-    ("min_p", number),
-    ("frequency_penalty", number),
-    ("presence_penalty", number),
-    ("repetition_penalty", number),
+    ("min_p", finite),
+    ("frequency_penalty", finite),
+    ("presence_penalty", finite),
+    ("repetition_penalty", finite),
 )
 _METRICS = ("ttft", "tpot", "itl", "e2el", "client_queue_time", "e2el_including_client_queue")
 
@@ -55,7 +56,10 @@ def main(argv: Sequence[str]) -> int:
     folder = Path(given.get("result_dir", "."))
     is_saved = "save_result" in given or "append_result" in given
     if is_saved:
-        report.prepare_folder(folder)
+        report.prepare(folder / given.get("result_filename", "any"))
+    for name in ("save_detailed", "result_dir", "result_filename"):
+        if name in given and not is_saved:
+            print(f"note: --{name.replace('_', '-')} has no effect without --save-result.", file=sys.stderr)
     with _bar(work.num_prompts, "disable_tqdm" in given) as bar:
         outcome = run_serve(work, lambda answer: bar.update(1))
     run, summary = outcome.run, outcome.summary

@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from quire.cli.bench_flags import add_dataset_flags, number, read_dataset, whole
+from quire.cli.bench_flags import add_dataset_flags, read_dataset
 from quire.cli.fields import ENGINE_SECTIONS
 from quire.cli.flags import read
+from quire.cli.numbers import finite, whole
 from quire.core.errors import ConfigError
 
 _ABOUT = "Measure an engine that is given everything at once. Answers have their full length."
@@ -28,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     from quire.bench.offline import Generation, run_throughput
 
     if output is not None:
-        report.prepare_folder(output.absolute().parent)
+        report.prepare(output)
     generation = Generation(
         n=given.get("n", 1), temperature=given.get("temperature", 1.0), top_p=given.get("top_p", 1.0)
     )
@@ -54,7 +55,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--prefix-len", type=whole(0), metavar="N", help="tokens that all prompts share (random, sonnet)")
     add("--num-warmups", type=whole(0), metavar="N", help="prompts before the run that do not count (default: 0)")
     add("--n", type=whole(1), metavar="N", help="answers to each prompt (default: 1)")
-    add("--temperature", type=number, metavar="X", help="0 chooses the likeliest token (default: 1)")
-    add("--top-p", type=number, metavar="X", help="sample from this share of the probability (default: 1)")
+    add("--temperature", type=finite, metavar="X", help="0 chooses the likeliest token (default: 1)")
+    add("--top-p", type=finite, metavar="X", help="sample from this share of the probability (default: 1)")
     add("--output-json", metavar="FILE", help="write the numbers here")
     add("--disable-tqdm", action="store_true", help="show no progress")

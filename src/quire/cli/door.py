@@ -8,11 +8,11 @@ import http.client
 import ssl
 from collections.abc import Iterator
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 import msgspec
 
-from quire.core.errors import ConfigError, QuireError
+from quire.bench.events import error_message, split_url
+from quire.core.errors import QuireError
 
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 600.0
@@ -39,9 +39,7 @@ class HttpDoor:
     """A server at a URL, with or without ``/v1`` at its end."""
 
     def __init__(self, url: str, api_key: str | None = None, *, connect_timeout_s: float = _CONNECT_TIMEOUT_S) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"--url {url}: must look like http://localhost:8000.")
+        parts = split_url("--url", url)
         self.name = url
         self._parts = parts
         self._prefix = parts.path.rstrip("/").removesuffix("/v1")
@@ -52,7 +50,11 @@ class HttpDoor:
 
     def get(self, path: str) -> Any:
         with self._answer("GET", path, None) as answer:
-            return msgspec.json.decode(answer.read())
+            listing = answer.read()
+        try:
+            return msgspec.json.decode(listing)
+        except (ValueError, RecursionError) as error:
+            raise QuireError(f"{self.name}{path} did not answer with JSON: {error}") from None
 
     def post(self, path: str, body: dict[str, Any]) -> Iterator[bytes]:
         with self._answer("POST", path, msgspec.json.encode(body)) as answer:
@@ -75,8 +77,8 @@ class HttpDoor:
             yield answer
         except (OSError, http.client.HTTPException) as error:
             raise QuireError(f"{self.name} cannot be reached or broke off: {error or type(error).__name__}") from None
-        except msgspec.DecodeError as error:
-            raise QuireError(f"{self.name}{path} did not answer with JSON: {error}") from None
+        except ValueError as error:  # a key or a path that HTTP cannot carry
+            raise QuireError(f"{self.name} cannot be asked: {error}") from None
         finally:
             connection.close()
 
@@ -88,18 +90,6 @@ class HttpDoor:
         return http.client.HTTPConnection(host, port, timeout=self._connect_timeout_s)
 
 
-class _ErrorDetail(msgspec.Struct):
-    message: str
-
-
-class _ErrorBody(msgspec.Struct):
-    error: _ErrorDetail
-
-
 def refusal(what: str, body: bytes) -> QuireError:
-    """An error answer as an error: its message if it is in OpenAI's shape, its beginning if not."""
-    try:
-        message = msgspec.json.decode(body, type=_ErrorBody).error.message
-    except msgspec.DecodeError:
-        message = body[:200].decode("utf-8", "replace")
-    return QuireError(f"{what}: {message}")
+    """An error answer as an error."""
+    return QuireError(f"{what}: {error_message(body)}")

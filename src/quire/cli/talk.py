@@ -12,6 +12,7 @@ from quire.cli.api import Api, served_models
 from quire.cli.door import Door, HttpDoor
 from quire.cli.fields import ENGINE_SECTIONS
 from quire.cli.flags import Reading, read
+from quire.cli.numbers import finite, whole
 from quire.cli.parser import AddOptions
 from quire.core.errors import ConfigError, QuireError
 
@@ -31,9 +32,9 @@ def read_arguments(
         parser.add_argument("--url", help=f"server to talk to (default: {_DEFAULT_URL} if there is one, else none)")
         parser.add_argument("--model-name", metavar="NAME", help="which of the server's models (default: its first)")
         parser.add_argument("--api-key", metavar="KEY", help="the server's key; also QUIRE_API_KEY or VLLM_API_KEY")
-        parser.add_argument("--max-tokens", type=int, metavar="N", help="longest answer in tokens")
-        parser.add_argument("--temperature", type=float, metavar="X", help="0 chooses the likeliest token")
-        parser.add_argument("--top-p", type=float, metavar="X", help="sample from this share of the probability")
+        parser.add_argument("--max-tokens", type=whole(1), metavar="N", help="longest answer in tokens")
+        parser.add_argument("--temperature", type=finite, metavar="X", help="0 chooses the likeliest token")
+        parser.add_argument("--top-p", type=finite, metavar="X", help="sample from this share of the probability")
         if add_options is not None:
             add_options(parser)
 
