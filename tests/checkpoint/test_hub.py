@@ -194,6 +194,10 @@ def test_a_wrong_revision(server: Hub) -> None:
     assert "no revision 'v9'" in message("org/tiny", revision="v9")
 
 
+def test_a_folder_has_no_revisions(tmp_path: Path) -> None:
+    assert "has no revision 'v9': leave --revision out" in message(str(tmp_path), revision="v9")
+
+
 def test_a_repository_of_pickles(server: Hub) -> None:
     server.repositories["org/old"] = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
     assert "no safetensors or GGUF files" in message("org/old")

@@ -167,6 +167,8 @@ def test_a_switch_without_effect_does_not_swallow_the_model() -> None:
         ("--kv-cache-dtype fp8_e5m2", "--kv-cache-dtype fp8_e5m2: keys and values of 8 bits are int8"),
         ("--gpu-memory-utilization 1.5", "--gpu-memory-utilization 1.5: expected float <= 1.0"),
         ("--gpu-memory-utilization nan", "--gpu-memory-utilization nan"),
+        ("--served-model-name=", "--served-model-name"),
+        ("--served-model-name a --alias=", "--alias : expected str of length >= 1"),
         ("--block-size 0", "--block-size 0: expected int >= 1"),
         ("--port http", "--port http: expected a whole number"),
         ("--max-model-len 10000000000000000000000", "expected a whole number of 64 bits"),

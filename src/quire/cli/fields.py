@@ -132,6 +132,7 @@ def _setting(section: str, field: Any) -> Setting:
     is_list = get_origin(inner) is list
     if is_list:
         (inner,) = get_args(inner)
+        inner = get_args(inner)[0] if get_origin(inner) is Annotated else inner
     choices = get_args(inner) if get_origin(inner) is Literal else ()
     inner = dict if get_origin(inner) is dict else inner
     default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()

@@ -26,7 +26,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     model: Annotated[str, Meta(description="hub id, folder, .gguf file, or pypi:NAME")] = DEFAULT_MODEL
     served_model_name: Annotated[
-        list[str], Meta(description="names clients may use for the model; the first appears in answers")
+        list[Annotated[str, Meta(min_length=1)]],
+        Meta(description="names clients may use for the model; the first appears in answers"),
     ] = []
     tokenizer: Annotated[str | None, Meta(description="take the tokenizer from this model or folder instead")] = None
     revision: Annotated[str | None, Meta(description="branch, tag or commit on the hub")] = None
