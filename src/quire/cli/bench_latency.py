@@ -17,8 +17,11 @@ def main(argv: Sequence[str]) -> int:
     reading.start_logging("warning")
     given = vars(reading.options)
     output = Path(given["output_json"]) if "output_json" in given else None
-    from quire.bench import report
-    from quire.bench.offline import Generation, run_latency
+    from quire.core.signals import held
+
+    with held():
+        from quire.bench import report
+        from quire.bench.offline import Generation, run_latency
 
     if output is not None:
         report.prepare(output)

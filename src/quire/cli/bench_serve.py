@@ -44,8 +44,11 @@ def main(argv: Sequence[str]) -> int:
     given = reading.settings | vars(reading.options)
     if find_spec("aiohttp") is None:
         raise ConfigError("quire bench serve needs aiohttp: pip install 'quire[bench]'.")
-    from quire.bench import plot, report
-    from quire.bench.serve import run_serve
+    from quire.core.signals import held
+
+    with held():
+        from quire.bench import plot, report
+        from quire.bench.serve import run_serve
 
     picture = Path(given["plot"]) if "plot" in given else None
     if picture is not None:

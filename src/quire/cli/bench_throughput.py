@@ -25,8 +25,11 @@ def main(argv: Sequence[str]) -> int:
         )
     dataset = read_dataset(given, prefix_len=given.get("prefix_len"))
     output = Path(given["output_json"]) if "output_json" in given else None
-    from quire.bench import report
-    from quire.bench.offline import Generation, run_throughput
+    from quire.core.signals import held
+
+    with held():
+        from quire.bench import report
+        from quire.bench.offline import Generation, run_throughput
 
     if output is not None:
         report.prepare(output)
