@@ -5,9 +5,8 @@ The same names and outputs as vLLM's ``LLM``, so that a script changes one impor
 
 import sys
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from quire.checkpoint.resolve import resolve
 from quire.core import errors, threads
@@ -22,14 +21,10 @@ from quire.engine.assembler import Assembler, OutputKind
 from quire.engine.beam_search import BeamSearch
 from quire.engine.control import PauseMode, check_mode
 from quire.engine.intake import Intake
+from quire.prompts import Message, Prompt, conversations_of, one_for_each, prompts_of, read_prompt
 from quire.text.grammar.door import GrammarDoor
 from quire.text.model_text import ModelText
 from quire.text.tokenizer import Tokenizer
-
-Prompt = str | Sequence[int] | Mapping[str, Any]
-"""Text, token ids, or {"prompt": ...} / {"prompt_token_ids": ...} with an optional "cache_salt"."""
-Message = dict[str, Any]
-One = TypeVar("One")
 
 _OFFLINE: dict[str, Any] = {"seed": 0, "max_num_interleaved_tokens": sys.maxsize}
 """Defaults that are not the server's. Nobody reads along, so decodes may wait for prompts: few large steps read
@@ -100,11 +95,11 @@ class LLM:
         ``sampling_params``, ``priority``: one for all, or one for each prompt. Raises InvalidRequest before anything
         runs if any prompt or its params cannot be used.
         """
-        each = _each(prompts)
+        each = prompts_of(prompts)
         if sampling_params is None:
             sampling_params = self.get_default_sampling_params()
-        params = _for_each("sampling_params", sampling_params, SamplingParams, len(each))
-        priorities = _for_each("priority", 0 if priority is None else priority, int, len(each))
+        params = one_for_each("sampling_params", sampling_params, SamplingParams, len(each))
+        priorities = one_for_each("priority", 0 if priority is None else priority, int, len(each))
         return self._run([self._add(*one) for one in zip(each, params, priorities, strict=True)], use_tqdm)
 
     def chat(
@@ -138,7 +133,7 @@ class LLM:
                 ),
                 add_special_tokens=False,
             )
-            for conversation in _conversations(messages)
+            for conversation in conversations_of(messages)
         ]
         return self.generate(prompts, sampling_params, use_tqdm=use_tqdm, priority=priority)
 
@@ -156,7 +151,7 @@ class LLM:
         """
         if not isinstance(params, BeamSearchParams):
             raise InvalidRequest(f"params is {params!r:.100}: it must be BeamSearchParams.", param="$.params")
-        each = [self._read(prompt) for prompt in _each(prompts)]
+        each = [read_prompt(prompt, self._tokenizer) for prompt in prompts_of(prompts)]
         at_once = max(1, len(each)) if concurrency_limit is None else concurrency_limit
         if at_once < 1:
             raise InvalidRequest(f"concurrency_limit is {at_once}: it must be at least 1.", param="$.concurrency_limit")
@@ -210,7 +205,7 @@ class LLM:
             raise errors.of_kind(done.kind, done.error)
 
     def _add(self, prompt: Prompt, params: SamplingParams, priority: int) -> tuple[Add, str | None]:
-        text, ids, salt = self._read(prompt)
+        text, ids, salt = read_prompt(prompt, self._tokenizer)
         shape = params.structured_outputs
         request = self._intake.request(
             ids,
@@ -221,27 +216,6 @@ class LLM:
             grammar=None if shape is None else self._grammars.check(shape),
         )
         return Add(request), text
-
-    def _read(self, prompt: Prompt) -> tuple[str | None, Sequence[int], str]:
-        """A prompt as (text, token ids, cache salt)."""
-        asked: Any = prompt
-        salt = ""
-        if isinstance(prompt, Mapping):
-            ids, text = prompt.get("prompt_token_ids"), prompt.get("prompt")
-            unknown = set(prompt) - {"prompt", "prompt_token_ids", "cache_salt"}
-            if unknown or (ids is None and text is None):
-                raise InvalidRequest(
-                    'A prompt given as a dict has "prompt" or "prompt_token_ids", and may have "cache_salt"; this one '
-                    f"has {sorted(prompt)}.",
-                    param="$.prompt",
-                )
-            salt = prompt.get("cache_salt") or ""
-            if ids is not None:
-                return text, ids, salt
-            asked = text
-        if isinstance(asked, str):
-            return asked, self._tokenizer.encode(asked), salt
-        return None, asked, salt
 
     def _search(self, ids: Sequence[int], salt: str, params: BeamSearchParams) -> "_Search":
         beams = BeamSearch(params, self._tokenizer, self._intake.eos_token_ids, max_logprobs=self._intake.max_logprobs)
@@ -313,49 +287,6 @@ class _Search(NamedTuple):
 
     def output(self) -> BeamSearchOutput:
         return BeamSearchOutput(self.beams.sequences(self.prompt_ids))
-
-
-def _each(prompts: Any) -> list[Prompt]:
-    """One prompt or several, as a list."""
-    if isinstance(prompts, str | bytes | Mapping):
-        return [prompts]
-    if not isinstance(prompts, Iterable):
-        raise InvalidRequest(f"prompts is {prompts!r:.100}: it must be a prompt, or a list of them.", param="$.prompts")
-    several = list(prompts)
-    return [several] if several and isinstance(several[0], Integral) else several
-
-
-def _conversations(messages: Any) -> list[list[Message]]:
-    """One conversation or several, as a list."""
-    several = [messages] if messages and _is_list(messages) and isinstance(messages[0], Mapping) else messages
-    if not _is_list(several) or not all(_is_list(one) and all(isinstance(m, Mapping) for m in one) for one in several):
-        raise InvalidRequest(
-            f"messages is {messages!r:.100}: it must be a list of messages, which are dicts, or a list of such lists.",
-            param="$.messages",
-        )
-    return [list(one) for one in several]
-
-
-def _is_list(value: object) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
-
-
-def _for_each(name: str, given: One | Sequence[One], kind: type[One], count: int) -> list[One]:
-    """``given`` as a list of one for each prompt."""
-    if isinstance(given, kind):
-        return [given] * count
-    if not isinstance(given, Sequence) or not all(isinstance(one, kind) for one in given):
-        raise InvalidRequest(
-            f"{name} is {given!r:.100}: it must be of type {kind.__name__}, one for all prompts or a list of one for "
-            "each.",
-            param=f"$.{name}",
-        )
-    if len(given) != count:
-        raise InvalidRequest(
-            f"There are {count} prompts, and {len(given)} in {name}: give one for all, or one for each.",
-            param=f"$.{name}",
-        )
-    return list(given)
 
 
 def _progress(total: int) -> Any:
