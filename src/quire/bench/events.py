@@ -5,11 +5,10 @@ the server that is measured.
 """
 
 import contextlib
-from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
-from quire.core.errors import ConfigError, QuireError
+from quire.core.errors import QuireError
 
 
 class Usage(msgspec.Struct):
@@ -71,12 +70,3 @@ def error_message(body: bytes) -> str:
     with contextlib.suppress(ValueError, RecursionError):
         return msgspec.json.decode(body, type=_ErrorDetail).message
     return body[:200].decode("utf-8", "replace").strip()
-
-
-def split_url(flag: str, url: str) -> SplitResult:
-    """The parts of a server's URL, which a flag gave. Raises ConfigError."""
-    with contextlib.suppress(ValueError):  # of brackets that hold no address, and of a port that is none
-        parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
-            return parts
-    raise ConfigError(f"{flag} {url}: must look like http://localhost:8000.")

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from quire.bench.datasets.sample import Sample
-from quire.bench.events import split_url
+from quire.bench.url import split_url
 from quire.core.errors import ConfigError
 
 CHAT = ("openai-chat", "vllm-chat", "sglang-oai-chat", "quire-chat")

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from quire.bench.events import error_message, split_url
+from quire.bench.events import error_message
+from quire.bench.url import split_url
 from quire.core.errors import QuireError
 
 _CONNECT_TIMEOUT_S = 5.0
