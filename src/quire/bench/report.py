@@ -135,17 +135,20 @@ def save(fields: Mapping[str, Any], path: Path, *, appends: bool = False) -> Non
         raise ConfigError(f"{path}: the result cannot be written: {error.strerror}.") from None
 
 
-def prepare(path: Path) -> None:
-    """Make sure before a run that its result can be written to ``path`` after it. Raises ConfigError."""
-    folder = path.absolute().parent
+def prepare(folder: Path, name: str | None = None) -> None:
+    """Make sure before a run that its result can be written after it. Raises ConfigError.
+
+    ``name``: of the file in the folder; None where that is not known before.
+    """
+    path = folder / name if name is not None else None
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be made: {error.strerror}.") from None
-    if path.is_dir():
+    if path is not None and path.is_dir():
         raise ConfigError(f"{path}: is a folder, where the result's file is to be.")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise ConfigError(f"{path}: cannot be written to.")
+    if not os.access(path if path is not None and path.exists() else folder, os.W_OK):
+        raise ConfigError(f"{path or folder}: cannot be written to.")
 
 
 def _line(label: str, value: float) -> str:

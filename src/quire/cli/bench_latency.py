@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
         from quire.bench.offline import Generation, run_latency
 
     if output is not None:
-        report.prepare(output)
+        report.prepare(output.absolute().parent, output.name)
     generation = Generation(
         n=given.get("n", 1), temperature=given.get("temperature", 1.0), top_p=given.get("top_p", 1.0)
     )

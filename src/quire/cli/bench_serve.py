@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
     folder = Path(given.get("result_dir", "."))
     is_saved = "save_result" in given or "append_result" in given
     if is_saved:
-        report.prepare(folder / given.get("result_filename", "any"))
+        report.prepare(folder, given.get("result_filename"))
     for name in ("save_detailed", "result_dir", "result_filename"):
         if name in given and not is_saved:
             print(f"note: --{name.replace('_', '-')} has no effect without --save-result.", file=sys.stderr)
