@@ -10,7 +10,7 @@ import pytest
 from quire.cli import run_batch
 from quire.cli.asgi import call
 from quire.cli.main import main
-from quire.cli.run_batch import write_answers
+from quire.cli.run_batch import read_lines, write_answers
 
 
 class Bar:
@@ -43,7 +43,11 @@ def line(custom_id: str, url: str = "/v1/completions", **body: Any) -> bytes:
 
 
 def answers(lines: list[bytes], target: Path) -> tuple[int, list[dict[str, Any]]]:
-    num_failed = asyncio.run(write_answers(App(), lines, target, Bar()))
+    source = target.with_name("in.jsonl")
+    source.write_bytes(b"\n".join(lines))
+    requests = read_lines(source)
+    source.unlink()
+    num_failed = asyncio.run(write_answers(App(), requests, target, Bar()))
     return num_failed, [json.loads(text) for text in target.read_text().splitlines()]
 
 
@@ -103,7 +107,7 @@ def test_an_interrupted_batch_leaves_no_output_but_a_part(tmp_path: Path) -> Non
 
     target = tmp_path / "out.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        asyncio.run(write_answers(App(), [line(str(n)) for n in range(5)], target, Stop()))
+        asyncio.run(write_answers(App(), {n: line(str(n)) for n in range(5)}, target, Stop()))
     assert not target.exists()
     assert len((tmp_path / "out.jsonl.part").read_text().splitlines()) == 2
 

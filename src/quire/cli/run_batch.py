@@ -11,7 +11,7 @@ import os
 import sys
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -26,6 +26,9 @@ from quire.core.errors import ConfigError
 _ABOUT = "Answer a file of requests in the OpenAI batch format."
 _IN_FLIGHT = 256
 """Requests that the engine may choose from; answers that wait for an earlier one are kept in memory."""
+
+Lines = Mapping[int, bytes]
+"""Requests by the numbers of their lines in the file, which may have empty ones."""
 
 Url = Literal["/v1/chat/completions", "/v1/completions", "/v1/responses"]
 
@@ -87,29 +90,29 @@ def main(argv: Sequence[str]) -> int:
             raise ConfigError(f"--{name.replace('_', '-')} is missing.")
     reading.start_logging("warning")
     source, target = Path(options["input_file"]), Path(options["output_file"])
-    lines = _read_lines(source)
+    lines = read_lines(source)
     if not target.parent.is_dir():
         raise ConfigError(f"--output-file {target}: there is no folder {target.parent}.")
     num_failed = asyncio.run(_answer_file(reading.engine_config(), lines, target))
-    print(f"{_num_requests(lines) - num_failed} answered, {num_failed} failed: {target}", file=sys.stderr)
+    print(f"{len(lines) - num_failed} answered, {num_failed} failed: {target}", file=sys.stderr)
     return 1 if num_failed else 0
 
 
-async def _answer_file(config: EngineConfig, lines: list[bytes], target: Path) -> int:
+async def _answer_file(config: EngineConfig, lines: Lines, target: Path) -> int:
     from tqdm import tqdm
 
     from quire.cli.local import LocalServer
 
     server = await LocalServer.start(config)
     try:
-        with tqdm(total=_num_requests(lines), unit="request", disable=None) as bar:
+        with tqdm(total=len(lines), unit="request", disable=None) as bar:
             return await write_answers(server.app, lines, target, bar)
     finally:
         await server.close()
 
 
-async def write_answers(app: App, lines: Iterable[bytes], target: Path, progress: Counter) -> int:
-    """Answer every line that is not empty, and write the answers to ``target``; how many failed."""
+async def write_answers(app: App, lines: Lines, target: Path, progress: Counter) -> int:
+    """Answer every line and write the answers to ``target``; how many failed."""
     part = target.with_name(target.name + ".part")
     num_failed = 0
     with part.open("wb") as file:
@@ -123,14 +126,12 @@ async def write_answers(app: App, lines: Iterable[bytes], target: Path, progress
     return num_failed
 
 
-async def _answers(app: App, lines: Iterable[bytes]) -> AsyncIterator[BatchOutput]:
+async def _answers(app: App, lines: Lines) -> AsyncIterator[BatchOutput]:
     """In the order of the lines, with up to _IN_FLIGHT under way."""
     running: deque[asyncio.Task[BatchOutput]] = deque()
     seen: set[str] = set()
     try:
-        for number, line in enumerate(lines, start=1):
-            if not line:
-                continue
+        for number, line in lines.items():
             running.append(asyncio.create_task(_answer(app, number, line, seen)))
             if len(running) >= _IN_FLIGHT:
                 yield await running.popleft()
@@ -170,19 +171,16 @@ def _custom_id(line: bytes) -> str | None:
         return None
 
 
-def _read_lines(source: Path) -> list[bytes]:
-    """Empty ones too: errors tell a line by its number."""
+def read_lines(source: Path) -> Lines:
+    """Raises ConfigError for a file that cannot be read, or holds nothing."""
     try:
-        lines = [line.strip() for line in source.read_bytes().splitlines()]
+        lines = dict(enumerate(source.read_bytes().splitlines(), start=1))
     except OSError as error:
         raise ConfigError(f"--input-file {source}: {error.strerror}.") from None
-    if not any(lines):
+    lines = {number: line for number, line in lines.items() if line.strip()}
+    if not lines:
         raise ConfigError(f"--input-file {source}: holds no requests.")
     return lines
-
-
-def _num_requests(lines: Sequence[bytes]) -> int:
-    return sum(map(bool, lines))
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
