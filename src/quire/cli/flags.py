@@ -91,6 +91,7 @@ def _take_model(values: FlagValues) -> None:
     model, *more = values.positionals
     if more:
         raise ConfigError(f"unexpected argument {more[0]!r}: {model!r} is already the model.")
-    other = getattr(values.options, "model", values.settings.setdefault("model", model))
+    other = values.settings.setdefault("model", model)
+    other = getattr(values.options, "model", other)  # an option of the command's own
     if other != model:
         raise ConfigError(f"two models are given: {model!r} and --model {other}.")
