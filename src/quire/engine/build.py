@@ -40,7 +40,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     Raises ConfigError, also where the model finds no memory, CorruptCheckpoint or UnsupportedModel.
     """
     try:
-        return _build_here(config)
+        return _open_and_build(config)
     except MemoryError as error:
         raise ConfigError(
             f"{config.model.model} does not fit here ({error}): free memory, or take a smaller model, or one of fewer "
@@ -48,7 +48,7 @@ def build_engine(config: EngineConfig) -> tuple[Engine, EngineInfo]:
         ) from None
 
 
-def _build_here(config: EngineConfig) -> tuple[Engine, EngineInfo]:
+def _open_and_build(config: EngineConfig) -> tuple[Engine, EngineInfo]:
     began = time.monotonic()
     checkpoint = open_checkpoint(Path(config.model.model), Overrides.of(config.model))
     machine = platform.inspect(config.machine.device)

@@ -108,13 +108,12 @@ class EngineClient:
 
     def send(self, message: ToEngine) -> None:
         """Queue a message; raises EngineDead where nobody is there to read it, which may be before ``on_death``."""
-        gone = EngineDead("The engine has ended and takes no more requests.")
         if self._dead or self._closing:
-            raise gone
+            raise _gone()
         try:
             self._socket.send(encode(message), zmq.NOBLOCK)
         except zmq.Again:  # nobody is connected: we are about to hear of its end
-            raise gone from None
+            raise _gone() from None
         # zmq signals its descriptor only on edges, and sending may have consumed one
         self._loop.call_soon(self._drain)
 
@@ -179,3 +178,7 @@ class EngineClient:
         self._loop.remove_reader(self._socket.FD)
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
+
+
+def _gone() -> EngineDead:
+    return EngineDead("The engine has ended and takes no more requests.")
