@@ -178,6 +178,12 @@ def test_the_context_is_what_the_rotation_is_made_for(config: dict[str, object],
         resolved(shape, max_model_len=longest + 1)
 
 
+@pytest.mark.parametrize("kind", ["yarn", "dynamic"])
+def test_no_rotation_is_stretched_beyond_what_can_be_counted(kind: str) -> None:
+    scaling = {"rope_type": kind, "factor": 1e308}
+    assert ModelShape.of({"max_position_embeddings": 1000, "rope_scaling": scaling}).longest_context == 2**31 - 1
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -66,7 +66,7 @@ class ModelShape(msgspec.Struct, frozen=True, kw_only=True):
         text = inner if inner and inner.values else whole
         stated = [one.values.get(name) for one in (text, whole) for name in ("dtype", "torch_dtype")]
         stored = str(next(filter(None, stated), "auto")).removeprefix("torch.")
-        text.integer("max_position_embeddings", least=2)
+        text.integer("max_position_embeddings", least=2)  # no default will do here
         rope = stated_rope(text)
         return cls(
             context=rope.context,
@@ -216,7 +216,7 @@ def _context(config: EngineConfig, shape: ModelShape) -> int:
     if asked > shape.longest_context:
         raise ConfigError(
             f"max_model_len is {asked}, but the model's positions end at {shape.longest_context}: lower "
-            "--max-model-len, or stretch them by a rope_scaling in its config.json, such as yarn."
+            "--max-model-len, or stretch them by a rope_scaling such as yarn (--hf-overrides)."
         )
     return asked
 

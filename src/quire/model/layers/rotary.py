@@ -18,6 +18,8 @@ from quire.core.errors import UnsupportedModel
 from quire.kernels.ops.rotary import angles
 from quire.model.fields import Fields
 
+_MOST_POSITIONS = 2**31 - 1
+
 Rotation = tuple[Tensor, Tensor]
 """cos, sin [T, D/2] float32 of a step's positions."""
 
@@ -47,12 +49,18 @@ class RopeConfig:
         """Positions that the frequencies are made for. Configs with yarn may count those alone that were trained."""
         if self.kind != "yarn":
             return self.max_position
-        return max(self.max_position, int(self.trained_positions * self.scaling.number("factor", 1.0)))
+        return max(self.max_position, _stretched(self.trained_positions, self.scaling.number("factor", 1.0)))
 
     @property
     def longest_context(self) -> int:
         """The same, where that depends on the longest sequence allowed: dynamic scaling stretches when asked to."""
-        return int(self.max_position * self.scaling.number("factor")) if self.kind == "dynamic" else self.context
+        if self.kind != "dynamic":
+            return self.context
+        return _stretched(self.max_position, self.scaling.number("factor"))
+
+
+def _stretched(positions: int, factor: float) -> int:
+    return int(min(positions * factor, _MOST_POSITIONS))
 
 
 def read_rope(config: Fields, *, default_theta: float = 10_000.0) -> RopeConfig:
