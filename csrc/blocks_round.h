@@ -165,7 +165,7 @@ inline float take_lone(UnitValues& values, float magnitude, float mean, const Ta
     const float gain = whole - square(largest) - kLeastGain * float(n + 1);
     if (gain > most) most = gain, num = n + 1, values = rest, magnitude = largest;
   }
-  static_assert(kMostLone == 2, "what order is");
+  static_assert(kMostLone == 2, "two are put in order here");
   if (num == 2 && k[1] < k[0]) std::swap(k[0], k[1]);
   for (int n = 0; n < num; ++n) lone(k[n]);
   return magnitude;

@@ -6,7 +6,8 @@
 // it finds its regions over, passes through their for_each and barrier without waiting, and so catches up.
 //
 // Law: all threads go through the same regions, and agree on each for_each's n. What is done between a barrier and the
-// next for_each is done by every thread for itself, perhaps late, and writes nothing that others see.
+// next for_each is done by every thread for itself, perhaps late: it writes nothing that others see, and what it reads may
+// be half overwritten by then, so it must keep to its own memory whatever it finds.
 //
 // Waiting is spinning for a bounded time, then sleep on a futex: on a machine with other work to do, a spinning waiter
 // would keep from the processor just the thread it waits for.
