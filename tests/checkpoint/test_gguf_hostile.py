@@ -155,7 +155,8 @@ def use(path: Path) -> None:
         for name, tensor in file.tensors.items():
             assert file.data(name).nbytes == tensor.num_bytes
         config = checkpoint.config
-        assert checkpoint.generation_config is not None and checkpoint.chat_template in (None, checkpoint.chat_template)
+        assert isinstance(checkpoint.generation_config, dict)
+        assert isinstance(checkpoint.chat_template, str | None)
         assert isinstance(checkpoint.eos_token_ids, tuple)
         placements(file, config)
 

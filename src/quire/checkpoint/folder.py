@@ -35,8 +35,7 @@ class FolderCheckpoint:
 
     def file(self, name: str) -> Path | None:
         path = self.path / name
-        # Asks the system differently from Path.is_file: whatever it has no file of is none, a name too long as well.
-        return path if os.path.isfile(path) else None
+        return path if os.path.isfile(path) else None  # where a name is too long for the system, Path.is_file raises
 
     @cached_property
     def config(self) -> dict[str, Any]:
