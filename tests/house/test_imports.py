@@ -43,7 +43,7 @@ def test_every_room_has_a_floor(root: Path) -> None:
     ],
 )
 def test_what_must_be_quick_loads_nothing_heavy(statement: str) -> None:
-    heavy = {"torch", "numpy", "transformers", "starlette", "uvicorn", "pydantic", "zmq", "tokenizers", "tqdm", "yaml"}
+    heavy = {"torch", "numpy", "transformers", "starlette", "uvicorn", "pydantic", "tokenizers", "tqdm", "yaml"}
     assert not heavy & _loaded(statement)
 
 

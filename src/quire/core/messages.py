@@ -78,12 +78,8 @@ class WakeUp(msgspec.Struct, frozen=True, tag="wake_up"):
     tags: list[str] = []
 
 
-class Shutdown(msgspec.Struct, frozen=True, tag="shutdown"):
-    """End, aborting what runs."""
-
-
 Order = Pause | Resume | Sleep | WakeUp
-ToEngine = Add | Abort | Reset | Check | Order | Shutdown
+ToEngine = Add | Abort | Reset | Check | Order
 
 SLEEP_LEVELS = (0, 1, 2)
 WakeTag = Literal["weights", "kv_cache", "scheduling"]

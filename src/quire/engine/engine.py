@@ -26,7 +26,6 @@ from quire.core.messages import (
     Pause,
     Reset,
     Resume,
-    Shutdown,
     Sleep,
     Step,
     ToEngine,
@@ -92,8 +91,6 @@ class Engine:
             case Add(request):
                 self.dormancy.add(request)
                 return []
-            case Shutdown():
-                return []  # the process that runs the loop ends it
             case Abort(handles):
                 ended = (part.abort(handles) for part in (self._arrivals, self.scheduler, self.dormancy))
                 finished = [end for ends in ended for end in ends]
