@@ -11,7 +11,9 @@ import pytest
 
 from quire import LLM, AsyncLLM, SamplingParams
 from quire.core.errors import Asleep, Conflict, CorruptCheckpoint, EngineDead, InvalidRequest, Overloaded, PromptTooLong
+from quire.core.keywords import engine_config
 from quire.engine.assembler import OutputKind
+from quire.engine.client import EngineProcess
 from quire.engine.request_stream import RequestStream
 
 PROMPTS = [list(range(2 + i, 20 + 3 * i)) for i in range(8)]
@@ -220,6 +222,23 @@ def test_nothing_is_taken_once_it_is_told_to_close(tiny_checkpoint: Callable[[st
                 await closing
             with pytest.raises(EngineDead, match="closed"):
                 await anext(stream)
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+
+
+def test_an_engine_is_told_to_end_though_a_copy_of_its_socket_stays_open(
+    tiny_checkpoint: Callable[[str], Path],
+) -> None:
+    """As processes have that are forked meanwhile."""
+
+    async def main() -> None:
+        path = tiny_checkpoint("llama")
+        config = engine_config({"model": str(path)})
+        process = EngineProcess(config)
+        with process.socket.dup():
+            llm = await AsyncLLM.attach(config, path, process)
+            await llm.close()
+        assert process.popen.returncode == 0, "it was not killed"
 
     asyncio.run(asyncio.wait_for(main(), 60))
 

@@ -103,6 +103,9 @@ class EngineClient(asyncio.Protocol):
         if self._closing:
             return
         self._closing = True
+        if not self._dead:
+            with contextlib.suppress(OSError):  # closing alone says nothing while a process forked off has a copy
+                self._process.socket.shutdown(socket.SHUT_RDWR)
         if self._transport is not None:
             self._transport.abort()
         has_started = self._ready.done() and not self._ready.cancelled()

@@ -7,6 +7,7 @@ engine's bell.
 """
 
 import logging
+import os
 import select
 import signal
 import socket
@@ -33,12 +34,13 @@ def main() -> int:
     """Run one engine; returns the process's exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the parent, which tells us what it wants
     configure()
+    parent = os.getppid()
     connection = Connection(socket.socket(fileno=int(sys.argv[1])))
     try:
         config = _birth(connection)
         engine, info = build_engine(config)
         connection.send(encode(info))
-        _serve(engine, connection)
+        _serve(engine, connection, parent)
     except EOFError:
         return 0
     except QuireError as error:
@@ -60,8 +62,8 @@ def _birth(connection: Connection) -> EngineConfig:
     return Decoder[EngineConfig](EngineConfig).decode(message)
 
 
-def _serve(engine: Engine, connection: Connection) -> None:
-    """Until the other side is gone: raises EOFError then."""
+def _serve(engine: Engine, connection: Connection, parent: int) -> None:
+    """Until the other side is gone; raises EOFError where its socket says so."""
     decoder: Decoder[ToEngine] = Decoder(ToEngine)
 
     def answer(messages: list[FromEngine]) -> None:
@@ -75,6 +77,8 @@ def _serve(engine: Engine, connection: Connection) -> None:
         if not engine.has_work:
             poller.register(connection, connection.events)
             if not poller.poll(_REST_MS):
+                if os.getppid() != parent:  # and a process that it had forked holds the socket open
+                    return
                 if not rested:
                     engine.rest()
                     rested = True
