@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-import select
+
+from quire.core.readable import wait_readable
 
 
 class Bell:
@@ -29,7 +30,7 @@ class Bell:
 
     def wait(self) -> None:
         """Sleep until it rings."""
-        select.select([self._read_end], [], [])
+        wait_readable(self)
         self.hush()
 
     def __del__(self) -> None:

@@ -20,6 +20,7 @@ from quire.core.config import EngineConfig
 from quire.core.errors import QuireError
 from quire.core.log import configure
 from quire.core.messages import Died, FromEngine, Step, ToEngine
+from quire.core.readable import wait_readable
 from quire.engine.build import build_engine
 from quire.engine.connection import Connection
 from quire.engine.engine import Engine
@@ -40,7 +41,7 @@ def main() -> int:
         config = _birth(connection)
         engine, info = build_engine(config)
         connection.send(encode(info))
-        _serve(engine, connection, parent)
+        serve(engine, connection, parent)
     except EOFError:
         return 0
     except QuireError as error:
@@ -58,12 +59,12 @@ def main() -> int:
 def _birth(connection: Connection) -> EngineConfig:
     """The first message. Raises EOFError."""
     while (message := connection.receive()) is None:
-        select.select([connection], [], [])
+        wait_readable(connection)
     return Decoder[EngineConfig](EngineConfig).decode(message)
 
 
-def _serve(engine: Engine, connection: Connection, parent: int) -> None:
-    """Until the other side is gone; raises EOFError where its socket says so."""
+def serve(engine: Engine, connection: Connection, parent: int) -> None:
+    """Answer until the other side is gone; raises EOFError where its socket says so."""
     decoder: Decoder[ToEngine] = Decoder(ToEngine)
 
     def answer(messages: list[FromEngine]) -> None:

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import resource
-import select
 import signal
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import msgspec
 import numpy as np
 
 from quire.core.errors import GenerationFailed
+from quire.core.readable import wait_readable
 from quire.text.grammar.limits import MAX_TRIAL_BYTES, MAX_TRIAL_CPU_S, parser_limits
 from quire.text.grammar.vocabulary import Vocabulary
 
@@ -97,8 +97,7 @@ def _ask(process: "subprocess.Popen[bytes]", question: dict[str, Any]) -> bytes:
     assert process.stdin is not None and process.stdout is not None
     process.stdin.write(msgspec.json.encode(question) + b"\n")
     process.stdin.flush()
-    readable, _, _ = select.select([process.stdout], [], [], _PATIENCE_S)
-    if not readable:
+    if not wait_readable(process.stdout, _PATIENCE_S):
         raise TimeoutError(f"no answer within {_PATIENCE_S:g} s")
     line = process.stdout.readline()
     if not line:
