@@ -3,7 +3,7 @@
 Law: an Exchange is closed exactly when the answer is over, whatever way that came about.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,7 +20,7 @@ from quire.server.schema.common import Usage
 from quire.server.service import Plan, Service
 from quire.server.turn import Turn
 from quire.text.dialects.dialect import Parser
-from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning, Reply
+from quire.text.dialects.events import CallBegun, Content, Event, Reasoning, Reply
 from quire.text.dialects.registry import Dialects
 
 if TYPE_CHECKING:
@@ -223,32 +223,28 @@ class _Reader:
         events = self._parser.push(choice.text) if choice.text else []
         if is_end:
             events += self._parser.finish()
-        allowed = self._allowed(events)
+        allowed = [event for event in events if self._takes(event)]
         cuts_call = choice.finish_reason == FinishReason.STOP and is_cut(choice) and self._lacks_end()
         return Piece(choice, allowed, self._finish_reason(choice, cuts_call), cuts_call)
 
-    def _allowed(self, events: Sequence[Event]) -> list[Event]:
-        allowed = []
-        for event in events:
-            if isinstance(event, Reasoning):
-                self.reasoning.append(event.text)
-            else:
-                self.has_answered = True
-            if isinstance(event, CallBegun | CallArguments):
-                if event.index > 0 and not self._has_parallel_calls:
-                    continue
-                self._has_called = True
-            match event:
-                case CallBegun():
-                    self._call = []
-                case CallArguments(_, text) if self._call is not None:
-                    self._call.append(text)
-                case Content():
-                    self._call = None
-            if isinstance(event, Content) and self._must_call:
-                continue  # a call's frame, which was cut short: a reply that must call has nothing else to say
-            allowed.append(event)
-        return allowed
+    def _takes(self, event: Event) -> bool:
+        """Note what an event means; whether it is the reply's to say."""
+        if isinstance(event, Reasoning):
+            self.reasoning.append(event.text)
+            return True
+        self.has_answered = True
+        if isinstance(event, Content):
+            self._call = None
+            # Of a reply that must call it is the frame of a call, which was cut short.
+            return not self._must_call
+        if event.index > 0 and not self._has_parallel_calls:
+            return False
+        self._has_called = True
+        if isinstance(event, CallBegun):
+            self._call = []
+        elif self._call is not None:
+            self._call.append(event.text)
+        return True
 
     def _lacks_end(self) -> bool:
         """Whether the reply is over within a call's arguments."""

@@ -159,8 +159,9 @@ def _check_n(settings: Sequence[tuple[str, SglangSampling]], limit: int) -> None
 def _request_ids(rid: str | list[str] | None, own: str, count: int, *, is_list: bool) -> list[str]:
     if isinstance(rid, list):
         ids = _each("$.rid", rid, count)
+        places: dict[str, int] = {}
         for i, one in enumerate(ids):
-            if one in ids[:i]:
+            if places.setdefault(one, i) != i:
                 raise bad(f"$.rid[{i}]", one, "must differ from the others: it names one request")
         return ids
     base = rid or own
