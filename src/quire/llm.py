@@ -247,17 +247,16 @@ class LLM:
             for add, text in adds:
                 self._assembler.add(add.request, text, OutputKind.FINAL)
                 self._client.send(add)
-            while len(done) < len(adds):
-                for step in self._client.step():
-                    updates, cut = self._assembler.process(step)
-                    if cut:
-                        self._client.send(Abort(cut))
-                    for update in updates:
-                        done[update.handle] = update.output
-                    if bar is not None:
-                        bar.update(len(updates))
-            while self._client.has_work:  # let go of what stop strings ended
-                self._client.step()
+            with self._client.stepping():
+                while self._client.has_work:
+                    for step in self._client.step():
+                        updates, cut = self._assembler.process(step)
+                        if cut:
+                            self._client.send(Abort(cut))
+                        for update in updates:
+                            done[update.handle] = update.output
+                        if bar is not None:
+                            bar.update(len(updates))
         finally:
             if bar is not None:
                 bar.close()

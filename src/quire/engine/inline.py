@@ -1,5 +1,7 @@
 """An engine in the caller's own process: no socket, no second process, no crossing at all."""
 
+from contextlib import AbstractContextManager
+
 from quire.core import signals
 from quire.core.config import EngineConfig
 from quire.core.messages import Done, EngineInfo, Step, ToEngine
@@ -13,6 +15,7 @@ class InlineClient:
     def __init__(self, config: EngineConfig) -> None:
         self._engine, self.info = build_engine(config)
         self._steps: list[StepOutput] = []
+        self._hold = signals.Hold()
 
     info: EngineInfo
 
@@ -41,13 +44,17 @@ class InlineClient:
     def has_work(self) -> bool:
         return bool(self._steps) or self._engine.has_work or self._engine.is_compiling
 
+    def stepping(self) -> AbstractContextManager[None]:
+        """In it signals interrupt no step, only what is between two."""
+        return self._hold.listening()
+
     def step(self) -> list[StepOutput]:
         """Everything known since the last call, after running one step if there is work, or once there is."""
         steps, self._steps = self._steps, []
         if not steps and not self._engine.has_work and self._engine.is_compiling:
             self._engine.bell.wait()
         if self._engine.has_work:
-            with signals.held():
+            with self._hold:
                 output = self._engine.step()
             if output is not None:
                 steps.append(output)
