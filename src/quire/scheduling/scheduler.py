@@ -35,7 +35,7 @@ from quire.scheduling.kv_cache_manager import KVCacheManager
 from quire.scheduling.queue import WaitingQueue
 from quire.scheduling.running import RunningSequences
 from quire.scheduling.sequence import Sequence
-from quire.scheduling.slots import SequenceSlots
+from quire.scheduling.slots import SequenceSlots, any_of
 from quire.scheduling.step_rows import StepRows
 
 _NOT_FINITE = "the model's logits were not finite; the weights may be damaged or their dtype too narrow"
@@ -234,7 +234,7 @@ class Scheduler:
             stops = self._append_runs(given, rows, result, ends, stops)
         if self._running.prefilling:
             self._share_prompts()
-        if is_thinned or ends.any():
+        if is_thinned or any_of(ends):
             finished = self._finish(given, ends, stops, result.failures)
         handles = self._running.handles_of(rows)
         if finished or given.runs or is_thinned:

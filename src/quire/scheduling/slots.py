@@ -23,6 +23,9 @@ import numpy as np
 
 _BOUNDLESS = 2**62
 
+any_of = np.logical_or.reduce
+"""Of a mask [n]. ``any`` is the same by way of Python, as ``flatnonzero`` is of ``nonzero``: each step would pay."""
+
 
 class SequenceSlots:
     """The arrays, and which slots are free. Owned by the Scheduler. Big arrays are touched as they are used."""
@@ -109,7 +112,7 @@ class SequenceSlots:
         The same array where all are.
         """
         is_full = self.planned_tokens >= self.max_total
-        return slots[~is_full[slots]] if np.count_nonzero(is_full) else slots
+        return slots[~is_full[slots]] if any_of(is_full) else slots
 
     def still(self, slots: np.ndarray, lives: np.ndarray) -> np.ndarray:
         """``slots`` [S], but ``nowhere`` for those that were released since their ``lives`` [S] were taken."""
@@ -127,10 +130,8 @@ class SequenceSlots:
 
     def short_of_blocks(self) -> np.ndarray:
         """The slots whose planned tokens no longer fit their blocks, rising, once for each block they lack."""
-        short = np.flatnonzero(self.planned_tokens > self.room)
-        if self._has_runs and short.size:
-            return np.repeat(short, self.num_lacking(short))
-        return short
+        (short,) = (self.planned_tokens > self.room).nonzero()
+        return np.repeat(short, self.num_lacking(short)) if self._has_runs and short.size else short
 
     def soon_short_of_blocks(self) -> np.ndarray:
         """Those, and the slots that will lack a block before they have filled half of one more."""
@@ -171,10 +172,9 @@ class SequenceSlots:
         total += 1
         self.num_tokens[slots] = total
         ends: np.ndarray = (total >= self.max_total[slots]) | (token_ids < 0)
-        is_stop_id = self.stop_ids.take(slots, axis=1) == token_ids
-        if not np.count_nonzero(is_stop_id):
+        stops: np.ndarray = any_of(self.stop_ids.take(slots, axis=1) == token_ids, axis=0)
+        if not any_of(stops):
             return ends, None
-        stops: np.ndarray = is_stop_id.any(axis=0)
         stops &= total >= self.min_total[slots]
         ends |= stops
         return ends, stops
