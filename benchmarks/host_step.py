@@ -110,13 +110,12 @@ def make_runner(num_seqs: int, max_model_len: int) -> ModelRunner:
     model: Any = NoModel(num_seqs)
     kv = KVStorage([], torch.float32, DEVICE)
     tokens = DeviceTokens(num_seqs, max_model_len, -(-max_model_len // BLOCK_SIZE), 0, DEVICE)
-    sizes = {"max_num_seqs": num_seqs, "max_model_len": max_model_len, "block_size": BLOCK_SIZE}
     attention = PagedAttention(BLOCK_SIZE, DEVICE)
     steps = Parts(model, kv, attention, tokens, Sizes(BLOCK_SIZE, num_seqs, num_seqs, max_model_len, torch.float32))
     forward = GraphedForward(model, steps, NoRecorder())
     beside = DeviceSampler(num_seqs, VOCAB_SIZE, DEVICE, TorchDeviceSampling())
     chooser = Chooser(Sampler(num_seqs, VOCAB_SIZE, DEVICE), beside, DEVICE)
-    return ModelRunner(forward, kv, chooser, tokens, **sizes)
+    return ModelRunner(forward, kv, chooser, tokens, BLOCK_SIZE)
 
 
 class Timed(InlineExecutor):

@@ -97,6 +97,16 @@ quire_program* quire_program_create(void) { return new (std::nothrow) quire_prog
 void quire_program_destroy(quire_program* program) { delete program; }
 int64_t quire_program_length(const quire_program* program) { return int64_t(program->operators.size()); }
 
+int quire_append_program(quire_program* program, const quire_program* other) {
+  try {
+    auto& all = program->operators;
+    all.insert(all.end(), other->operators.begin(), other->operators.end());
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return QUIRE_NO_MEMORY;
+  }
+}
+
 const char* quire_operator_name(const quire_program* program, int64_t index) {
   return program->operators[size_t(index)]->name();
 }

@@ -38,7 +38,7 @@ constexpr int64_t kSmallValues = 4096;
 }  // namespace quire
 
 struct quire_program {
-  std::vector<std::unique_ptr<quire::Operator>> operators;
+  std::vector<std::shared_ptr<const quire::Operator>> operators;  // shared by programs that have parts in common
 };
 
 namespace quire {
@@ -51,7 +51,7 @@ void run_alone_on(quire_pool* pool, void (*work)(void*, Worker&), void* context)
 // Append an Op made of these arguments; what an extern "C" function returns.
 template <typename Op, typename... Args> int append(quire_program* program, Args&&... args) {
   try {
-    program->operators.push_back(std::make_unique<Op>(std::forward<Args>(args)...));
+    program->operators.push_back(std::make_shared<Op>(std::forward<Args>(args)...));
     return 0;
   } catch (const std::bad_alloc&) {
     return QUIRE_NO_MEMORY;

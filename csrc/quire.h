@@ -60,6 +60,8 @@ QUIRE_API void quire_pool_destroy(quire_pool *pool);
 QUIRE_API quire_program *quire_program_create(void);
 QUIRE_API void quire_program_destroy(quire_program *program);
 QUIRE_API int64_t quire_program_length(const quire_program *program);
+/* Append all operators of another program. They are shared: either may be destroyed first. */
+QUIRE_API int quire_append_program(quire_program *program, const quire_program *other);
 /* Run all operators in order, with counts[QUIRE_NUM_COUNTS]. One run at a time on a pool. */
 QUIRE_API int quire_run(quire_pool *pool, const quire_program *program, const int64_t *counts);
 /* The same, and add each operator's wall time in nanoseconds to times[quire_program_length]. */
@@ -193,6 +195,45 @@ QUIRE_API int quire_attention(quire_program *program, const void *q, int64_t q_s
                               const int32_t *query_starts, const int32_t *context_lens, int64_t heads,
                               int64_t kv_heads, int64_t size, int64_t block, float scale, int64_t window,
                               float softcap, int dtype, void *y, int64_t y_stride, int page_dtype);
+
+/* ---- the ends of a decode step: n = counts[QUIRE_SEQUENCES] sequences compute a token each ---- */
+
+typedef struct quire_decode {
+  const int64_t *slots;     /* [n]: where each sequence is in tokens and tables */
+  const int64_t *positions; /* [n]: of the token that it computes */
+  int32_t *tokens;          /* [slots, token_stride], by position */
+  int64_t token_stride;
+  const int32_t *tables;    /* [slots, table_stride]: its pages, of block tokens each */
+  int64_t table_stride;
+  int64_t block;
+  /* What the step's operators read: */
+  int64_t *ids;             /* [n]: the tokens, 0 for one below it */
+  int64_t *kv_slots;        /* [n]: where their keys and values go */
+  int32_t *step_tables;     /* [n, table_stride]: as far as they are read */
+  int32_t *context_lens;    /* [n] */
+  int32_t *query_starts;    /* [n + 1], and the same: */
+  int32_t *asked_starts;
+  int64_t *asked;           /* [n], and the same: every row of the step */
+  int64_t *rows;
+} quire_decode;
+
+/* Write all that the step's operators read. */
+QUIRE_API int quire_begin_decode(quire_program *program, const quire_decode *decode);
+
+/* How the sequence in each slot wants its tokens drawn: arrays by slot, as those of quire_draws. */
+typedef struct quire_slot_draws {
+  const float *temperature;
+  const float *log_min_p;
+  const int64_t *top_k;
+  const double *top_p;
+  const uint64_t *seeds; /* the uniform number is a pure function of the seed and of the drawn token's position */
+} quire_slot_draws;
+
+/* Draw a token from each row of logits [n, size], as quire_draw_tokens does: ids [n]. */
+QUIRE_API int quire_draw_slots(quire_program *program, const quire_decode *decode, const float *logits, int64_t stride,
+                               int64_t size, const quire_slot_draws *draws, int32_t *ids);
+/* Note chosen [n] as the tokens behind these; of a slot that is full, nowhere. */
+QUIRE_API int quire_end_decode(quire_program *program, const quire_decode *decode, const int32_t *chosen);
 
 /* ---- from logits to tokens: called on a pool, outside of any program ---- */
 

@@ -97,16 +97,50 @@ template <typename Job> void run_job(quire_pool* pool, Job& job) {
   (is_little ? run_alone_on : run_on)(pool, run_rows<Job>, &job);
 }
 
-struct Draw {
+// What each row wants of a draw: said row by row,
+struct ByRow {
+  quire_draws d;
+
+  float temperature(int64_t r) const { return d.temperature[r]; }
+  float log_min_p(int64_t r) const { return d.log_min_p[r]; }
+  int64_t top_k(int64_t r) const { return d.top_k[r]; }
+  double top_p(int64_t r) const { return d.top_p[r]; }
+  double uniform(int64_t r) const { return d.uniforms[r]; }
+};
+
+// or once for each slot, of which the rows of a decode step are some.
+struct BySlot {
+  quire_slot_draws d;
+  const int64_t *slots, *positions;
+
+  float temperature(int64_t r) const { return d.temperature[slots[r]]; }
+  float log_min_p(int64_t r) const { return d.log_min_p[slots[r]]; }
+  int64_t top_k(int64_t r) const { return d.top_k[slots[r]]; }
+  double top_p(int64_t r) const { return d.top_p[slots[r]]; }
+
+  // Output positions[r] + 1 of SplitMix64, started at the seed's mix: see decoding/random.py.
+  double uniform(int64_t r) const {
+    const uint64_t counter = uint64_t(positions[r] + 2) * 0x9E3779B97F4A7C15u;
+    return double(mix(mix(d.seeds[slots[r]]) + counter) >> 11) * 0x1p-53;
+  }
+
+  static uint64_t mix(uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+  }
+};
+
+template <typename Asked> struct Draw {
   Table table;
-  const quire_draws& asked;
+  Asked asked;
   int32_t* ids;
 
-  bool is_greedy(int64_t r) const { return asked.temperature[r] == 0; }
-  bool is_limited(int64_t r) const { return asked.top_k[r] < table.size; }
+  bool is_greedy(int64_t r) const { return asked.temperature(r) == 0; }
+  bool is_limited(int64_t r) const { return asked.top_k(r) < table.size; }
   bool is_weighed(int64_t r) const { return !is_greedy(r) && !is_limited(r); }
-  Tempered score(int64_t r, float best) const { return {best, asked.temperature[r]}; }
-  float floor(int64_t r) const { return std::max(kLowestScore, asked.log_min_p[r]); }
+  Tempered score(int64_t r, float best) const { return {best, asked.temperature(r)}; }
+  float floor(int64_t r) const { return std::max(kLowestScore, asked.log_min_p(r)); }
 
   void end(int64_t r, const Findings& found, Worker& worker) const { ids[r] = choose(r, found, worker); }
 
@@ -116,7 +150,7 @@ struct Draw {
     if (!std::isfinite(best)) return -1;
     if (is_greedy(r)) return logits.at_logit(best, found.maxima(r));
     const Tempered score = this->score(r, best);
-    if (!is_limited(r) && asked.top_p[r] >= 1)
+    if (!is_limited(r) && asked.top_p(r) >= 1)
       return logits.at_mass(part(r, found.mass(r)), score, floor(r), found.masses(r));
     return choose_ranked(r, logits, score, found, worker);
   }
@@ -125,7 +159,7 @@ struct Draw {
   int32_t choose_ranked(int64_t r, const Logits& logits, const Tempered& score, const Findings& found,
                         Worker& worker) const {
     const bool is_limited = this->is_limited(r);
-    const int64_t top_k = asked.top_k[r];
+    const int64_t top_k = asked.top_k(r);
     const float* maxima = found.maxima(r);
     auto* room = static_cast<Whole::Room*>(worker.scratch(int64_t(sizeof(Whole::Room)) + (table.size + kFew) * 8));
     const auto draw = [&](const auto& ranking, int64_t total) {
@@ -146,24 +180,45 @@ struct Draw {
 
   // Tokens that score less are in no nucleus: all of them together have less than half of what top_p leaves out of mass.
   float nucleus_floor(int64_t r, int64_t mass) const {
-    const double each = (1 - asked.top_p[r]) * double(mass) / double(2 * table.size) - 1;  // masses are rounded
+    const double each = (1 - asked.top_p(r)) * double(mass) / double(2 * table.size) - 1;  // masses are rounded
     return each > 0 ? std::max(floor(r), float(std::log(each / kWhole))) : floor(r);
   }
 
   // top_p of a mass, rounded up: at least 1, at most all.
   int64_t share(int64_t r, int64_t mass) const {
-    const double top_p = asked.top_p[r];
+    const double top_p = asked.top_p(r);
     if (!(top_p < 1)) return mass;
     return std::clamp(int64_t(std::ceil(top_p * double(mass))), int64_t(1), mass);
   }
 
   // The uniform number's part of a mass, rounded down: from 0, and less than all. Its 53 bits count exactly.
   int64_t part(int64_t r, int64_t mass) const {
-    const auto bits = static_cast<unsigned __int128>(asked.uniforms[r] * 0x1p53);
+    const auto bits = static_cast<unsigned __int128>(asked.uniform(r) * 0x1p53);
     return int64_t(bits * static_cast<unsigned __int128>(mass) >> 53);
   }
 
   static constexpr int64_t kNarrow = 32;
+};
+
+class DrawSlots final : public Operator {
+ public:
+  DrawSlots(const float* logits, int64_t stride, int64_t size, const BySlot& asked, int32_t* ids)
+      : logits_(logits), stride_(stride), size_(size), asked_(asked), ids_(ids) {}
+
+  const char* name() const override { return "draw_slots"; }
+
+  bool is_small(const Step& step) const override { return step.counts[QUIRE_SEQUENCES] * size_ <= kFewLogits; }
+
+  void run(const Step& step, Worker& worker) const override {
+    Draw<BySlot> draw{{logits_, stride_, step.counts[QUIRE_SEQUENCES], size_, nullptr}, asked_, ids_};
+    run_rows<Draw<BySlot>>(&draw, worker);
+  }
+
+ private:
+  const float* logits_;
+  int64_t stride_, size_;
+  BySlot asked_;
+  int32_t* ids_;
 };
 
 // Log probabilities.
@@ -234,7 +289,7 @@ extern "C" {
 
 int quire_draw_tokens(quire_pool* pool, const float* logits, int64_t stride, int64_t rows, int64_t size,
                       const quire_draws* draws, int32_t* ids) {
-  Draw draw{{logits, stride, rows, size, nullptr}, *draws, ids};
+  Draw<ByRow> draw{{logits, stride, rows, size, nullptr}, {*draws}, ids};
   if (!is_table(draw.table)) return QUIRE_BAD_ARGUMENT;
   for (int64_t r = 0; r < rows; ++r) {
     const bool is_sound = draws->temperature[r] >= 0 && draws->log_min_p[r] <= 0 && draws->top_k[r] >= 1 &&
@@ -243,6 +298,12 @@ int quire_draw_tokens(quire_pool* pool, const float* logits, int64_t stride, int
   }
   run_job(pool, draw);
   return 0;
+}
+
+int quire_draw_slots(quire_program* program, const quire_decode* decode, const float* logits, int64_t stride,
+                     int64_t size, const quire_slot_draws* draws, int32_t* ids) {
+  if (!is_table({logits, stride, 0, size, nullptr})) return QUIRE_BAD_ARGUMENT;
+  return append<DrawSlots>(program, logits, stride, size, BySlot{*draws, decode->slots, decode->positions}, ids);
 }
 
 int quire_score_tokens(quire_pool* pool, const float* logits, int64_t stride, const int64_t* index, int64_t rows,

@@ -48,10 +48,9 @@ def parts() -> tuple[Any, Any]:
     return Parts(model, kv, attention, tokens, sizes), attention
 
 
-def blocks(*changes: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Of (slot, index, block): places in all tables, and blocks."""
-    slots, indexes, blocks = np.array(changes).T
-    return slots * 4 + indexes, blocks.astype(np.int32)
+def blocks(*changes: tuple[int, int, int]) -> np.ndarray:
+    """Of (slot, index, block): [3, n]."""
+    return np.array(changes).T
 
 
 def test_decode_steps_follow_blocks_tokens_and_places() -> None:

@@ -4,14 +4,18 @@ Whatever a request shares its steps with, however its prompt is cut into chunks,
 beginning came from the prefix cache: the same token ids, and the same log probabilities bit for bit.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from quire import LLM, SamplingParams
 from quire.core.outputs import RequestOutput
+from quire.engine.worker.forward import Choice
+from quire.engine.worker.recorded import RecordedForward
 from quire.kernels.cpu import library
 
 FAMILIES = ("llama", "llama_rope3", "mistral", "qwen2", "qwen3", "gemma3")
@@ -145,6 +149,54 @@ def test_preempted(road: Road) -> None:
     assert answers(llm.generate(PROMPTS, PARAMS, use_tqdm=False)) == road.expected
     assert llm.stats.num_preemptions > 0
     assert llm.check().error == ""
+
+
+@pytest.fixture
+def short_ways(monkeypatch: pytest.MonkeyPatch) -> Counter[Choice]:
+    """How many steps went one of them."""
+    counts, advance = Counter[Choice](), RecordedForward.advance
+
+    def counted(self: RecordedForward, slots: np.ndarray, positions: np.ndarray, choice: Choice) -> np.ndarray | None:
+        counts[choice] += 1
+        return advance(self, slots, positions, choice)
+
+    monkeypatch.setattr(RecordedForward, "advance", counted)
+    return counts
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_num_seqs": 3}], ids=str)
+def test_the_short_way_of_the_likeliest(road: Road, short_ways: Counter[Choice], settings: dict[str, Any]) -> None:
+    """Of steps in which all take the likeliest token and ask for nothing else, before and after such as do not."""
+    asked = [
+        one.replace(logprobs=None, max_tokens=12 if one.temperature == 0 else 1 + i % 6) for i, one in enumerate(PARAMS)
+    ]
+    llm = road.engine(**settings)
+    found = [list(output.outputs[0].token_ids) for output in llm.generate(PROMPTS, asked, use_tqdm=False)]
+    assert found == [answer[0][0][: one.max_tokens] for answer, one in zip(road.expected, asked, strict=True)]
+    assert short_ways[Choice.LIKELIEST] > 5 or road.level == "torch"
+    assert llm.check().error == ""
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_num_seqs": 3}], ids=str)
+def test_the_short_way_of_draws(road: Road, short_ways: Counter[Choice], settings: dict[str, Any]) -> None:
+    """Of steps in which each draws in its own way, or takes the likeliest token."""
+    plain = dict(repetition_penalty=1.0, presence_penalty=0.0)
+    asked = [one.replace(**plain, max_tokens=12 - i % 6) for i, one in enumerate(PARAMS)]
+    expected = road.engine(**settings).generate(PROMPTS, asked, use_tqdm=False)
+    assert not short_ways, "who asks for log probabilities goes the long way"
+    outputs = road.engine(**settings).generate(PROMPTS, [one.replace(logprobs=None) for one in asked], use_tqdm=False)
+    assert [output.outputs[0].token_ids for output in outputs] == [output.outputs[0].token_ids for output in expected]
+    assert short_ways[Choice.DRAWN] > 5 or road.level == "torch"
+
+
+def test_up_to_the_full_length(road: Road) -> None:
+    """The last token of a sequence of max_model_len has no place of its own; its neighbour's are not touched."""
+    asked = SamplingParams(temperature=0, max_tokens=28, logprobs=1, ignore_eos=True)
+    prompts = [[i] * 100 for i in range(5, 9)]
+    expected = [answers(road.engine().generate([prompt], asked, use_tqdm=False))[0][0][0] for prompt in prompts]
+    outputs = road.engine().generate(prompts, asked.replace(logprobs=None), use_tqdm=False)
+    assert [list(output.outputs[0].token_ids) for output in outputs] == expected
+    assert all(output.outputs[0].finish_reason == "length" for output in outputs)
 
 
 def test_prefix_hit_inside_a_block(road: Road) -> None:

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from quire.checkpoint.gguf import GGUFFile
 from quire.core.errors import CorruptCheckpoint
+from quire.decoding.slots import SlotParameters
 from quire.engine.worker.forward import Batch, EagerForward, Forward
 from quire.engine.worker.recorded import RecordedForward
+from quire.engine.worker.slot_tokens import HostTokens
 from quire.kernels.cpu.library import Library, Pool, available
 from quire.kernels.cpu.packing import Packer
 from quire.kernels.ops.blocks import BLOCK_LAYOUTS, BlockMatrix
@@ -136,7 +138,8 @@ def native(path: Path, packer: Packer, dtype: torch.dtype) -> Forward:
     model = build(CONFIG, at)
     assert not at.unread()
     kv = kv_storage(attention, model.kv_specs, 8, dtype, CPU)
-    return RecordedForward(model, kv, attention, packer.library, packer.pool, max_rows=64)
+    tokens, parameters = HostTokens(2, 8 * BLOCK_SIZE, 8), SlotParameters(2, model.vocab_size)
+    return RecordedForward(model, kv, attention, tokens, parameters, packer.library, packer.pool, max_rows=64)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -68,6 +68,11 @@ class SchedulerOutput(msgspec.Struct, frozen=True, kw_only=True):
     """Whether every row computes one token and samples the next: said, so that nobody has to look."""
 
     @property
+    def changes_something(self) -> bool:
+        """Whether there is anything to apply before it is computed."""
+        return bool(self.admitted or len(self.released) or len(self.block_updates) or len(self.block_copies))
+
+    @property
     def num_tokens(self) -> int:
         return self.slots.size if self.is_decode else int(self.counts.sum())
 

@@ -65,7 +65,7 @@ class Sampler:
         """
         self._vocab_size = vocab_size
         self._sampling = sampling or TorchSampling()
-        self._slots = SlotParameters(max_num_seqs, vocab_size)
+        self.parameters = self._slots = SlotParameters(max_num_seqs, vocab_size)
         self._constraints = Constraints(max_num_seqs, vocab_size, device)
         self._penalties = Penalties(max_num_seqs, vocab_size, device)
         self._guides = Guides(max_num_seqs, vocab_size, grammars, has_jumps=has_jumps)
@@ -95,6 +95,10 @@ class Sampler:
     def takes_likeliest(self, slots: np.ndarray) -> bool:
         """Whether all of these slots take the likeliest token of the logits as they are, and want nothing else."""
         return bool(self._slots.is_bare[slots].all())
+
+    def draws_plainly(self, slots: np.ndarray) -> bool:
+        """Whether all of these slots choose from the logits as they are, by their parameters, and want nothing else."""
+        return bool(self._slots.is_plain[slots].all())
 
     def tries_likeliest(self, slots: np.ndarray) -> bool:
         """Whether all of these slots take the likeliest token that their guides let follow, and want nothing else."""

@@ -31,10 +31,12 @@ class SlotParameters:
         self.num_logprobs = np.full(max_num_seqs, NO_LOGPROBS, np.int32)
         self.is_edited = np.zeros(max_num_seqs, bool)
         """Something changes its logits before the choice."""
+        self.is_plain = np.ones(max_num_seqs, bool)
+        """Chooses from the logits as they are, and asks for nothing else."""
         self.is_bare = np.ones(max_num_seqs, bool)
-        """Takes the likeliest token of the logits as they are, and asks for nothing else."""
+        """The same, and takes the likeliest token."""
         self.is_led = np.ones(max_num_seqs, bool)
-        """The same, as far as a guide lets it."""
+        """Takes the likeliest token that a guide lets follow, and asks for nothing else."""
 
     def put(self, admission: Admission, *, is_processed: bool, is_guided: bool = False) -> None:
         """Fill the admission's slot. ``is_processed``: whether anything but a guide changes its logits."""
@@ -46,5 +48,6 @@ class SlotParameters:
         self.top_p[slot] = params.top_p
         self.num_logprobs[slot] = NO_LOGPROBS if params.logprobs is None else params.logprobs
         self.is_edited[slot] = is_processed or is_guided
+        self.is_plain[slot] = params.logprobs is None and not self.is_edited[slot]
         self.is_led[slot] = params.is_greedy and params.logprobs is None and not is_processed
         self.is_bare[slot] = self.is_led[slot] and not is_guided

@@ -15,6 +15,7 @@ from quire.decoding.device import DeviceSampler
 from quire.decoding.device_reference import TorchDeviceSampling
 from quire.decoding.grammar import Grammars
 from quire.decoding.sampler import Sampler
+from quire.decoding.slots import SlotParameters
 from quire.engine.resolve import ModelShape, Resolved, step_sizes
 from quire.engine.worker.chooser import Chooser
 from quire.engine.worker.forward import EagerForward, Forward
@@ -70,18 +71,6 @@ def make_runner(
 ) -> ModelRunner:
     """All that runs the model on its device. Raises CannotRecord if the native kernels cannot run this model."""
     sizes = Sizes.of(resolved)
-    forward: Forward
-    tokens: SlotTokens
-    if native is not None:
-        forward, kv = _native_forward(resolved, sizes, model, native)
-        tokens = HostTokens(sizes.max_num_seqs, sizes.max_model_len)
-    elif machine.computes_beside_host:
-        forward, kv, tokens = _device_forward(resolved, sizes, model, machine.device)
-    else:
-        attention = PagedAttention(sizes.block_size, machine.device)
-        kv = kv_storage(attention, model.kv_specs, resolved.num_blocks, sizes.kv_dtype, machine.device)
-        forward = EagerForward(model, kv, attention, machine.device)
-        tokens = HostTokens(sizes.max_num_seqs, sizes.max_model_len)
     sampler = Sampler(
         sizes.max_num_seqs,
         model.vocab_size,
@@ -90,16 +79,19 @@ def make_runner(
         grammars,
         has_jumps=resolved.config.scheduler.enable_chunked_prefill,
     )
+    forward: Forward
+    tokens: SlotTokens
+    if native is not None:
+        forward, kv, tokens = _native_forward(resolved, sizes, model, native, sampler.parameters)
+    elif machine.computes_beside_host:
+        forward, kv, tokens = _device_forward(resolved, sizes, model, machine.device)
+    else:
+        attention = PagedAttention(sizes.block_size, machine.device)
+        kv = kv_storage(attention, model.kv_specs, resolved.num_blocks, sizes.kv_dtype, machine.device)
+        forward = EagerForward(model, kv, attention, machine.device)
+        tokens = HostTokens(sizes.max_num_seqs, sizes.max_model_len, sizes.max_blocks)
     beside = _device_sampler(sizes, model.vocab_size, machine.device) if machine.computes_beside_host else None
-    return ModelRunner(
-        forward,
-        kv,
-        Chooser(sampler, beside, machine.device),
-        tokens,
-        max_num_seqs=sizes.max_num_seqs,
-        max_model_len=sizes.max_model_len,
-        block_size=sizes.block_size,
-    )
+    return ModelRunner(forward, kv, Chooser(sampler, beside, machine.device), tokens, sizes.block_size)
 
 
 def measure_step(config: EngineConfig, shape: ModelShape, model: CausalLM, machine: Machine) -> int:
@@ -113,8 +105,8 @@ def measure_step(config: EngineConfig, shape: ModelShape, model: CausalLM, machi
 
 
 def _native_forward(
-    resolved: Resolved, sizes: Sizes, model: CausalLM, native: Packer
-) -> tuple[RecordedForward, KVStorage]:
+    resolved: Resolved, sizes: Sizes, model: CausalLM, native: Packer, parameters: SlotParameters
+) -> tuple[RecordedForward, KVStorage, HostTokens]:
     attention = NativeAttention(
         sizes.block_size,
         max_tokens=sizes.max_num_tokens,
@@ -125,8 +117,10 @@ def _native_forward(
         raise CannotRecord(f"the native kernels do not attend with {reason}")
     # Everything is at its final place before it is recorded.
     kv = kv_storage(attention, model.kv_specs, resolved.num_blocks, sizes.kv_dtype, torch.device("cpu"))
+    tokens = HostTokens(sizes.max_num_seqs, sizes.max_model_len, sizes.max_blocks)
     max_rows = max(sizes.max_num_seqs, PROMPT_ROWS)
-    return RecordedForward(model, kv, attention, native.library, native.pool, max_rows=max_rows), kv
+    forward = RecordedForward(model, kv, attention, tokens, parameters, native.library, native.pool, max_rows=max_rows)
+    return forward, kv, tokens
 
 
 def _device_forward(

@@ -15,7 +15,7 @@ from quire.decoding.grammar import Given
 from quire.decoding.logprobs import WHOLE_VOCABULARY
 from quire.decoding.sampler import Sampled, Sampler
 from quire.decoding.slots import NO_LOGPROBS
-from quire.engine.worker.forward import Forward
+from quire.engine.worker.forward import Choice, Forward
 from quire.engine.worker.slot_tokens import Places, to_device
 from quire.kernels.ops.device_sampling import DeviceScores
 
@@ -27,8 +27,6 @@ class OnDevice(NamedTuple):
     """[R] int32."""
     scores: list[tuple[np.ndarray, DeviceScores]]
     """Rows [n] that asked for equally many log probabilities, and theirs."""
-    is_written: bool = False
-    """Whether the next step finds them already."""
 
 
 class _Shares(NamedTuple):
@@ -40,8 +38,6 @@ class _Shares(NamedTuple):
     """Rows for whom the device chooses."""
     here: np.ndarray
     """Rows for whom the host does."""
-    takes_likeliest: bool
-    """Whether the device's take the likeliest token of the logits as they are, and want nothing else."""
 
 
 class Chooser:
@@ -51,19 +47,34 @@ class Chooser:
         self.host = host
         self._device = device
         self._where = where
+        # Of the last steps; good for the next one if nobody came or went and the same array names its slots.
         self._shares: _Shares | None = None
-        """Of the last step; good for the next one if nobody came or went and the same array names its slots."""
+        self._choice: tuple[np.ndarray, Choice | None] | None = None
 
     def admit(self, admission: Admission) -> None:
-        self._shares = None
+        self._shares = self._choice = None
         if self._device is None or not self._device.admit(admission):
             self.host.admit(admission)
 
     def release(self, slots: np.ndarray) -> None:
-        self._shares = None
+        self._shares = self._choice = None
         self.host.release(slots)
         if self._device is not None:
             self._device.release(slots)
+
+    def choice_of(self, slots: np.ndarray) -> Choice | None:
+        """How all of ``slots`` [R] choose, where it is one way; on a device, if it chooses for all of them."""
+        if self._choice is None or self._choice[0] is not slots:
+            self._choice = slots, self._common(slots)
+        return self._choice[1]
+
+    def _common(self, slots: np.ndarray) -> Choice | None:
+        if self._device is not None:
+            is_likeliest = bool(self._device.holds(slots).all()) and self._device.takes_likeliest(slots)
+            return Choice.LIKELIEST if is_likeliest else None
+        if self.host.takes_likeliest(slots):
+            return Choice.LIKELIEST
+        return Choice.DRAWN if self.host.draws_plainly(slots) else None
 
     def prepare(self, slots: np.ndarray) -> None:
         """See Sampler.prepare."""
@@ -90,8 +101,6 @@ class Chooser:
         assert shares is not None and shares.slots is slots, "not prepared"
         theirs, ours = shares.there, shares.here
         if not ours.size:
-            if shares.takes_likeliest and (ids := forward.take_likeliest()) is not None:
-                return OnDevice(ids, [], is_written=True)
             return self._choose_there(self._device, forward, rows, slots, places)
         if not theirs.size:
             return self._choose_here(forward, rows, slots, positions)
@@ -103,8 +112,7 @@ class Chooser:
     @staticmethod
     def _share(device: DeviceSampler, slots: np.ndarray) -> _Shares:
         held = device.holds(slots)
-        there, here = np.flatnonzero(held), np.flatnonzero(~held)
-        return _Shares(slots, there, here, device.takes_likeliest(slots[there]))
+        return _Shares(slots, np.flatnonzero(held), np.flatnonzero(~held))
 
     def _choose_here(self, forward: Forward, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray) -> Sampled:
         if self.host.takes_likeliest(slots):

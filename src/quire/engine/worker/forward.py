@@ -4,6 +4,7 @@ Law: what ``logits``, ``likeliest`` and ``logits_and_best`` return may be overwr
 asked for by the last ``run`` or ``replay``.
 """
 
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -35,8 +36,26 @@ class Batch(NamedTuple):
     """[R] int64, rising: whose hidden states are asked for, among the tokens; of each sequence the last ones."""
 
 
+class Choice(Enum):
+    """How the sequences of a step choose, where all do it in one way and want nothing else."""
+
+    LIKELIEST = 1
+    """The likeliest token of the logits as they are."""
+    DRAWN = 2
+    """From the logits as they are, by the sampler's parameters of their slots."""
+
+
 class Forward(Protocol):
     """A model, its KV storage and its attention, as one thing that computes steps."""
+
+    def advance(self, slots: np.ndarray, positions: np.ndarray, choice: Choice) -> np.ndarray | Tensor | None:
+        """Compute the tokens at ``positions`` [S] of ``slots`` [S], their last ones, and choose those behind them.
+
+        Returns these, [S] int32, -1 where a row is not sound: an array if that is over, else a tensor, which the next
+        call may overwrite. They are written where the next step finds them. None where there is no such short way; then
+        nothing was done.
+        """
+        ...
 
     def run(self, batch: Batch) -> None:
         """Compute the hidden states that are asked for, and write all tokens' KV."""
@@ -59,10 +78,6 @@ class Forward(Protocol):
 
     def logits_and_best(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """``logits`` and ``likeliest`` at once."""
-        ...
-
-    def take_likeliest(self) -> Tensor | None:
-        """The same of all the rows that ``replay`` named, written to the places that it named; if that is one call."""
         ...
 
     def kv_has_moved(self) -> None:
@@ -88,6 +103,10 @@ class EagerForward:
         tokens = batch.tokens if isinstance(batch.tokens, Tensor) else torch.from_numpy(batch.tokens)
         self._hidden = self._model(tokens.to(self._device, torch.int64), context)
 
+    def advance(self, slots: np.ndarray, positions: np.ndarray, choice: Choice) -> None:
+        """There is no short way."""
+        return None
+
     def replay(self, decision: SchedulerOutput) -> None:
         """There is none."""
         return None
@@ -103,10 +122,6 @@ class EagerForward:
     def logits_and_best(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """See Forward.logits_and_best."""
         return self._model.logits_and_best(self._rows(rows))
-
-    def take_likeliest(self) -> None:
-        """There is nothing to replay."""
-        return None
 
     def kv_has_moved(self) -> None:
         """It reads the storage anew in every step."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from quire.core.step import SchedulerOutput
-from quire.engine.worker.forward import Batch, EagerForward
+from quire.engine.worker.forward import Batch, Choice, EagerForward
 from quire.engine.worker.recorded_steps import DecodeSteps, MixedSteps, Parts
 from quire.engine.worker.recorder import Recorder
 from quire.engine.worker.slot_tokens import Places, to_device
@@ -23,12 +23,18 @@ class GraphedForward:
         self._eager, self._parts, self._recorder = eager, parts, recorder
         self._decodes, self._mixed = DecodeSteps(parts), MixedSteps(parts)
         self._hidden: Tensor | None = None  # of the last step, if it was replayed
-        self._has_decoded = False  # in the last step, and nothing else
         self._record()
+
+    @torch.inference_mode()
+    def advance(self, slots: np.ndarray, positions: np.ndarray, choice: Choice) -> Tensor | None:
+        """See Forward.advance."""
+        if choice is not Choice.LIKELIEST:
+            return None
+        self._hidden = self._decodes.replay(slots, positions).hidden
+        return self._decodes.likeliest()
 
     def replay(self, decision: SchedulerOutput) -> tuple[np.ndarray, Places] | None:
         """See Forward.replay."""
-        self._has_decoded = decision.is_decode
         if decision.is_decode:
             cohort = self._decodes.replay(decision.slots, decision.starts)
             self._hidden = cohort.hidden
@@ -42,7 +48,7 @@ class GraphedForward:
 
     def run(self, batch: Batch) -> None:
         """See Forward.run."""
-        self._hidden, self._has_decoded = None, False
+        self._hidden = None
         self._decodes.forget()
         self._eager.run(batch)
 
@@ -59,10 +65,6 @@ class GraphedForward:
         if self._hidden is None:
             return self._eager.logits_and_best(rows)
         return self._parts.model.logits_and_best(self._rows(rows))
-
-    def take_likeliest(self) -> Tensor | None:
-        """See Forward.take_likeliest."""
-        return self._decodes.likeliest() if self._has_decoded else None
 
     def kv_has_moved(self) -> None:
         """See Forward.kv_has_moved."""

@@ -3,6 +3,9 @@
 Owns, by slot, what a device must know of running sequences: their tokens and their block tables. Nothing here loops
 over sequences in a steady step; objects appear only when a sequence is admitted or asked for prompt log probabilities.
 
+A steady step whose sequences choose in one plain way goes a short way, which touches little: on a CPU, what it touches
+is out of the caches, since a step reads all weights; and a device must not wait for the host.
+
 On a device that computes beside this process, a step whose tokens are all chosen there is over only when its ticket is
 asked; the next may be launched before. A step in which someone needs the host for that, as for a grammar, is over when
 its launch returns.
@@ -26,30 +29,30 @@ from quire.model.kv import KVStorage
 class ModelRunner:
     """One model on one device, with its KV storage and sampler."""
 
-    def __init__(
-        self,
-        forward: Forward,
-        kv: KVStorage,
-        chooser: Chooser,
-        tokens: SlotTokens,
-        *,
-        max_num_seqs: int,
-        max_model_len: int,
-        block_size: int,
-    ) -> None:
+    def __init__(self, forward: Forward, kv: KVStorage, chooser: Chooser, tokens: SlotTokens, block_size: int) -> None:
         """``tokens`` and ``chooser`` of a device, both, or of the host."""
         self._forward = forward
         self.kv = kv
         self._chooser = chooser
         self._block_size = block_size
         self._tokens = tokens
-        self._block_tables = np.zeros((max_num_seqs, -(-max_model_len // block_size)), np.int32)
         self._scores = PromptScores()
 
-    @torch.inference_mode()
     def launch(self, decision: SchedulerOutput) -> Ticket:
         """Apply the decision's changes, compute its tokens, choose where it says so. See Executor.launch."""
-        self._apply(decision)
+        if decision.changes_something:
+            self._apply(decision)
+        if decision.is_decode and not self._scores and (choice := self._chooser.choice_of(decision.slots)):
+            ids = self._forward.advance(decision.slots, decision.starts, choice)
+            if isinstance(ids, np.ndarray):
+                return Computed(ModelOutput(token_ids=ids))
+            if ids is not None:
+                return _Later(Reading.begin(OnDevice(ids, [])))
+        return self._launch(decision)
+
+    @torch.inference_mode()
+    def _launch(self, decision: SchedulerOutput) -> Ticket:
+        """What is no short way."""
         slots = decision.sampled_slots
         self._chooser.prepare(slots)
         rows, places = self._compute(decision)
@@ -59,8 +62,7 @@ class ModelRunner:
         positions = decision.sampled_positions
         chosen = self._chooser.choose(self._forward, rows, slots, positions, places)
         if isinstance(chosen, OnDevice):
-            if not chosen.is_written:
-                self._tokens.put(places, chosen.ids)
+            self._tokens.put(places, chosen.ids)
             reading = Reading.begin(chosen)
             return Computed(_output(reading.result(), scores)) if scores else _Later(reading)
         self._tokens.put(places, chosen.token_ids)
@@ -73,7 +75,7 @@ class ModelRunner:
         slots, starts, counts = decision.slots, decision.starts, decision.counts
         rows, positions = _spread(starts, counts)
         num_blocks = -(-int((starts + counts).max()) // self._block_size)
-        tables = self._block_tables[slots, :num_blocks]
+        tables = self._tokens.tables(slots, num_blocks)
         sampled = (np.cumsum(counts) - 1)[decision.samples]
         asked = np.arange(len(rows)) if self._scores else sampled
         tokens = self._tokens.at(slots[rows], positions)
@@ -94,6 +96,7 @@ class ModelRunner:
             self._tokens.put(places, run)
         return arrays
 
+    @torch.inference_mode()
     def _apply(self, decision: SchedulerOutput) -> None:
         if len(decision.released):
             self._chooser.release(decision.released)
@@ -102,9 +105,7 @@ class ModelRunner:
             self._admit(admission)
         updates = decision.block_updates
         if len(updates):
-            places, blocks = updates[:, 0] * self._block_tables.shape[1] + updates[:, 1], updates[:, 2]
-            self._block_tables.reshape(-1)[places] = blocks
-            self._tokens.set_blocks(places, blocks)
+            self._tokens.set_blocks(*updates.T)
         if len(decision.block_copies):
             self.kv.copy(decision.block_copies)
 

@@ -1,7 +1,8 @@
 """A model recorded once and replayed for every step: one native call, whatever the model's depth.
 
-Programs share their buffers' ends: the body writes hidden states, of which the heads take the rows asked for.
-Owns the step's inputs at fixed addresses. Recording happens at the start; a step is array copies and two calls.
+Programs share their buffers' ends: the body writes hidden states, of which the heads take the rows asked for. Owns the
+step's inputs at fixed addresses. Recording happens at the start; a step is array copies and two calls, or one where all
+decode: recorded_decode.py.
 """
 
 from dataclasses import replace
@@ -11,7 +12,10 @@ import torch
 from torch import Tensor
 
 from quire.core.step import SchedulerOutput
-from quire.engine.worker.forward import Batch
+from quire.decoding.slots import SlotParameters
+from quire.engine.worker.forward import Batch, Choice
+from quire.engine.worker.recorded_decode import Inputs, RecordedDecode
+from quire.engine.worker.slot_tokens import HostTokens, Places
 from quire.kernels.cpu.library import Library, Pool
 from quire.kernels.cpu.program import Program, Recorded, Rows
 from quire.kernels.ops.rows import take_rows
@@ -29,12 +33,17 @@ class RecordedForward:
         model: CausalLM,
         kv: KVStorage,
         attention: NativeAttention,
+        slot_tokens: HostTokens,
+        parameters: SlotParameters,
         library: Library,
         pool: Pool,
         *,
         max_rows: int,
     ) -> None:
-        """``max_rows``: rows of logits asked for at once. Raises CannotRecord if a model does more than operators."""
+        """``parameters``: the sampler's. ``max_rows``: rows of logits asked for at once.
+
+        Raises CannotRecord if a model does more than operators.
+        """
         self._attention, self._pool = attention, pool
         max_tokens, max_seqs = attention.max_tokens, attention.max_seqs
         capacity = {
@@ -66,6 +75,22 @@ class RecordedForward:
         self.to_likeliest, (self._likeliest,) = head("likeliest")
         self.to_both, self._both = head("logits_and_best")
 
+        inputs = Inputs(self._tokens, self._positions, self._rows, attention)
+        self._decode = RecordedDecode(self.body, pool, inputs, slot_tokens)
+        self._decode.take_likeliest(self.to_likeliest, self._likeliest)
+        self._decode.draw(self.to_logits, self._logits, parameters)
+
+    def advance(self, slots: np.ndarray, positions: np.ndarray, choice: Choice) -> np.ndarray | None:
+        """See Forward.advance."""
+        return self._decode.advance(slots, positions, choice)
+
+    def replay(self, decision: SchedulerOutput) -> tuple[np.ndarray, Places] | None:
+        """See Forward.replay. There is one for steps that only decode."""
+        if not decision.is_decode:
+            return None
+        self._decode.run(decision.slots, decision.starts)
+        return np.arange(decision.slots.size), Places(decision.slots, decision.sampled_positions)
+
     def run(self, batch: Batch) -> None:
         """See Forward.run."""
         num_tokens = len(batch.tokens)
@@ -75,10 +100,6 @@ class RecordedForward:
         plan = self._attention.plan(batch.starts, batch.counts, batch.block_tables)
         self._attention.narrow(plan, batch.asked)
         self.body.run(self._pool, tokens=num_tokens, sequences=len(batch.counts), asked=len(batch.asked))
-
-    def replay(self, decision: SchedulerOutput) -> None:
-        """``run`` replays all."""
-        return None
 
     def logits(self, rows: np.ndarray) -> Tensor:
         """See Forward.logits."""
@@ -98,10 +119,6 @@ class RecordedForward:
         self.to_both.run(self._pool, sampled=len(rows))
         logits, best = self._both
         return logits[: len(rows)], best[: len(rows)]
-
-    def take_likeliest(self) -> None:
-        """Tokens are written on the host."""
-        return None
 
     def kv_has_moved(self) -> None:
         """On a CPU it never does."""

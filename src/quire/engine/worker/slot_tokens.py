@@ -1,8 +1,8 @@
 """Running sequences' tokens and block tables, by slot: here, or on a device that computes beside this process.
 
 On such a device a token that was just chosen is written where the next step reads it, and this process learns of it
-later. The last slot there, ``nowhere``, is nobody's: rows that fill up a recorded step are its, and its block table
-names the storage's spare block.
+later; block tables are here too, for steps that are planned here. The last slot there, ``nowhere``, is nobody's: rows
+that fill up a recorded step are its, and its block table names the storage's spare block.
 """
 
 from typing import NamedTuple, Protocol
@@ -41,24 +41,29 @@ class SlotTokens(Protocol):
         """Write ``ids`` [R] int32; what is past the end of a slot is passed over."""
         ...
 
-    def set_blocks(self, places: np.ndarray, blocks: np.ndarray) -> None:
-        """Change block tables: ``blocks`` [n] at ``places`` [n] int64 of all of them, one behind another."""
+    def set_blocks(self, slots: np.ndarray, indexes: np.ndarray, blocks: np.ndarray) -> None:
+        """Change block tables: ``blocks`` [n] at ``indexes`` [n] of those of ``slots`` [n]."""
+        ...
+
+    def tables(self, slots: np.ndarray, num_blocks: int) -> np.ndarray:
+        """[S, num_blocks] int32: the beginnings of the block tables of ``slots`` [S]."""
         ...
 
 
 class HostTokens:
-    """As arrays. Block tables are the runner's own."""
+    """As arrays, at addresses that stay."""
 
-    def __init__(self, num_slots: int, max_model_len: int) -> None:
-        self._tokens = np.zeros((num_slots, max_model_len), np.int32)
+    def __init__(self, num_slots: int, max_model_len: int, max_blocks: int) -> None:
+        self.tokens = np.zeros((num_slots, max_model_len), np.int32)
+        self.block_tables = np.zeros((num_slots, max_blocks), np.int32)
 
     def admit(self, slot: int, tokens: np.ndarray) -> None:
         """See SlotTokens.admit."""
-        self._tokens[slot, : len(tokens)] = tokens
+        self.tokens[slot, : len(tokens)] = tokens
 
     def at(self, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """See SlotTokens.at."""
-        found: np.ndarray = self._tokens[slots, positions]
+        found: np.ndarray = self.tokens[slots, positions]
         return found
 
     def locate(self, slots: np.ndarray, positions: np.ndarray) -> Places:
@@ -69,11 +74,16 @@ class HostTokens:
         """See SlotTokens.put."""
         slots, positions = places
         assert isinstance(slots, np.ndarray) and isinstance(positions, np.ndarray) and isinstance(ids, np.ndarray)
-        fits = positions < self._tokens.shape[1]
-        self._tokens[slots[fits], positions[fits]] = ids[fits]
+        fits = positions < self.tokens.shape[1]
+        self.tokens[slots[fits], positions[fits]] = ids[fits]
 
-    def set_blocks(self, places: np.ndarray, blocks: np.ndarray) -> None:
-        """Nothing: nobody reads them here."""
+    def set_blocks(self, slots: np.ndarray, indexes: np.ndarray, blocks: np.ndarray) -> None:
+        """See SlotTokens.set_blocks."""
+        self.block_tables[slots, indexes] = blocks
+
+    def tables(self, slots: np.ndarray, num_blocks: int) -> np.ndarray:
+        """See SlotTokens.tables."""
+        return self.block_tables[slots, :num_blocks]
 
 
 class DeviceTokens:
@@ -93,6 +103,7 @@ class DeviceTokens:
         self.tokens = torch.zeros((num_slots + 1, max_model_len + 1), dtype=torch.int32, device=device)
         self.block_tables = torch.zeros((num_slots + 1, max_blocks), dtype=torch.int32, device=device)
         self.block_tables[self.nowhere] = spare_block
+        self._tables_here = np.zeros((num_slots, max_blocks), np.int32)
         self.nothing_due = (self.nowhere * max_blocks, spare_block)
         """A change that changes nothing: place and block."""
         self._due = _NOTHING_DUE
@@ -121,10 +132,16 @@ class DeviceTokens:
         assert isinstance(slots, Tensor) and isinstance(positions, Tensor)
         self.tokens.index_put_((slots, positions), to_device(ids, self.device) if isinstance(ids, np.ndarray) else ids)
 
-    def set_blocks(self, places: np.ndarray, blocks: np.ndarray) -> None:
+    def set_blocks(self, slots: np.ndarray, indexes: np.ndarray, blocks: np.ndarray) -> None:
         """See SlotTokens.set_blocks."""
         self.settle()
+        places = slots * self._tables_here.shape[1] + indexes
+        self._tables_here.reshape(-1)[places] = blocks
         self._due = places, blocks
+
+    def tables(self, slots: np.ndarray, num_blocks: int) -> np.ndarray:
+        """See SlotTokens.tables."""
+        return self._tables_here[slots, :num_blocks]
 
     @property
     def num_due(self) -> int:

@@ -39,6 +39,7 @@ _SIGNATURES: Mapping[str, str] = MappingProxyType(
         "quire_program_create": "p",
         "quire_program_destroy": "i p",
         "quire_program_length": "l p",
+        "quire_append_program": "i pp",
         "quire_run": "i ppp",
         "quire_run_timed": "i pppp",
         "quire_operator_name": "s pl",
@@ -58,6 +59,9 @@ _SIGNATURES: Mapping[str, str] = MappingProxyType(
         "quire_gated": "i piplliipl",
         "quire_angles": "i pipplfpp",
         "quire_store_heads": "i pipllllppfppppplipli",
+        "quire_begin_decode": "i pp",
+        "quire_draw_slots": "i pppllpp",
+        "quire_end_decode": "i ppp",
         "quire_draw_tokens": "i pplllpp",
         "quire_score_tokens": "i pplpllplppp",
         "quire_keep_allowed": "i pplpllplp",
@@ -84,6 +88,34 @@ class Output(ctypes.Structure):
         ("kind", ctypes.c_int32),
         ("dtype", ctypes.c_int32),
     )
+
+
+class Decode(ctypes.Structure):
+    """``quire_decode``: where a step that computes one token of each sequence finds and leaves what."""
+
+    _fields_ = (
+        ("slots", ctypes.c_void_p),
+        ("positions", ctypes.c_void_p),
+        ("tokens", ctypes.c_void_p),
+        ("token_stride", ctypes.c_int64),
+        ("tables", ctypes.c_void_p),
+        ("table_stride", ctypes.c_int64),
+        ("block", ctypes.c_int64),
+        ("ids", ctypes.c_void_p),
+        ("kv_slots", ctypes.c_void_p),
+        ("step_tables", ctypes.c_void_p),
+        ("context_lens", ctypes.c_void_p),
+        ("query_starts", ctypes.c_void_p),
+        ("asked_starts", ctypes.c_void_p),
+        ("asked", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+    )
+
+
+class SlotDraws(ctypes.Structure):
+    """``quire_slot_draws``: what each slot wants of a draw, as addresses of arrays."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("temperature", "log_min_p", "top_k", "top_p", "seeds"))
 
 
 class DrawArrays(ctypes.Structure):

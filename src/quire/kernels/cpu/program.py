@@ -77,7 +77,9 @@ class Program:
         self._address = library.quire_program_create()
         if not self._address:
             raise MemoryError("no memory for a program")
-        self._counts = np.zeros(NUM_COUNTS, np.int64)
+        self._counts = (ctypes.c_int64 * NUM_COUNTS)()
+        self._counts_address = ctypes.addressof(self._counts)
+        self._run = library.quire_run
         self._kept: list[Any] = []  # what operators refer to by address
         self._free: dict[int, list[Tensor]] = {}  # buffers by size in bytes
 
@@ -116,10 +118,15 @@ class Program:
             facts = ", ".join(str(int(arg)) for arg in args if isinstance(arg, int))
             raise CannotRecord(f"{name} refuses its sizes or types: {facts}")
 
+    def extend(self, other: "Program") -> None:
+        """Append all operators of another program, which keeps them."""
+        self._kept.append(other)
+        self.append("quire_append_program", other._address)
+
     def run(self, pool: Pool, *, tokens: int = 0, sequences: int = 0, asked: int = 0, sampled: int = 0) -> None:
         """Replay all operators for these counts of rows. Other Python threads run meanwhile."""
-        self._counts[:] = tokens, sequences, asked, sampled
-        code = self.library.quire_run(pool.address, self._address, self._counts.ctypes.data)
+        self._counts[:] = [tokens, sequences, asked, sampled]
+        code = self._run(pool.address, self._address, self._counts_address)
         assert code == 0, f"quire_run: {code}"
 
     def profile(
@@ -127,8 +134,8 @@ class Program:
     ) -> list[tuple[str, int]]:
         """Replay, and tell each operator's name and nanoseconds."""
         times = np.zeros(len(self), np.int64)
-        self._counts[:] = tokens, sequences, asked, sampled
-        self.library.quire_run_timed(pool.address, self._address, self._counts.ctypes.data, times.ctypes.data)
+        self._counts[:] = [tokens, sequences, asked, sampled]
+        self.library.quire_run_timed(pool.address, self._address, self._counts_address, times.ctypes.data)
         names = [self.library.quire_operator_name(self._address, i).decode() for i in range(len(self))]
         return list(zip(names, times.tolist(), strict=True))
 

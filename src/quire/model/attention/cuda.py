@@ -107,7 +107,7 @@ class CudaAttention(PagedAttention):
 
     def plan(self, starts: np.ndarray, counts: np.ndarray, block_tables: np.ndarray) -> CudaPlan:
         """See AttentionBackend.plan."""
-        query_starts, slots = places(starts, counts, block_tables, self._block_size)
+        query_starts, slots = places(starts, counts, block_tables, self.block_size)
         lens = (starts + counts).astype(np.int32)
         parts = self._cross(slots.view(np.int32), query_starts, lens, block_tables.astype(np.int32).ravel())
         return CudaPlan(

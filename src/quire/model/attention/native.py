@@ -51,7 +51,7 @@ class NativeAttention(PagedAttention):
 
     def supports(self, spec: KVSpec) -> str | None:
         """See AttentionBackend.supports."""
-        return self.why_not(self._block_size, spec.head_dim, torch.float32)
+        return self.why_not(self.block_size, spec.head_dim, torch.float32)
 
     def kv_shapes(self, spec: KVSpec, num_blocks: int, dtype: torch.dtype) -> tuple[Shape, Shape]:
         """As ``csrc/quire.h`` says: keys [N, K, D / g, B, g], values [N, K, B / g, D, g]; g numbers fill 32 bits.
@@ -60,14 +60,14 @@ class NativeAttention(PagedAttention):
         """
         heads, group = (num_blocks, spec.num_kv_heads), 4 // dtype.itemsize
         if dtype == torch.int8:
-            pages = (*heads, spec.head_dim + SCALE_BYTES, self._block_size)
+            pages = (*heads, spec.head_dim + SCALE_BYTES, self.block_size)
             return pages, pages
-        keys = (*heads, spec.head_dim // group, self._block_size, group)
-        return keys, (*heads, self._block_size // group, spec.head_dim, group)
+        keys = (*heads, spec.head_dim // group, self.block_size, group)
+        return keys, (*heads, self.block_size // group, spec.head_dim, group)
 
     def plan(self, starts: np.ndarray, counts: np.ndarray, block_tables: np.ndarray) -> AttentionPlan:
         """See AttentionBackend.plan: fills ``room``, and returns it."""
-        query_starts, slots = places(starts, counts, block_tables, self._block_size)
+        query_starts, slots = places(starts, counts, block_tables, self.block_size)
         num_seqs, num_blocks = block_tables.shape
         self._starts[: num_seqs + 1] = query_starts
         self._slots[: len(slots)] = slots

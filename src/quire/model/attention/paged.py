@@ -17,7 +17,7 @@ class PagedAttention:
     """The backend that is always there. Holds no state of its own but where it runs."""
 
     def __init__(self, block_size: int, device: torch.device) -> None:
-        self._block_size = block_size
+        self.block_size = block_size
         self._device = device
 
     @property
@@ -32,12 +32,12 @@ class PagedAttention:
     def kv_shapes(self, spec: KVSpec, num_blocks: int, dtype: torch.dtype) -> tuple[Shape, Shape]:
         """Both [N, K, B, D], or [N, K, B, D + SCALE_BYTES] of int8."""
         width = spec.head_dim + (SCALE_BYTES if dtype == torch.int8 else 0)
-        shape = (num_blocks, spec.num_kv_heads, self._block_size, width)
+        shape = (num_blocks, spec.num_kv_heads, self.block_size, width)
         return shape, shape
 
     def plan(self, starts: np.ndarray, counts: np.ndarray, block_tables: np.ndarray) -> AttentionPlan:
         """See AttentionBackend.plan. Array operations only: nothing here loops over sequences."""
-        query_starts, slots = places(starts, counts, block_tables, self._block_size)
+        query_starts, slots = places(starts, counts, block_tables, self.block_size)
         return AttentionPlan(
             backend=self,
             slot_mapping=torch.from_numpy(slots).to(self._device),
