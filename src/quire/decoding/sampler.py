@@ -65,7 +65,7 @@ class Sampler:
         """
         self._vocab_size = vocab_size
         self._sampling = sampling or TorchSampling()
-        self.parameters = self._slots = SlotParameters(max_num_seqs, vocab_size)
+        self.parameters = SlotParameters(max_num_seqs, vocab_size)
         self._constraints = Constraints(max_num_seqs, vocab_size, device)
         self._penalties = Penalties(max_num_seqs, vocab_size, device)
         self._guides = Guides(max_num_seqs, vocab_size, grammars, has_jumps=has_jumps)
@@ -79,7 +79,7 @@ class Sampler:
         has_penalties = admission.params.has_penalties
         if has_penalties:
             self._penalties.admit(admission)
-        self._slots.put(admission, is_processed=has_rules or has_penalties, is_guided=is_guided)
+        self.parameters.put(admission, is_processed=has_rules or has_penalties, is_guided=is_guided)
 
     @torch.inference_mode()
     def release(self, slots: np.ndarray) -> None:
@@ -94,15 +94,15 @@ class Sampler:
 
     def takes_likeliest(self, slots: np.ndarray) -> bool:
         """Whether all of these slots take the likeliest token of the logits as they are, and want nothing else."""
-        return bool(self._slots.is_bare[slots].all())
+        return bool(self.parameters.is_bare[slots].all())
 
     def draws_plainly(self, slots: np.ndarray) -> bool:
         """Whether all of these slots choose from the logits as they are, by their parameters, and want nothing else."""
-        return bool(self._slots.is_plain[slots].all())
+        return bool(self.parameters.is_plain[slots].all())
 
     def tries_likeliest(self, slots: np.ndarray) -> bool:
         """Whether all of these slots take the likeliest token that their guides let follow, and want nothing else."""
-        return bool(self._slots.is_led[slots].all())
+        return bool(self.parameters.is_led[slots].all())
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> Sampled:
@@ -115,14 +115,14 @@ class Sampler:
         assert logits.shape == (len(slots), self._vocab_size) and logits.dtype == torch.float32
         if self.tries_likeliest(slots):
             return self.lead(logits, self._sampling.likeliest(logits, np.arange(len(slots))), slots)
-        asking = np.flatnonzero(self._slots.num_logprobs[slots] != NO_LOGPROBS)
-        if not self._slots.is_edited[slots].any():
+        asking = np.flatnonzero(self.parameters.num_logprobs[slots] != NO_LOGPROBS)
+        if not self.parameters.is_edited[slots].any():
             token_ids = self._choose(logits, slots, positions)
             return Sampled(token_ids, self._report(logits, asking, slots, token_ids))
         raw = logits.clone() if len(asking) == len(slots) else some_rows(logits, asking)
         masked = self._guides.masked(slots)
         chooses_first = self._guides.choose_first(slots)
-        failed = self._edit(logits, slots, positions, masked, self._slots.is_edited[slots] & ~chooses_first)
+        failed = self._edit(logits, slots, positions, masked, self.parameters.is_edited[slots] & ~chooses_first)
         token_ids = self._choose(logits, slots, positions)
         if chooses_first.any():
             failed |= self._mend(logits, slots, token_ids, chooses_first)
@@ -182,7 +182,7 @@ class Sampler:
 
     def _choose(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Token ids [R] int32 from the processed logits, -1 where there is none to choose."""
-        table = self._slots
+        table = self.parameters
         draws = Draws(
             temperature=table.temperature[slots],
             log_min_p=table.log_min_p[slots],
@@ -210,7 +210,7 @@ class Sampler:
         """Entries of the rows ``asking`` [n], from their logits: ``raw`` [n, V], or all rows' [R, V]."""
         if not asking.size:
             return {}
-        wanted = np.where(token_ids[asking] >= 0, self._slots.num_logprobs[slots[asking]], NO_LOGPROBS)
+        wanted = np.where(token_ids[asking] >= 0, self.parameters.num_logprobs[slots[asking]], NO_LOGPROBS)
         places = asking if len(raw) == len(slots) else np.arange(len(asking))
         entries: Entries = {}
         for k in np.unique(wanted[wanted != NO_LOGPROBS]).tolist():
