@@ -93,7 +93,8 @@ class LLM:
         """Continue each prompt; outputs come in the order of the prompts.
 
         ``sampling_params``, ``priority``: one for all, or one for each prompt. Raises InvalidRequest before anything
-        runs if any prompt or its params cannot be used.
+        runs if any prompt or its params cannot be used, and GenerationFailed, which has the outputs of all, once all
+        are over and some failed.
         """
         each = prompts_of(prompts)
         if sampling_params is None:
@@ -262,10 +263,19 @@ class LLM:
                 bar.close()
             self._abandon(adds, done)
         outputs = [done[add.request.handle] for add, _ in adds]
-        for output in outputs:
-            for completion in output.outputs:
-                if completion.finish_reason == FinishReason.ERROR:
-                    raise GenerationFailed(f"Request {output.request_id} failed: {completion.stop_reason}.")
+        reasons = {
+            output.request_id: completion.stop_reason
+            for output in outputs
+            for completion in output.outputs
+            if completion.finish_reason == FinishReason.ERROR
+        }
+        if reasons:
+            first, reason = next(iter(reasons.items()))
+            raise GenerationFailed(
+                f"Request {first} failed: {reason}. {len(reasons)} of {len(outputs)} did; the outputs of all are this "
+                "error's outputs.",
+                outputs=outputs,
+            )
         return outputs
 
     def _abandon(self, adds: list[tuple[Add, str | None]], done: dict[int, RequestOutput]) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from quire import LLM, SamplingParams
 from quire.core import signals
-from quire.core.errors import ConfigError, InvalidRequest, PromptTooLong
+from quire.core.errors import ConfigError, GenerationFailed, InvalidRequest, PromptTooLong
 from quire.core.sampling_params import BeamSearchParams, RepetitionDetection
 from quire.core.step import SchedulerOutput
 from quire.engine.executor.executor import Ticket
@@ -249,6 +249,29 @@ def test_an_interruption_in_the_middle_of_a_step(llm: LLM, monkeypatch: pytest.M
     with signals.interrupting(), pytest.raises(KeyboardInterrupt):  # whoever runs the tests may ignore it
         llm.generate([PROMPT] * 3, GREEDY, use_tqdm=False)
     monkeypatch.undo()
+    assert one(llm, GREEDY).token_ids == wanted
+
+
+def test_one_that_fails_costs_the_others_nothing(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = one(llm, GREEDY).token_ids
+    executor = llm._client._engine.executor
+    launch, num_steps = executor.launch, 0
+
+    def damaged(decision: SchedulerOutput) -> Ticket:
+        nonlocal num_steps
+        num_steps += 1
+        ticket = launch(decision)
+        if num_steps == 5:
+            ticket.result().token_ids[1] = -1
+        return ticket
+
+    monkeypatch.setattr(executor, "launch", damaged)
+    with pytest.raises(GenerationFailed, match="1 of 3 did") as raised:
+        llm.generate([PROMPT] * 3, GREEDY, use_tqdm=False)
+    monkeypatch.undo()
+    first, failed, last = [output.outputs[0] for output in raised.value.outputs]
+    assert first.token_ids == last.token_ids == wanted
+    assert failed.finish_reason == "error" and failed.token_ids == wanted[: len(failed.token_ids)]
     assert one(llm, GREEDY).token_ids == wanted
 
 

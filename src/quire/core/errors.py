@@ -4,7 +4,11 @@ The only place that knows HTTP status codes and OpenAI's error types. A message 
 value (``param``, as a JSON path), the value, the limit, and what to do about it. Our own mistakes are ``assert``.
 """
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from quire.core.outputs import RequestOutput
 
 
 class QuireError(Exception):
@@ -162,11 +166,18 @@ class EngineDead(QuireError):
 
 
 class GenerationFailed(QuireError):
-    """One request failed inside the engine (its logits were not finite, for instance); the others go on."""
+    """One request failed inside the engine (its logits were not finite, for instance); the others go on.
+
+    ``outputs``: of a batch, those of all its requests; the ``finish_reason`` of what failed is "error".
+    """
 
     status = 500
     kind = "server_error"
     code = "generation_failed"
+
+    def __init__(self, message: str, *, outputs: Sequence["RequestOutput"] = ()) -> None:
+        super().__init__(message)
+        self.outputs = outputs
 
 
 # --- what the operator or the machine got wrong; these end a start-up ------------------------------------------------
