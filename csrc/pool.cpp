@@ -112,7 +112,7 @@ Pool::Pool(int num_threads) : workers_(size_t(num_threads)) {
 }
 
 void Pool::end_threads() {
-  is_ending_ = true;
+  is_ending_.store(true, std::memory_order_relaxed);
   runs_.word.fetch_add(1, std::memory_order_seq_cst);
   runs_.wake();
   for (auto& thread : threads_) thread.join();
@@ -171,7 +171,7 @@ void Pool::serve(int index) {
   Worker& worker = workers_[size_t(index)];
   for (uint32_t seen = 0;;) {
     seen = runs_.wait_while(seen);
-    if (is_ending_) return;
+    if (is_ending_.load(std::memory_order_relaxed)) return;
     if (!enter(worker)) continue;
     work_(context_, worker);
     worker.barrier();

@@ -151,7 +151,7 @@ class Pool {
   std::vector<char*> outgrown_;  // shared memory that was too small; freed when nobody is inside
   char* shared_ = nullptr;
   int64_t shared_bytes_ = 0;
-  bool is_ending_ = false;
+  std::atomic<bool> is_ending_{false};  // looked at by threads that an earlier run woke late
   std::vector<Worker> workers_;
   std::vector<std::thread> threads_;
 };
