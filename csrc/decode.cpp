@@ -1,7 +1,7 @@
 // The two ends of a decode step: what its operators read, gathered from what is known of all sequences, and what it chose
 // noted there. Without them a step would be a dozen array operations of its caller's, for a token of each sequence.
 //
-// Bound: none; a few hundred bytes a sequence, read and written by one thread.
+// Bound: none; one thread reads and writes some tens of bytes a sequence, and four for each page of its context.
 #include <algorithm>
 
 #include "program.h"

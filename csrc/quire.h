@@ -219,21 +219,23 @@ typedef struct quire_decode {
 
 /* Write all that the step's operators read. */
 QUIRE_API int quire_begin_decode(quire_program *program, const quire_decode *decode);
+/* Note chosen [n] as the tokens behind these; of a slot that is full, nowhere. */
+QUIRE_API int quire_end_decode(quire_program *program, const quire_decode *decode, const int32_t *chosen);
 
-/* How the sequence in each slot wants its tokens drawn: arrays by slot, as those of quire_draws. */
+/* How the rows of a decode step want their tokens drawn: as quire_draws says, but by slot. */
 typedef struct quire_slot_draws {
-  const float *temperature;
+  const int64_t *slots;     /* [n], as positions: those of quire_decode */
+  const int64_t *positions;
+  const float *temperature; /* by slot, as what follows */
   const float *log_min_p;
   const int64_t *top_k;
   const double *top_p;
-  const uint64_t *seeds; /* the uniform number is a pure function of the seed and of the drawn token's position */
+  const uint64_t *seed;     /* the uniform number is a pure function of it and of the drawn token's position */
 } quire_slot_draws;
 
 /* Draw a token from each row of logits [n, size], as quire_draw_tokens does: ids [n]. */
-QUIRE_API int quire_draw_slots(quire_program *program, const quire_decode *decode, const float *logits, int64_t stride,
-                               int64_t size, const quire_slot_draws *draws, int32_t *ids);
-/* Note chosen [n] as the tokens behind these; of a slot that is full, nowhere. */
-QUIRE_API int quire_end_decode(quire_program *program, const quire_decode *decode, const int32_t *chosen);
+QUIRE_API int quire_draw_slots(quire_program *program, const float *logits, int64_t stride, int64_t size,
+                               const quire_slot_draws *draws, int32_t *ids);
 
 /* ---- from logits to tokens: called on a pool, outside of any program ---- */
 

@@ -25,6 +25,7 @@ struct Table {
 
   Logits row(int64_t r) const { return {logits + (index ? index[r] : r) * stride, size}; }
   int64_t blocks() const { return ceil_div(size, kBlock); }
+  bool is_little() const { return count * size <= kFewLogits; }
 };
 
 // What the looks found: shared by all threads.
@@ -93,8 +94,7 @@ template <typename Job> void run_rows(void* context, Worker& worker) {
 }
 
 template <typename Job> void run_job(quire_pool* pool, Job& job) {
-  const bool is_little = job.table.count * job.table.size <= kFewLogits;
-  (is_little ? run_alone_on : run_on)(pool, run_rows<Job>, &job);
+  (job.table.is_little() ? run_alone_on : run_on)(pool, run_rows<Job>, &job);
 }
 
 // What each row wants of a draw: said row by row,
@@ -111,17 +111,16 @@ struct ByRow {
 // or once for each slot, of which the rows of a decode step are some.
 struct BySlot {
   quire_slot_draws d;
-  const int64_t *slots, *positions;
 
-  float temperature(int64_t r) const { return d.temperature[slots[r]]; }
-  float log_min_p(int64_t r) const { return d.log_min_p[slots[r]]; }
-  int64_t top_k(int64_t r) const { return d.top_k[slots[r]]; }
-  double top_p(int64_t r) const { return d.top_p[slots[r]]; }
+  float temperature(int64_t r) const { return d.temperature[d.slots[r]]; }
+  float log_min_p(int64_t r) const { return d.log_min_p[d.slots[r]]; }
+  int64_t top_k(int64_t r) const { return d.top_k[d.slots[r]]; }
+  double top_p(int64_t r) const { return d.top_p[d.slots[r]]; }
 
-  // Output positions[r] + 1 of SplitMix64, started at the seed's mix: see decoding/random.py.
+  // What decoding/random.py gives for the position behind: output positions[r] + 1 of SplitMix64, from the seed's mix.
   double uniform(int64_t r) const {
-    const uint64_t counter = uint64_t(positions[r] + 2) * 0x9E3779B97F4A7C15u;
-    return double(mix(mix(d.seeds[slots[r]]) + counter) >> 11) * 0x1p-53;
+    const uint64_t counter = uint64_t(d.positions[r] + 2) * 0x9E3779B97F4A7C15u;
+    return double(mix(mix(d.seed[d.slots[r]]) + counter) >> 11) * 0x1p-53;
   }
 
   static uint64_t mix(uint64_t z) {
@@ -202,23 +201,25 @@ template <typename Asked> struct Draw {
 
 class DrawSlots final : public Operator {
  public:
-  DrawSlots(const float* logits, int64_t stride, int64_t size, const BySlot& asked, int32_t* ids)
-      : logits_(logits), stride_(stride), size_(size), asked_(asked), ids_(ids) {}
+  explicit DrawSlots(const Draw<BySlot>& draw) : draw_(draw) {}
 
   const char* name() const override { return "draw_slots"; }
 
-  bool is_small(const Step& step) const override { return step.counts[QUIRE_SEQUENCES] * size_ <= kFewLogits; }
+  bool is_small(const Step& step) const override { return of(step).table.is_little(); }
 
   void run(const Step& step, Worker& worker) const override {
-    Draw<BySlot> draw{{logits_, stride_, step.counts[QUIRE_SEQUENCES], size_, nullptr}, asked_, ids_};
+    Draw<BySlot> draw = of(step);
     run_rows<Draw<BySlot>>(&draw, worker);
   }
 
  private:
-  const float* logits_;
-  int64_t stride_, size_;
-  BySlot asked_;
-  int32_t* ids_;
+  Draw<BySlot> of(const Step& step) const {
+    Draw<BySlot> draw = draw_;
+    draw.table.count = step.counts[QUIRE_SEQUENCES];
+    return draw;
+  }
+
+  Draw<BySlot> draw_;  // of no rows
 };
 
 // Log probabilities.
@@ -300,10 +301,10 @@ int quire_draw_tokens(quire_pool* pool, const float* logits, int64_t stride, int
   return 0;
 }
 
-int quire_draw_slots(quire_program* program, const quire_decode* decode, const float* logits, int64_t stride,
-                     int64_t size, const quire_slot_draws* draws, int32_t* ids) {
-  if (!is_table({logits, stride, 0, size, nullptr})) return QUIRE_BAD_ARGUMENT;
-  return append<DrawSlots>(program, logits, stride, size, BySlot{*draws, decode->slots, decode->positions}, ids);
+int quire_draw_slots(quire_program* program, const float* logits, int64_t stride, int64_t size,
+                     const quire_slot_draws* draws, int32_t* ids) {
+  const Draw<BySlot> draw{{logits, stride, 0, size, nullptr}, {*draws}, ids};
+  return is_table(draw.table) ? append<DrawSlots>(program, draw) : QUIRE_BAD_ARGUMENT;
 }
 
 int quire_score_tokens(quire_pool* pool, const float* logits, int64_t stride, const int64_t* index, int64_t rows,

@@ -115,10 +115,10 @@ def test_slots_draw_what_rows_would(native: Any, vocab_size: int) -> None:
 
     ids = np.full(len(slots) + 1, -7, np.int32)
     program = Program(native.library, dict.fromkeys(Rows, num_slots))
-    decode = Decode(slots=slots.ctypes.data, positions=positions.ctypes.data)
-    asked = SlotDraws(**{name: array.ctypes.data for name, array in wanted.items()}, seeds=seeds.ctypes.data)
-    program.append("quire_draw_slots", decode, logits, logits.stride(0), vocab_size, asked, ids.ctypes.data)
+    arrays = {"slots": slots, "positions": positions, **wanted, "seed": seeds}
+    asked = SlotDraws(**{name: array.ctypes.data for name, array in arrays.items()})
+    program.append("quire_draw_slots", logits, logits.stride(0), vocab_size, asked, ids.ctypes.data)
     program.run(native.pool, sequences=len(slots))
     assert ids.tolist() == [*expected.tolist(), -7]
     with pytest.raises(CannotRecord):
-        program.append("quire_draw_slots", decode, logits, logits.stride(0), 2**21, asked, ids.ctypes.data)
+        program.append("quire_draw_slots", logits, logits.stride(0), 2**21, asked, ids.ctypes.data)

@@ -47,7 +47,7 @@ class Hold:
     def __exit__(self, *_: object) -> None:
         self._is_on = False
         if self._told:
-            first, *_rest = self._told
+            first = self._told[0]  # the others would only interrupt what it sets off
             self._told.clear()
             self._pass_on(first)
 

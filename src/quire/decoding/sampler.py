@@ -66,6 +66,7 @@ class Sampler:
         self._vocab_size = vocab_size
         self._sampling = sampling or TorchSampling()
         self.parameters = SlotParameters(max_num_seqs, vocab_size)
+        """Of all slots; for whoever draws in the sampler's place where ``draws_plainly`` is true."""
         self._constraints = Constraints(max_num_seqs, vocab_size, device)
         self._penalties = Penalties(max_num_seqs, vocab_size, device)
         self._guides = Guides(max_num_seqs, vocab_size, grammars, has_jumps=has_jumps)

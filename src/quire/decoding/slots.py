@@ -2,7 +2,7 @@
 
 Owned by the sampler, in the worker's process. A step reads the rows it needs with one fancy index for each array; no
 object is touched for it. Law: an entry is whole from ``put`` until the next ``put`` of the same slot, and everything
-here is fixed for a sequence's life.
+here is fixed for a sequence's life. The arrays stay where they are: native programs have their addresses.
 """
 
 import math

@@ -70,8 +70,8 @@ class Chooser:
 
     def _common(self, slots: np.ndarray) -> Choice | None:
         if self._device is not None:
-            is_likeliest = bool(self._device.holds(slots).all()) and self._device.takes_likeliest(slots)
-            return Choice.LIKELIEST if is_likeliest else None
+            is_theirs = not self._shares_of(self._device, slots).here.size
+            return Choice.LIKELIEST if is_theirs and self._device.takes_likeliest(slots) else None
         if self.host.takes_likeliest(slots):
             return Choice.LIKELIEST
         return Choice.DRAWN if self.host.draws_plainly(slots) else None
@@ -82,10 +82,9 @@ class Chooser:
             self.host.prepare(slots)
             return
         self._device.flush()
-        if self._shares is None or self._shares.slots is not slots:
-            self._shares = self._share(self._device, slots)
-        if self._shares.here.size:
-            self.host.prepare(slots[self._shares.here])
+        ours = self._shares_of(self._device, slots).here
+        if ours.size:
+            self.host.prepare(slots[ours])
 
     def choose(
         self, forward: Forward, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray, places: Places
@@ -109,10 +108,11 @@ class Chooser:
         here = self._choose_here(forward, rows[ours], slots[ours], positions[ours])
         return _joined(len(slots), (theirs, there), (ours, here))
 
-    @staticmethod
-    def _share(device: DeviceSampler, slots: np.ndarray) -> _Shares:
-        held = device.holds(slots)
-        return _Shares(slots, np.flatnonzero(held), np.flatnonzero(~held))
+    def _shares_of(self, device: DeviceSampler, slots: np.ndarray) -> _Shares:
+        if self._shares is None or self._shares.slots is not slots:
+            held = device.holds(slots)
+            self._shares = _Shares(slots, np.flatnonzero(held), np.flatnonzero(~held))
+        return self._shares
 
     def _choose_here(self, forward: Forward, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray) -> Sampled:
         if self.host.takes_likeliest(slots):

@@ -30,7 +30,7 @@ class GraphedForward:
         """See Forward.advance."""
         if choice is not Choice.LIKELIEST:
             return None
-        self._hidden = self._decodes.replay(slots, positions).hidden
+        self._decodes.replay(slots, positions)
         return self._decodes.likeliest()
 
     def replay(self, decision: SchedulerOutput) -> tuple[np.ndarray, Places] | None:

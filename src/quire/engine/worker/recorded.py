@@ -77,8 +77,8 @@ class RecordedForward:
 
         inputs = Inputs(self._tokens, self._positions, self._rows, attention)
         self._decode = RecordedDecode(self.body, pool, inputs, slot_tokens)
-        self._decode.take_likeliest(self.to_likeliest, self._likeliest)
-        self._decode.draw(self.to_logits, self._logits, parameters)
+        self._decode.record_likeliest(self.to_likeliest, self._likeliest)
+        self._decode.record_draws(self.to_logits, self._logits, parameters)
 
     def advance(self, slots: np.ndarray, positions: np.ndarray, choice: Choice) -> np.ndarray | None:
         """See Forward.advance."""

@@ -42,36 +42,31 @@ class RecordedDecode:
 
     def __init__(self, body: Program, pool: Pool, inputs: Inputs, tokens: HostTokens) -> None:
         """``tokens``: all that is known of the sequences, by slot."""
-        self._pool, self._body, self._tokens = pool, body, tokens
+        self._pool, self._body = pool, body
+        self._tokens = tokens  # whose addresses the programs have
         most = inputs.attention.max_seqs
         self._slots, self._positions = np.zeros(most, np.int64), inputs.positions.numpy()[:most]
         self._ends = _ends(self._slots, inputs, tokens)
         self._hidden = self._begin()
         self._advances: dict[Choice, _Advance] = {}
 
-    def take_likeliest(self, head: Program, ids: Tensor) -> None:
-        """Make Choice.LIKELIEST a head that finds ``ids`` [R] int32."""
+    def record_likeliest(self, head: Program, ids: Tensor) -> None:
+        """Have Choice.LIKELIEST made by a head that finds ``ids`` [R] int32."""
         program = self._begin()
         program.extend(head)
         self._end(Choice.LIKELIEST, program, ids.numpy())
 
-    def draw(self, head: Program, logits: Tensor, parameters: SlotParameters) -> None:
-        """Make Choice.DRAWN a draw from a head's ``logits`` [R, V] float32; unless the vocabulary is too large."""
-        if logits.shape[1] > NativeSampling.MAX_VOCAB_SIZE:
+    def record_draws(self, head: Program, logits: Tensor, parameters: SlotParameters) -> None:
+        """Have Choice.DRAWN made from a head's ``logits`` [R, V] float32, unless the vocabulary is too large for it."""
+        vocab_size = logits.shape[1]
+        if vocab_size > NativeSampling.MAX_VOCAB_SIZE:
             return
         program, ids = self._begin(), np.zeros(len(self._slots), np.int32)
         program.extend(head)
         program.keep(parameters)
-        draws = SlotDraws(
-            temperature=parameters.temperature.ctypes.data,
-            log_min_p=parameters.log_min_p.ctypes.data,
-            top_k=parameters.top_k.ctypes.data,
-            top_p=parameters.top_p.ctypes.data,
-            seeds=parameters.seed.ctypes.data,
-        )
-        program.append(
-            "quire_draw_slots", self._ends, logits, logits.stride(0), logits.shape[1], draws, ids.ctypes.data
-        )
+        wishes = {name: getattr(parameters, name).ctypes.data for name in SlotDraws.WISHES}
+        draws = SlotDraws(slots=self._ends.slots, positions=self._ends.positions, **wishes)
+        program.append("quire_draw_slots", logits, logits.stride(0), vocab_size, draws, ids.ctypes.data)
         self._end(Choice.DRAWN, program, ids)
 
     def run(self, slots: np.ndarray, positions: np.ndarray) -> None:

@@ -135,9 +135,8 @@ class DeviceTokens:
     def set_blocks(self, slots: np.ndarray, indexes: np.ndarray, blocks: np.ndarray) -> None:
         """See SlotTokens.set_blocks."""
         self.settle()
-        places = slots * self._tables_here.shape[1] + indexes
-        self._tables_here.reshape(-1)[places] = blocks
-        self._due = places, blocks
+        self._tables_here[slots, indexes] = blocks
+        self._due = slots * self._tables_here.shape[1] + indexes, blocks
 
     def tables(self, slots: np.ndarray, num_blocks: int) -> np.ndarray:
         """See SlotTokens.tables."""

@@ -60,8 +60,8 @@ _SIGNATURES: Mapping[str, str] = MappingProxyType(
         "quire_angles": "i pipplfpp",
         "quire_store_heads": "i pipllllppfppppplipli",
         "quire_begin_decode": "i pp",
-        "quire_draw_slots": "i pppllpp",
         "quire_end_decode": "i ppp",
+        "quire_draw_slots": "i ppllpp",
         "quire_draw_tokens": "i pplllpp",
         "quire_score_tokens": "i pplpllplppp",
         "quire_keep_allowed": "i pplpllplp",
@@ -113,9 +113,10 @@ class Decode(ctypes.Structure):
 
 
 class SlotDraws(ctypes.Structure):
-    """``quire_slot_draws``: what each slot wants of a draw, as addresses of arrays."""
+    """``quire_slot_draws``: a decode step's rows, and what each slot wants of a draw, as addresses of arrays."""
 
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("temperature", "log_min_p", "top_k", "top_p", "seeds"))
+    WISHES = ("temperature", "log_min_p", "top_k", "top_p", "seed")
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("slots", "positions", *WISHES))
 
 
 class DrawArrays(ctypes.Structure):
