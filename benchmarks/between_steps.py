@@ -12,9 +12,9 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 from quire import LLM, SamplingParams
 from quire.core.step import StepOutput
@@ -42,21 +42,11 @@ class Inside:
         return wrapper
 
 
-@contextmanager
-def native_calls() -> Iterator[Inside]:
-    inside, places = Inside(), ((Program, "run"), (NativeSampling, "draw_tokens"))
-    before = [getattr(owner, name) for owner, name in places]
-    for (owner, name), call in zip(places, before, strict=True):
-        setattr(owner, name, inside.timed(call))
-    yield inside
-    for (owner, name), call in zip(places, before, strict=True):
-        setattr(owner, name, call)
-
-
 def measure(llm: LLM, params: SamplingParams) -> tuple[float, float]:
     """Medians of a step's seconds, and of those outside native calls."""
     client: Any = llm._client
-    step, rows = client.step, []
+    step, inside = client.step, Inside()
+    rows: list[tuple[float, float]] = []
 
     def timed() -> list[StepOutput]:
         inside.seconds = 0.0
@@ -66,10 +56,12 @@ def measure(llm: LLM, params: SamplingParams) -> tuple[float, float]:
         rows.append((seconds, seconds - inside.seconds))
         return outputs
 
-    client.step = timed
-    with native_calls() as inside:
+    with (
+        patch.object(Program, "run", inside.timed(Program.run)),
+        patch.object(NativeSampling, "draw_tokens", inside.timed(NativeSampling.draw_tokens)),
+        patch.object(client, "step", timed),
+    ):
         llm.generate({"prompt_token_ids": PROMPT}, params, use_tqdm=False)
-    client.step = step
     whole, outside = zip(*rows[8:], strict=True)  # the first ones compute the prompt
     return statistics.median(whole), statistics.median(outside)
 
