@@ -2,11 +2,19 @@
 
 import asyncio
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
+from tests.server.conftest import FakeLLM
 
+from quire.core.outputs import RequestOutput
+from quire.core.request import Request
+from quire.core.sampling_params import SamplingParams
+from quire.core.step import Finished, FinishReason, Started, StepOutput
 from quire.server.histogram import Histogram, one_two_five
-from quire.server.metrics import Throughput
+from quire.server.metrics import Metrics, Throughput
 
 pytestmark = pytest.mark.anyio
 
@@ -124,3 +132,50 @@ def test_throughput_is_an_average_over_ten_seconds():
     assert throughput.rate(129.9) == 7
     assert throughput.rate(134.9) == 7 * 5 / 10
     assert throughput.rate(200) == 0
+
+
+def aborted(handle):
+    request = Request(
+        handle=handle, request_id="r", prompt=np.array([1], np.int32), params=SamplingParams(), max_total_tokens=9
+    )
+    return RequestOutput(request_id="r", prompt=None, prompt_token_ids=[1], finished=True), request
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_steady_steps_are_counted_as_any_others(data):
+    """Against a count that looks at each token: sequences come, go, are aborted, pause, and get several tokens."""
+    metrics = Metrics(FakeLLM(), "fake")
+    last, num_tokens, waits, now = {}, 0, [], 0.0
+    for _ in range(data.draw(st.integers(1, 15))):
+        now += data.draw(st.sampled_from([0.0, 0.25, 1.0]))
+        came = data.draw(st.sampled_from([[], [], [], [1], [2, 3], [4]]))
+        last |= {handle: None for handle in came if handle not in last}
+        handles = data.draw(st.just(sorted(last)) | st.lists(st.integers(1, 5), max_size=4))
+        ended = data.draw(st.sampled_from([[], [], [], [1], [3]]))
+        metrics.on_step(
+            StepOutput(
+                handles=handles,
+                token_ids=[7] * len(handles),
+                time_s=now,
+                started=[Started(handle, 0, now) for handle in came],
+                finished=[Finished(handle, FinishReason.LENGTH) for handle in ended],
+            )
+        )
+        for handle in (handle for handle in handles if handle in last):
+            waits += [now - last[handle]] if last[handle] is not None else []
+            last[handle] = now
+            num_tokens += 1
+        gone = data.draw(st.sampled_from([[], [], [], [2]]))
+        for handle in gone:
+            metrics.on_request_finished(*aborted(handle))
+        for handle in (*ended, *gone):
+            last.pop(handle, None)
+    samples = {
+        sample.name: sample.value
+        for family in text_string_to_metric_families(metrics.text().decode())
+        for sample in family.samples
+    }
+    assert samples["vllm:generation_tokens_total"] == num_tokens
+    assert samples["vllm:inter_token_latency_seconds_count"] == len(waits)
+    assert samples["vllm:inter_token_latency_seconds_sum"] == sum(waits)

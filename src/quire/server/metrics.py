@@ -1,7 +1,7 @@
 """What ``/metrics`` tells: vLLM's names, labels and buckets, so that dashboards made for it work.
 
-Lives in the HTTP process, hears of every step and of every request's end. Costs a dictionary access a token, one
-histogram entry a step and distinct latency, and the rest at a request's end. Counts of tokens are of those that a
+Lives in the HTTP process, hears of every step and of every request's end. A step of the same sequences as the one
+before costs one histogram entry, another one a dictionary access a token as well. Counts of tokens are of those that a
 client was told; throughputs are averages over the last ten seconds.
 """
 
@@ -54,7 +54,10 @@ class Metrics:
         self._llm = llm
         self._labels = {"model_name": model_name, "engine": "0"}
         self._token_times: dict[int, float | None] = {}
-        """Handle of a running sequence -> when its last token came."""
+        """Handle of a running sequence -> when its last token came, but for those that are steady."""
+        self._steady: list[int] = []
+        self._steady_s = 0.0
+        """Sequences that each got one token in the step then, and that did not end."""
         self._prompt_rate, self._generation_rate = Throughput(), Throughput()
         self._num_computed = llm.stats.num_prompt_tokens
         self._num_prompt_tokens = self._num_cached_tokens = self._num_generation_tokens = 0
@@ -114,6 +117,28 @@ class Metrics:
 
     def on_step(self, step: StepOutput) -> None:
         """Count a step's tokens and how long each was waited for."""
+        now, is_steady = step.time_s, not (step.started or step.finished)
+        if is_steady and step.handles == self._steady:
+            num_tokens = len(step.handles)
+            self._between.observe(now - self._steady_s, num_tokens)
+        else:
+            self._unsettle()
+            num_tokens = self._count_tokens(step)
+            if is_steady and num_tokens == len(step.handles) == len(set(step.handles)):
+                self._steady = step.handles
+        self._steady_s = now
+        self._num_generation_tokens += num_tokens
+        self._generation_rate.add(now, num_tokens)
+        if step.stats is not None:
+            if step.stats.step_tokens:
+                self._step.observe(step.stats.step_tokens)
+            # an engine that was started again counts from nothing
+            computed = step.stats.num_prompt_tokens - self._num_computed
+            self._prompt_rate.add(now, computed if computed >= 0 else step.stats.num_prompt_tokens)
+            self._num_computed = step.stats.num_prompt_tokens
+
+    def _count_tokens(self, step: StepOutput) -> int:
+        """Those whose clients still want them."""
         times, now = self._token_times, step.time_s
         for started in step.started:
             times.setdefault(started.handle, None)
@@ -128,20 +153,17 @@ class Metrics:
                 waits[now - before] = waits.get(now - before, 0) + 1
         for wait_s, count in waits.items():
             self._between.observe(wait_s, count)
-        self._num_generation_tokens += num_tokens
-        self._generation_rate.add(now, num_tokens)
         for finished in step.finished:
             times.pop(finished.handle, None)
-        if step.stats is not None:
-            if step.stats.step_tokens:
-                self._step.observe(step.stats.step_tokens)
-            # an engine that was started again counts from nothing
-            computed = step.stats.num_prompt_tokens - self._num_computed
-            self._prompt_rate.add(now, computed if computed >= 0 else step.stats.num_prompt_tokens)
-            self._num_computed = step.stats.num_prompt_tokens
+        return num_tokens
+
+    def _unsettle(self) -> None:
+        self._token_times.update(dict.fromkeys(self._steady, self._steady_s))
+        self._steady = []
 
     def on_request_finished(self, output: RequestOutput, request: Request) -> None:
         """Count a request and the phases of its life; ``output`` is all of it."""
+        self._unsettle()
         for handle in range(request.handle, request.handle + request.params.n):
             self._token_times.pop(handle, None)
         self._ended[_reason(output)] += 1
