@@ -38,6 +38,7 @@ log = logging.getLogger("quire.server")
 
 _KEY_VARIABLES = ("QUIRE_API_KEY", "VLLM_API_KEY")
 _KEEP_ALIVE_S = 30
+_TICK_S = 1.0
 _LAST_WORDS_S = 5
 """Time that aborted requests have to send their ends."""
 
@@ -128,6 +129,7 @@ class Server(uvicorn.Server):
         self._service: Service = app.state.service
         self._announce = announce
         self._draining: asyncio.Task[None] | None = None
+        self._over = asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -141,12 +143,19 @@ class Server(uvicorn.Server):
         shown = f"[{host}]" if ":" in host else host
         self._announce(f"Quire serves {self._service.served_names[0]} at {scheme}://{shown}:{port}")
 
+    async def main_loop(self) -> None:
+        """Until the end, of which this is told; uvicorn's own looks for it ten times a second. A tick is a new Date."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), _TICK_S)
+
     def stop(self) -> None:
         """Drain; called again, end at once."""
         if self._draining is None:
             self._draining = asyncio.get_running_loop().create_task(self._drain())
             return
-        self.force_exit = self.should_exit = True
+        self.force_exit = True
+        self._end()
         self._service.abort_all()
         for connection in list(self.server_state.connections):
             transport = getattr(connection, "transport", None)
@@ -165,7 +174,11 @@ class Server(uvicorn.Server):
             service.abort_all()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(service.idle(), _LAST_WORDS_S)
+        self._end()
+
+    def _end(self) -> None:
         self.should_exit = True
+        self._over.set()
 
 
 def _uvicorn_config(app: Starlette, config: ServerConfig) -> uvicorn.Config:
