@@ -14,10 +14,10 @@ from quire.core.config import DEFAULT_MODEL
 from quire.core.errors import Asleep, GenerationFailed, InvalidRequest
 from quire.core.keywords import engine_config
 from quire.core.messages import Abort, Add, Check, Done, EngineInfo, Order, Reset, Sleep, WakeUp
-from quire.core.outputs import BeamSearchOutput, RequestOutput
+from quire.core.outputs import BeamSearchOutput, OutputKind, RequestOutput
 from quire.core.sampling_params import BeamSearchParams, SamplingParams
 from quire.core.step import EngineStats, FinishReason
-from quire.engine.assembler import Assembler, OutputKind
+from quire.engine.assembler import Assembler
 from quire.engine.beam_search import BeamSearch
 from quire.engine.control import PauseMode, check_mode
 from quire.engine.intake import Intake

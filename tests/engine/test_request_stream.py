@@ -1,15 +1,16 @@
 """Whoever reads slowly gets the same text in fewer pieces."""
 
 import asyncio
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from quire.core.errors import EngineDead
-from quire.core.outputs import CompletionOutput, Logprob, RequestOutput
+from quire.core.outputs import CompletionOutput, Logprob, OutputKind, RequestOutput
 from quire.core.request import Request
 from quire.core.sampling_params import SamplingParams
-from quire.engine.assembler import OutputKind
+from quire.engine.continuation import Tap
 from quire.engine.request_stream import RequestStream
 
 REQUEST = Request(
@@ -28,9 +29,13 @@ def delta(index: int, text: str, *, end: str | None = None, finished: bool = Fal
     return RequestOutput(request_id="r", prompt=None, prompt_token_ids=[1], outputs=[completion], finished=finished)
 
 
+def untapped(handle: int, tap: Tap | None) -> None:
+    raise AssertionError("nobody taps it")
+
+
 def test_what_was_missed_is_merged() -> None:
     async def main() -> list[RequestOutput]:
-        stream = RequestStream(REQUEST, OutputKind.DELTA, lambda request: None)
+        stream = RequestStream(REQUEST, OutputKind.DELTA, lambda request: None, untapped)
         stream.put(delta(0, "ab"))
         first = await anext(stream)
         for piece in (delta(1, "x"), delta(0, "c"), delta(1, "yz", end="stop"), delta(0, "d", end="length")):
@@ -48,7 +53,7 @@ def test_what_was_missed_is_merged() -> None:
 
 def test_a_failure_comes_after_what_was_known() -> None:
     async def main() -> None:
-        stream = RequestStream(REQUEST, OutputKind.DELTA, lambda request: None)
+        stream = RequestStream(REQUEST, OutputKind.DELTA, lambda request: None, untapped)
         stream.put(delta(0, "ab"))
         stream.fail(EngineDead("gone"))
         assert (await anext(stream)).outputs[0].text == "ab"
@@ -61,7 +66,7 @@ def test_a_failure_comes_after_what_was_known() -> None:
 def test_abort_is_sent_while_it_matters() -> None:
     async def main() -> list[int]:
         aborted: list[int] = []
-        stream = RequestStream(REQUEST, OutputKind.CUMULATIVE, lambda request: aborted.append(request.handle))
+        stream = RequestStream(REQUEST, OutputKind.CUMULATIVE, lambda request: aborted.append(request.handle), untapped)
         stream.put(delta(0, "ab"))
         stream.abort()
         stream.put(delta(0, "abc", end="abort", finished=True))
@@ -71,52 +76,30 @@ def test_abort_is_sent_while_it_matters() -> None:
     assert asyncio.run(main()) == [1]
 
 
-def test_what_is_tapped_comes_at_once_and_in_order() -> None:
-    """Only while the reader waits, having done with all that came before; what is declined, and the end, it reads."""
+class NoTap:
+    def take(self, text: str, token_ids: Sequence[int]) -> bool:
+        return False
 
+
+def test_a_tap_is_there_exactly_while_the_reader_waits() -> None:
     async def main() -> None:
-        stream = RequestStream(REQUEST, OutputKind.DELTA, lambda request: None)
-        heard: list[str] = []
-        is_open = True
-
-        def take(output: RequestOutput) -> bool:
-            if is_open:
-                heard.append(f"tap {output.outputs[0].text}")
-            return is_open
-
-        stream.tap(take)
+        taps: list[Tap | None] = []
+        stream = RequestStream(REQUEST, OutputKind.DELTA, lambda request: None, lambda handle, tap: taps.append(tap))
+        tap = NoTap()
+        stream.tap(tap)
         stream.put(delta(0, "a"))
-        assert heard == [], "nobody waits yet, so a reader may be busy with what came before"
-        heard.append(f"read {(await anext(stream)).outputs[0].text}")
+        assert (await anext(stream)).outputs[0].text == "a"
+        assert taps == [], "what has come is read first"
         waiting = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0)
+        assert taps == [tap]
         stream.put(delta(0, "b"))
-        is_open = False
-        stream.put(delta(0, "c"))
-        is_open = True
-        stream.put(delta(0, "d"))
-        heard.append(f"read {(await waiting).outputs[0].text}")
+        await waiting
+        assert taps == [tap, None]
         waiting = asyncio.ensure_future(anext(stream))
         await asyncio.sleep(0)
-        stream.put(delta(0, "e", end="stop", finished=True))
-        heard.append(f"read {(await waiting).outputs[0].text}")
-        assert heard == ["read a", "tap b", "read cd", "read e"]
-
-    asyncio.run(main())
-
-
-def test_what_fails_in_a_tap_is_the_readers_to_hear() -> None:
-    async def main() -> None:
-        stream = RequestStream(REQUEST, OutputKind.DELTA, lambda request: None)
-
-        def take(output: RequestOutput) -> bool:
-            raise ZeroDivisionError
-
-        stream.tap(take)
-        waiting = asyncio.ensure_future(anext(stream))
-        await asyncio.sleep(0)
-        stream.put(delta(0, "a"))
-        with pytest.raises(ZeroDivisionError):
-            await waiting
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        assert taps == [tap, None, tap, None]
 
     asyncio.run(main())

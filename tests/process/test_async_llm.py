@@ -12,7 +12,7 @@ import pytest
 from quire import LLM, AsyncLLM, SamplingParams
 from quire.core.errors import Asleep, Conflict, CorruptCheckpoint, EngineDead, InvalidRequest, Overloaded, PromptTooLong
 from quire.core.keywords import engine_config
-from quire.engine.assembler import OutputKind
+from quire.core.outputs import OutputKind
 from quire.engine.client import EngineProcess
 from quire.engine.request_stream import RequestStream
 

@@ -54,6 +54,80 @@ def test_same_tokens_as_offline(serving: Serving, tiny_checkpoint: Callable[[str
         assert asyncio.run(everyone(server.url)) == expected
 
 
+STREAMED: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.9, "seed": 7},
+    {"stop": ["e", "\n"]},
+    {"logprobs": 2},
+    {"n": 2, "temperature": 0.9, "seed": 3},
+    {"prompt": [PROMPTS[0], PROMPTS[1]]},
+    {"echo": True, "prompt": "Wait"},
+]
+
+
+def test_a_stream_says_what_the_whole_answer_says(serving: Serving, tiny_checkpoint: Callable[[str], Path]) -> None:
+    """Whatever way its tokens go, all at once; a model of noise says parts of characters, too."""
+    path = str(tiny_checkpoint("llama"))
+
+    async def completions(client: openai.AsyncOpenAI, asked: dict[str, Any]) -> None:
+        extra = {"ignore_eos": True}
+        common: dict[str, Any] = {
+            "model": path,
+            "prompt": PROMPTS[2],
+            "max_tokens": 60,
+            "temperature": 0,
+            "extra_body": extra,
+        } | asked
+        whole = await client.completions.create(**common)
+        texts = {choice.index: "" for choice in whole.choices}
+        ends = {}
+        async for chunk in await client.completions.create(
+            **common, stream=True, stream_options={"include_usage": True}
+        ):
+            for choice in chunk.choices:
+                texts[choice.index] += choice.text
+                ends[choice.index] = choice.finish_reason
+            usage = chunk.usage
+        assert texts == {choice.index: choice.text for choice in whole.choices}, asked
+        assert ends == {choice.index: choice.finish_reason for choice in whole.choices}, asked
+        assert usage.completion_tokens == whole.usage.completion_tokens, asked
+
+    async def chat(client: openai.AsyncOpenAI, asked: dict[str, Any]) -> None:
+        extra = {"ignore_eos": True, "temperature": 0, **asked}
+        common: dict[str, Any] = {"model": path, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 60}
+        whole = await client.chat.completions.create(**common, extra_body=extra)
+        said = ""
+        async for chunk in await client.chat.completions.create(
+            **common, extra_body=extra, stream=True, stream_options={"include_usage": True}
+        ):
+            said += "".join(choice.delta.content or "" for choice in chunk.choices)
+            usage = chunk.usage
+        assert said == whole.choices[0].message.content
+        assert usage.completion_tokens == whole.usage.completion_tokens, asked
+
+    async def responses(client: openai.AsyncOpenAI) -> None:
+        whole = await client.responses.create(model=path, input="hi", max_output_tokens=60, temperature=0)
+        said = ""
+        async for event in await client.responses.create(
+            model=path, input="hi", max_output_tokens=60, temperature=0, stream=True
+        ):
+            if event.type == "response.output_text.delta":
+                said += event.delta
+        assert said == whole.output_text
+
+    async def everyone(url: str) -> None:
+        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+            await asyncio.gather(
+                *(completions(client, asked) for asked in STREAMED),
+                *(chat(client, asked) for asked in ({}, {"return_token_ids": True}, {"temperature": 1, "seed": 1})),
+                responses(client),
+            )
+
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    with serving(path, "--max-model-len", "256", "--chat-template", template) as server:
+        asyncio.run(everyone(server.url))
+
+
 def soak(url: str, clients: int, seconds: int, words: int) -> None:
     command = [sys.executable, str(SOAK), "--url", url, "--clients", str(clients), "--seconds", str(seconds)]
     command += ["--words", str(words)]

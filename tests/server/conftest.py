@@ -19,11 +19,12 @@ from quire.checkpoint.facts import ModelFacts
 from quire.core.config import EngineConfig, ServerConfig
 from quire.core.errors import InvalidRequest
 from quire.core.messages import AWAKE, Done, EngineInfo, Pause, Resume, Sleep, WakeUp
-from quire.core.outputs import CompletionOutput, Logprob, Logprobs, RequestMetrics, RequestOutput
+from quire.core.outputs import CompletionOutput, Logprob, Logprobs, OutputKind, RequestMetrics, RequestOutput
 from quire.core.request import Request
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import EngineStats, Finished, FinishReason, Started, StepOutput
-from quire.engine.assembler import LiveSequence, OutputKind
+from quire.engine.assembler import LiveSequence
+from quire.engine.continuation import Tap
 from quire.engine.control import EngineControl
 from quire.engine.intake import Intake
 from quire.server.app import create_app
@@ -107,6 +108,8 @@ class FakeStream:
         self.metrics = RequestMetrics(arrival_s=time.monotonic())
         self.queue: asyncio.Queue[RequestOutput | Exception] = asyncio.Queue()
         self.ended = False
+        self.tapped: Tap | None = None
+        self.is_waited_for = False
         self.task = asyncio.ensure_future(self.produce())
 
     def __aiter__(self) -> "FakeStream":
@@ -115,13 +118,21 @@ class FakeStream:
     async def __anext__(self) -> RequestOutput:
         if self.ended and self.queue.empty():
             raise StopAsyncIteration
+        self.is_waited_for = self.queue.empty() and bool(self.choices[0].token_ids)
         output = await self.queue.get()
+        self.is_waited_for = False
         if isinstance(output, Exception):
             raise output
         return output
 
-    def tap(self, take: Any) -> None:
-        pass
+    def tap(self, tap: Tap) -> None:
+        self.tapped = tap
+
+    @property
+    def is_one_text(self) -> bool:
+        params = self.request.params
+        has_logprobs = params.logprobs is not None or params.prompt_logprobs is not None
+        return self.kind is OutputKind.DELTA and params.n == 1 and not has_logprobs
 
     def abort(self) -> None:
         if not self.ended:
@@ -194,6 +205,11 @@ class FakeStream:
         self.finish(FinishReason.LENGTH)
 
     def tell(self) -> None:
+        if self.tapped is not None and self.is_waited_for and self.queue.empty() and self.is_one_text:
+            choice = self.choices[0]
+            if self.tapped.take(choice.text[-1:], choice.token_ids[-1:]):
+                self.llm.num_tapped += 1
+                return
         if self.kind is not OutputKind.FINAL:
             self.queue.put_nowait(self.output(1 if self.kind is OutputKind.DELTA else MAX_TEXT))
 
@@ -241,6 +257,7 @@ class FakeLLM:
         self.stats = EngineStats()
         self.failure: str | None = None
         self.num_cached_tokens = 0
+        self.num_tapped = 0
         self.eos_token_ids: tuple[int, ...] = ()
         self.says: str | None = None
         self.stop_reason: str | None = None

@@ -5,6 +5,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
+import time
+import uuid
+from email.utils import parsedate_to_datetime
 
 import openai
 import pytest
@@ -13,6 +17,7 @@ from quire.core.config import ServerConfig
 from quire.core.errors import ConfigError
 from quire.server.app import create_app
 from quire.server.serve import Server, bind, serve
+from quire.text.dialects.parsing import ReaderParser
 
 pytestmark = pytest.mark.anyio
 
@@ -155,6 +160,121 @@ async def test_tokens_go_out_as_they_come(live, llm):
         assert b'"text":"%b"' % letter in await reader.readuntil(b"\n\n")
     assert (await reader.readuntil(b"[DONE]\n\n")).endswith(b"data: [DONE]\n\n")
     writer.close()
+
+
+CALLING = {"messages": HI, "tools": [{"type": "function", "function": {"name": "f"}}]}
+SAYS_A_CALL = 'I\'ll "see" 100%.\n<tool_call>\n{"name": "f", "arguments": {"é": 1}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        ("/v1/chat/completions", {"messages": HI}, 'a "text"\n of 100%é\x00\U0001f600'),
+        ("/v1/chat/completions", {"messages": HI, "stream_options": {"include_usage": True}}, None),
+        ("/v1/chat/completions", {"messages": HI, "stream_options": {"continuous_usage_stats": True}}, None),
+        ("/v1/chat/completions", {"messages": HI, "return_token_ids": True}, None),
+        ("/v1/chat/completions", CALLING, SAYS_A_CALL),
+        ("/v1/completions", {"prompt": "x"}, 'a "text"\n of 100%é\x00\U0001f600'),
+        ("/v1/completions", {"prompt": "x", "echo": True, "stream_options": {"include_usage": True}}, None),
+        ("/v1/responses", {"input": "hi", "store": False}, None),
+    ],
+)
+async def test_the_short_way_says_what_the_long_one_does(live, llm, monkeypatch, path, body, says):
+    """HTTP/1.0 has no chunks, and so no short way; both answers are the same to the byte."""
+    monkeypatch.setattr("time.time", lambda: 1234567890.0)
+    monkeypatch.setattr("uuid.uuid4", lambda: uuid.UUID(int=7))
+    llm.says = says
+    server = await live()
+    data = json.dumps(
+        {"stream": True, "max_tokens" if "input" not in body else "max_output_tokens": 20} | body
+    ).encode()
+    heard = []
+    for version in ("1.1", "1.0"):
+        llm.num_tapped = 0
+        head = f"POST {path} HTTP/{version}\r\nHost: localhost\r\nContent-Type: application/json\r\nX-Request-Id: 7\r\n"
+        answer = await server.say(f"{head}Content-Length: {len(data)}\r\nConnection: close\r\n\r\n".encode() + data)
+        assert (llm.num_tapped > 0) == (version == "1.1")
+        head, _, content = answer.partition(b"\r\n\r\n")
+        heard.append(b"".join(chunks(content)) if b"chunked" in head else content)
+    assert heard[0] == heard[1]
+
+
+def chunks(content):
+    while content:
+        size, _, content = content.partition(b"\r\n")
+        yield content[: int(size, 16)]
+        content = content[int(size, 16) + 2 :]
+
+
+async def test_a_slow_client_gets_everything(live, llm):
+    """What it does not take waits in the engine's client, merged, and goes the long way until there is room again."""
+    llm.close_gate()
+    llm.says = "0123456789" * 400
+    server = await live()
+    reader, writer = await server.connect()
+    writer.transport.pause_reading()
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    data = b'{"prompt":"x","stream":true}'
+    head = f"POST /v1/completions {HEAD}Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
+    writer.write(head.encode() + b"Connection: close\r\n\r\n" + data)
+    await llm.submitted.wait()
+    (connection,) = server.server.server_state.connections
+    connection.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    num_told = 0
+    while not connection.flow.write_paused:
+        llm.release()
+        num_told += 1
+        assert num_told < len(llm.says), "so much fits into no buffer"
+        for _ in range(3):
+            await asyncio.sleep(0)
+    num_tapped = llm.num_tapped
+    assert num_tapped > 10
+    llm.release(50)
+    (stream,) = llm.streams
+    while len(stream.choices[0].text) < num_told + 50:
+        await asyncio.sleep(0)
+    assert llm.num_tapped == num_tapped, "nothing may be written"
+    writer.transport.resume_reading()
+    hearing = asyncio.ensure_future(reader.read())
+    while not stream.is_waited_for or connection.flow.write_paused:
+        await asyncio.sleep(0)
+    llm.release()
+    while llm.num_tapped == num_tapped:
+        await asyncio.sleep(0)
+    llm.release(len(llm.says))
+    heard = await hearing
+    assert b"data: [DONE]" in heard
+    events = [json.loads(line[6:]) for line in heard.split(b"\n") if line.startswith(b"data: {")]
+    assert "".join(event["choices"][0]["text"] for event in events) == llm.says
+    writer.close()
+
+
+async def test_what_breaks_in_a_tap_is_told_to_its_own_client(live, llm, monkeypatch):
+    server = await live()
+    parse = ReaderParser.push
+
+    def push(self, text):
+        if text == "!":
+            raise ZeroDivisionError
+        return parse(self, text)
+
+    monkeypatch.setattr(ReaderParser, "push", push)
+    llm.says = "abcd" * 10 + "!efgh"
+    async with server.openai() as client:
+        stream = await client.chat.completions.create(model="fake", max_tokens=9, stream=True, **CALLING)
+        said = ""
+        with pytest.raises(openai.APIError, match="failed"):
+            async for chunk in stream:
+                said += chunk.choices[0].delta.content or ""
+        assert said == "abcd" * 10 and llm.num_tapped > 0
+    await server.server._service.idle()
+    assert not llm.streams
+
+
+async def test_every_answer_has_the_date(live):
+    heard = await (await live()).say(f"GET /health {HEAD}Connection: close\r\n\r\n".encode())
+    (date,) = [line[6:] for line in heard.decode().split("\r\n") if line.lower().startswith("date: ")]
+    assert abs(parsedate_to_datetime(date).timestamp() - time.time()) < 10
 
 
 async def test_one_stream_does_not_hold_up_another(live, llm):

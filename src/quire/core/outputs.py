@@ -1,9 +1,18 @@
 """What a caller gets: the same names and fields as vLLM's outputs, so that a script changes one import."""
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any
 
 import msgspec
+
+
+class OutputKind(Enum):
+    """What each RequestOutput holds: all so far, only what is new, or all and only at the end."""
+
+    CUMULATIVE = "cumulative"
+    DELTA = "delta"
+    FINAL = "final"
 
 
 class Logprob(msgspec.Struct, frozen=True):

@@ -1,33 +1,22 @@
 """Tokens become text: turns the engine's steps into RequestOutputs, on the client's side.
 
-Owns every running request's detokenizers, stop matchers and collected outputs. Stop *strings* and repetitions are found
-here; the sequence is then reported finished at once and its handle listed for aborting in the engine.
+Owns every running request's continuations. Stop *strings* and repetitions are found on this side; the sequence is then
+reported finished at once and its handle listed for aborting in the engine.
 """
 
 from collections.abc import Iterable
-from enum import Enum
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from quire.core.outputs import CompletionOutput, Logprob, Logprobs, RequestMetrics, RequestOutput
+from quire.core.outputs import Logprob, Logprobs, OutputKind, RequestMetrics, RequestOutput
 from quire.core.request import Request
 from quire.core.step import Finished, FinishReason, PromptLogprobs, StepOutput, TopLogprobs
-from quire.text.detokenizer import Detokenizer
-from quire.text.repetition import RepetitionDetector
-from quire.text.stop import StopMatcher
+from quire.engine.continuation import Continuation, Tap, Tapped
 
 if TYPE_CHECKING:
     from quire.text.tokenizer import Tokenizer
-
-
-class OutputKind(Enum):
-    """What each RequestOutput holds: all so far, only what is new, or all and only at the end."""
-
-    CUMULATIVE = "cumulative"
-    DELTA = "delta"
-    FINAL = "final"
 
 
 class Update(msgspec.Struct, frozen=True):
@@ -50,111 +39,17 @@ class LiveSequence(msgspec.Struct, frozen=True):
     has_new_line: bool
 
 
-class _Continuation:
-    """One sequence on the client's side: its text, as far as it may be shown, and what came with it."""
-
-    def __init__(self, request: Request, index: int, tokenizer: "Tokenizer", prompt_ids: list[int]) -> None:
-        params = request.params
-        self.index = index
-        self.params = params
-        self.token_ids: list[int] = []
-        self.pieces: list[str] = []
-        self.logprobs: list[Logprobs] | None = None if params.logprobs is None else []
-        self.cumulative_logprob = 0.0
-        self.finish_reason: str | None = None
-        self.stop_reason: int | str | None = None
-        self.detokenizer = (
-            Detokenizer(
-                tokenizer,
-                prompt_ids,
-                skip_special_tokens=params.skip_special_tokens,
-                spaces_between_special_tokens=params.spaces_between_special_tokens,
-                shown_special_token_ids=params.shown_special_token_ids,
-            )
-            if params.detokenize
-            else None
-        )
-        self.matcher = StopMatcher(params.stop, params.include_stop_str_in_output) if params.stop else None
-        self.detector = RepetitionDetector(params.repetition_detection) if params.repetition_detection else None
-        self.has_news = False
-        """Something came since ``output`` was last asked."""
-        self._searched_pieces = 0
-        self._has_new_line = False
-        # where the next delta begins
-        self.sent_tokens = 0
-        self.sent_pieces = 0
-
-    def push(self, token: int, *, shown: bool, is_last: bool) -> bool:
-        """Take one more token; ``shown`` is False for a stop token whose text is kept back. True: it ends here.
-
-        ``is_last``: the engine ends it with this token.
-        """
-        self.has_news = True
-        self.token_ids.append(token)
-        if self.detokenizer is not None and shown and self._emit(self.detokenizer.push(token)):
-            return True
-        if self.detector is None or not self.detector.push(token):
-            return False
-        if is_last or len(self.token_ids) < self.params.min_tokens:
-            return False
-        self.end(FinishReason.REPETITION, None)
-        return True
-
-    def _emit(self, text: str) -> bool:
-        if self.matcher is None or len(self.token_ids) <= self.params.min_tokens:
-            if text:
-                self.pieces.append(text)
-            return False
-        text, found = self.matcher.push(text)
-        if text:
-            self.pieces.append(text)
-        if found is None:
-            return False
-        self.finish_reason, self.stop_reason = FinishReason.STOP.value, found
-        return True
-
-    def end(self, reason: FinishReason, stop_reason: int | None) -> None:
-        """Let out what was held back: incomplete characters, beginnings of stop strings."""
-        self.has_news = True
-        if self.detokenizer is not None and not self._emit(self.detokenizer.flush()) and self.matcher is not None:
-            rest = self.matcher.flush()
-            if rest:
-                self.pieces.append(rest)
-        if self.finish_reason is None:
-            self.finish_reason, self.stop_reason = reason.value, stop_reason
-
-    @property
-    def has_new_line(self) -> bool:
-        """Whether the text so far has one; looks at each piece once, however often it is asked."""
-        if not self._has_new_line:
-            self._has_new_line = any("\n" in piece for piece in self.pieces[self._searched_pieces :])
-            self._searched_pieces = len(self.pieces)
-        return self._has_new_line
-
-    def output(self, kind: OutputKind) -> CompletionOutput:
-        first, piece = (self.sent_tokens, self.sent_pieces) if kind is OutputKind.DELTA else (0, 0)
-        self.has_news = False
-        self.sent_tokens, self.sent_pieces = len(self.token_ids), len(self.pieces)
-        return CompletionOutput(
-            index=self.index,
-            text="".join(self.pieces[piece:]),
-            token_ids=self.token_ids[first:],
-            cumulative_logprob=None if self.logprobs is None else self.cumulative_logprob,
-            logprobs=None if self.logprobs is None else self.logprobs[first:],
-            finish_reason=self.finish_reason,
-            stop_reason=self.stop_reason,
-        )
-
-
 class _Running:
     """One request on the client's side."""
 
     def __init__(self, request: Request, prompt: str | None, kind: OutputKind, tokenizer: "Tokenizer") -> None:
+        has_logprobs = request.params.logprobs is not None or request.params.prompt_logprobs is not None
+        self.is_one_text = kind is OutputKind.DELTA and request.params.n == 1 and not has_logprobs
         self.request = request
         self.prompt = prompt
         self.kind = kind
         self.prompt_ids: list[int] = request.prompt.tolist()
-        self.continuations = [_Continuation(request, i, tokenizer, self.prompt_ids) for i in range(request.params.n)]
+        self.continuations = [Continuation(request, i, tokenizer, self.prompt_ids) for i in range(request.params.n)]
         self.num_live = len(self.continuations)
         """Those that have not ended."""
         self.prompt_logprobs: list[Logprobs | None] | None = None if request.params.prompt_logprobs is None else [None]
@@ -185,12 +80,26 @@ class Assembler:
     def __init__(self, tokenizer: "Tokenizer", eos_token_ids: Iterable[int]) -> None:
         self._tokenizer = tokenizer
         self._eos = frozenset(eos_token_ids)
-        self._by_handle: dict[int, tuple[_Running, _Continuation]] = {}
+        self._by_handle: dict[int, tuple[_Running, Continuation]] = {}
+        self._tapped: dict[int, Tapped] = {}
+        """By handle. What went there is not in the continuations' texts yet."""
 
     def add(self, request: Request, prompt: str | None, kind: OutputKind) -> None:
         running = _Running(request, prompt, kind, self._tokenizer)
         for continuation in running.continuations:
             self._by_handle[request.handle + continuation.index] = (running, continuation)
+
+    def tap(self, handle: int, tap: Tap | None) -> None:
+        """Let ``tap`` take what is only a text, in the place of Updates, from the second on and until it declines.
+
+        None: from now on, Updates. Harmless where a request is not one text, told in deltas, or has ended.
+        """
+        if handle not in self._by_handle:
+            return
+        self._settle(handle)
+        running, continuation = self._by_handle[handle]
+        continuation.tap = tap if running.is_one_text and continuation.sent_tokens > 0 else None
+        self._resume(handle, continuation)
 
     def __len__(self) -> int:
         return len(self._by_handle)
@@ -203,9 +112,12 @@ class Assembler:
             self._start(started.handle, started.num_cached_tokens, started.scheduled_s)
         for handle, pieces in step.prompt_logprobs.items():
             self._extend_prompt_logprobs(handle, pieces)
+        for finished in step.finished:
+            self._settle(finished.handle)
         ended = {finished.handle: finished for finished in step.finished}
         last_row = {handle: row for row, handle in enumerate(step.handles)} if ended else {}
-        for row, (handle, token) in enumerate(zip(step.handles, step.token_ids, strict=True)):
+        for row in self._untapped(step):
+            handle, token = step.handles[row], step.token_ids[row]
             known = self._by_handle.get(handle)
             if known is None:
                 continue  # its abort is on the way to the engine
@@ -238,11 +150,14 @@ class Assembler:
             return None, []
         live = [handle for handle in known if self._by_handle[handle][1].finish_reason is None]
         for handle in live:
+            self._settle(handle)
             self._finish(Finished(handle, reason))
         return self._update(self._by_handle[known[0]][0], time_s), live
 
     def live_sequences(self) -> list[LiveSequence]:
         """Those that run now, in the order in which they came."""
+        for handle in self._tapped:
+            self._by_handle[handle][1].catch_up()
         return [
             LiveSequence(handle, running.request, len(continuation.token_ids), continuation.has_new_line)
             for handle, (running, continuation) in self._by_handle.items()
@@ -279,14 +194,54 @@ class Assembler:
     def _update(self, running: _Running, time_s: float) -> Update | None:
         handle = running.request.handle
         if running.num_live:
-            return None if running.kind is OutputKind.FINAL else Update(handle, running.output(running.kind))
+            if running.kind is OutputKind.FINAL:
+                return None
+            continuation = running.continuations[0]
+            if not continuation.offer():
+                return Update(handle, running.output(running.kind))
+            self._resume(handle, continuation)
+            return None
         running.metrics.finished_s = time_s
         for i in range(running.request.params.n):
             del self._by_handle[handle + i]
         output = running.output(running.kind)
         return Update(handle, output, running.request, running.output(OutputKind.CUMULATIVE))
 
-    def _add_logprobs(self, continuation: _Continuation, top: TopLogprobs) -> None:
+    def _untapped(self, step: StepOutput) -> list[int]:
+        """Give taps what they take; the rows of the rest."""
+        rows = []
+        for row, (handle, token) in enumerate(zip(step.handles, step.token_ids, strict=True)):
+            tapped = self._tapped.get(handle)
+            if tapped is None:
+                rows.append(row)
+                continue
+            try:
+                is_taken = tapped.tap.take(tapped.table[token].decode(), (token,))
+            except UnicodeDecodeError:  # a part of a character
+                is_taken = False
+            if is_taken:
+                tapped.token_ids.append(token)
+                tapped.last_token_s = step.time_s
+            else:
+                self._settle(handle)
+                rows.append(row)
+        return rows
+
+    def _resume(self, handle: int, continuation: Continuation) -> None:
+        """Let its tokens go to its tap, if there is one and nothing else has to see them."""
+        tapped = continuation.tapped()
+        if tapped is not None:
+            self._tapped[handle] = tapped
+
+    def _settle(self, handle: int) -> None:
+        """Its tokens go to its tap no longer."""
+        tapped = self._tapped.pop(handle, None)
+        if tapped is not None:
+            running, continuation = self._by_handle[handle]
+            continuation.catch_up()
+            running.metrics.last_token_s = tapped.last_token_s or running.metrics.last_token_s
+
+    def _add_logprobs(self, continuation: Continuation, top: TopLogprobs) -> None:
         assert continuation.logprobs is not None
         continuation.logprobs.append(self._logprobs(top))
         continuation.cumulative_logprob += float(top.logprobs[0])

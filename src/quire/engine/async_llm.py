@@ -18,11 +18,11 @@ from quire.core.config import EngineConfig
 from quire.core.errors import EngineDead, Overloaded, of_failure
 from quire.core.keywords import engine_config
 from quire.core.messages import Add, Done, EngineInfo, FromEngine, Step, ToEngine
-from quire.core.outputs import RequestOutput
+from quire.core.outputs import OutputKind, RequestOutput
 from quire.core.request import Request
 from quire.core.sampling_params import SamplingParams
 from quire.core.step import EngineStats, FinishReason, StepOutput
-from quire.engine.assembler import Assembler, LiveSequence, OutputKind, Update
+from quire.engine.assembler import Assembler, LiveSequence, Update
 from quire.engine.client import EngineClient, EngineProcess
 from quire.engine.control import EngineControl
 from quire.engine.desk import Desk
@@ -156,7 +156,7 @@ class AsyncLLM:
         )
         self._check_up()  # again: much may have happened while a long prompt was tokenized
         self._admit(request)
-        stream = RequestStream(request, kind, self._abort)
+        stream = RequestStream(request, kind, self._abort, self._assembler.tap)
         self._client.send(Add(request))
         self._assembler.add(request, text, kind)
         self._streams[request.handle] = stream

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from quire.core.outputs import Logprobs, RequestMetrics, RequestOutput
+from quire.core.outputs import Logprobs, OutputKind, RequestMetrics, RequestOutput
 from quire.core.sampling_params import BeamSearchParams
-from quire.engine.assembler import OutputKind
 from quire.engine.beam_search import BeamSearch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from quire.engine.async_llm import AsyncLLM
+    from quire.engine.continuation import Tap
     from quire.engine.request_stream import RequestStream
 
 
@@ -82,7 +82,7 @@ class BeamStream:
         self._is_read = True
         return await asyncio.shield(self._task)
 
-    def tap(self, take: "Callable[[RequestOutput], bool]") -> None:
+    def tap(self, tap: "Tap") -> None:
         """There is nothing to take: the only output is the last, which is always the reader's."""
 
     def abort(self) -> None:

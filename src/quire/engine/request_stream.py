@@ -10,22 +10,30 @@ from collections.abc import Callable
 
 import msgspec
 
-from quire.core.outputs import RequestOutput
+from quire.core.outputs import OutputKind, RequestOutput
 from quire.core.request import Request
-from quire.engine.assembler import OutputKind
+from quire.engine.continuation import Tap
 
 
 class RequestStream:
     """What comes of one request, as an async iterator. A slow reader finds what it missed merged into one output."""
 
-    def __init__(self, request: Request, kind: OutputKind, abort: Callable[[Request], None]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        kind: OutputKind,
+        abort: Callable[[Request], None],
+        divert: Callable[[int, Tap | None], None],
+    ) -> None:
+        """``divert``: as Assembler.tap."""
         self.request = request
         self.prompt_token_ids: list[int] = request.prompt.tolist()
         self._kind = kind
         self._abort = abort
+        self._divert = divert
         self._waiting: deque[RequestOutput] = deque()
         self._reader: asyncio.Future[None] | None = None
-        self._take: Callable[[RequestOutput], bool] | None = None
+        self._tap: Tap | None = None
         self._error: Exception | None = None
         self._ended = False
 
@@ -39,10 +47,14 @@ class RequestStream:
             if self._ended:
                 raise StopAsyncIteration
             self._reader = asyncio.get_running_loop().create_future()
+            if self._tap is not None:
+                self._divert(self.request.handle, self._tap)
             try:
                 await self._reader
             finally:
                 self._reader = None
+                if self._tap is not None:
+                    self._divert(self.request.handle, None)
         return self._waiting.popleft()
 
     def abort(self) -> None:
@@ -50,22 +62,12 @@ class RequestStream:
         if not self._ended:
             self._abort(self.request)
 
-    def tap(self, take: Callable[[RequestOutput], bool]) -> None:
-        """Offer what comes to ``take`` at once, while the reader waits for it; the reader gets what it declines.
-
-        An output in which a continuation ends is always the reader's.
-        """
-        self._take = take
+    def tap(self, tap: Tap) -> None:
+        """While the reader waits, ``tap`` may take what is only a text, when it comes; the reader gets the rest."""
+        self._tap = tap
 
     def put(self, output: RequestOutput) -> None:
         """Called by the owner when something came."""
-        if self._take is not None and self._may_take(output):
-            try:
-                if self._take(output):
-                    return
-            except Exception as error:  # the reader's to hear, not of whoever brought the output
-                self.fail(error)
-                return
         if self._waiting:
             newest = self._waiting.pop()
             output = merge(newest, output) if self._kind is OutputKind.DELTA else output
@@ -77,15 +79,6 @@ class RequestStream:
         """Called by the owner when nothing more will come."""
         self._error, self._ended = error, True
         self._wake()
-
-    def _may_take(self, output: RequestOutput) -> bool:
-        """The reader has done with all that came before, and nothing ends here."""
-        if self._reader is None or self._reader.done():
-            return False
-        for completion in output.outputs:  # noqa: SIM110 - asked for every token, mostly of one continuation
-            if completion.finish_reason is not None:
-                return False
-        return True
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():

@@ -3,21 +3,21 @@
 Law: an Exchange is closed exactly when the answer is over, whatever way that came about.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from quire.core.errors import Overloaded
-from quire.core.outputs import CompletionOutput, RequestMetrics, RequestOutput
+from quire.core.outputs import CompletionOutput, OutputKind, RequestMetrics, RequestOutput
 from quire.core.step import FinishReason
-from quire.engine.assembler import OutputKind
 from quire.server.beams import takes_no_shape
 from quire.server.constraint import needs_grammar, reply_grammar
 from quire.server.generation import Generation
 from quire.server.rendering import render
 from quire.server.schema.common import Usage
 from quire.server.service import Plan, Service
+from quire.server.short_way import EventTap, ShortWay, TextTap
 from quire.server.turn import Turn
 from quire.text.dialects.dialect import Parser
 from quire.text.dialects.events import CallBegun, Content, Event, Reasoning, Reply
@@ -121,6 +121,8 @@ class Exchange:
             _Reader(turn, None if is_plain else dialects.parser(turn.offered, prompt)) for _ in range(turn.params.n)
         ]
         self._num_cached = 0
+        self._text_tap: TextTap | None = None
+        self._event_tap: EventTap | None = None
         self.metrics: RequestMetrics | None = None
         """When it began and went on, as far as that was told."""
 
@@ -138,33 +140,36 @@ class Exchange:
         """So far."""
         return Usage.count(
             len(self.prompt_token_ids),
-            sum(reader.num_tokens for reader in self._readers),
+            sum(reader.num_tokens for reader in self._readers) + (self._text_tap.num_tokens if self._text_tap else 0),
             self._num_cached,
             sum(self._num_reasoning_tokens(reader) for reader in self._readers) if self._reasoning else None,
         )
 
     async def steps(self) -> AsyncIterator[tuple[RequestOutput, list[Piece]]]:
         """What is new, as it comes; of a streamed turn. Raises GenerationFailed or EngineDead."""
-        async for output in self.outputs():
-            yield output, self.read(output)
-
-    async def outputs(self) -> AsyncIterator[RequestOutput]:
-        """As ``steps``, before it is read."""
         async for _, output in self._generation.events():
-            yield output
+            if self._event_tap is not None and self._event_tap.error is not None:
+                raise self._event_tap.error
+            yield output, self._read(output)
 
-    def tap(self, take: Callable[[RequestOutput], bool]) -> None:
-        """Offer outputs to ``take`` the moment they come, which reads what it takes; ``steps`` gives the others."""
-        self._generation.tap(take)
+    def tap(
+        self, way: ShortWay, events_of: Callable[[Piece], bytes], around: tuple[bytes, bytes] | None = None
+    ) -> None:
+        """While ``way`` is open, pieces go by it when they come, as ``events_of`` tells them; ``steps`` has the rest.
 
-    def read(self, output: RequestOutput) -> list[Piece]:
-        """What an output says, once each, in their order."""
-        self._num_cached = output.num_cached_tokens or self._num_cached
-        self.metrics = output.metrics
-        pieces = []
-        for choice in output.outputs:  # no comprehension: it is a call, and this is done for every token
-            pieces.append(self._readers[choice.index].read(choice))
-        return pieces
+        ``around``: what a text stands between, if a piece that says nothing else is told like that.
+        """
+        reader = self._readers[0]
+        if around is not None and reader.is_plain:
+            self._text_tap = TextTap(way, around)
+            self._generation.tap(self._text_tap)
+            return
+
+        def events(text: str, token_ids: Sequence[int]) -> bytes:
+            return events_of(reader.read(CompletionOutput(index=0, text=text, token_ids=token_ids)))
+
+        self._event_tap = EventTap(way, events)
+        self._generation.tap(self._event_tap)
 
     async def finals(self) -> tuple[RequestOutput, list[Answered]]:
         """The whole answer. Raises GenerationFailed or EngineDead."""
@@ -184,6 +189,11 @@ class Exchange:
 
     def close(self) -> None:
         self._generation.close()
+
+    def _read(self, output: RequestOutput) -> list[Piece]:
+        self._num_cached = output.num_cached_tokens or self._num_cached
+        self.metrics = output.metrics
+        return [self._readers[choice.index].read(choice) for choice in output.outputs]
 
     def _num_reasoning_tokens(self, reader: "_Reader") -> int:
         """Up to the token that ends reasoning; counted anew from the text where that is no token of its own."""
@@ -209,6 +219,8 @@ class _Reader:
         self._has_called = False
         self._call: list[str] | None = None
         """The arguments of a call that is the last thing that was said."""
+        self.is_plain = parser is None
+        """Whether its texts mean nothing but themselves."""
         self.num_tokens = 0
         self.token_ids: list[int] = []
         self.reasoning: list[str] = []

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from quire.core.errors import InvalidRequest
+from quire.core.outputs import OutputKind
 from quire.core.sampling_params import MAX_N, SamplingParams
 from quire.core.structured_outputs import StructuredOutputs
-from quire.engine.assembler import OutputKind
 from quire.server.body import validate
 from quire.server.sampling import renamed
 from quire.server.schema.completion import Prompt, prompts_of

@@ -13,6 +13,7 @@ from quire.core.step import FinishReason
 
 if TYPE_CHECKING:
     from quire.engine.beam_stream import BeamStream
+    from quire.engine.continuation import Tap
     from quire.engine.request_stream import RequestStream
 
     Stream = RequestStream | BeamStream
@@ -54,10 +55,10 @@ class Generation:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
-    def tap(self, take: Callable[[RequestOutput], bool]) -> None:
-        """Offer outputs to ``take`` the moment they come; only where there is one prompt. See RequestStream.tap."""
+    def tap(self, tap: "Tap") -> None:
+        """Let ``tap`` take texts the moment they come; only where there is one prompt. See RequestStream.tap."""
         if len(self.streams) == 1:
-            self.streams[0].tap(take)
+            self.streams[0].tap(tap)
 
     def abort(self) -> None:
         """Stop the engine's work; readers still get what there is, and the end."""

@@ -4,8 +4,8 @@ A deadline: a client must send its request's head in time. uvicorn closes idle c
 that never completes its headers would be held for ever. What is refused here, before there is a request, is answered in
 the shape of every other error.
 
-A short way for streams: once a response has begun, pieces of its body can be written to the connection at once, past
-the middleware and h11, which would do nothing to them, and without waking a task for each.
+A short way for streams (``short_way``): once a response has begun, pieces of its body can be written to the connection
+at once, past the middleware and h11, which would do nothing to them, and without waking a task for each.
 """
 
 import asyncio
@@ -14,31 +14,11 @@ from typing import Any, ClassVar
 
 import h11
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from quire.core.errors import InvalidRequest, QuireError, RequestTimeout
 from quire.server.faces import OPENAI, encode
-
-SHORT_WAY = "quire.short_way"
-"""The ASGI extension: a ShortWay."""
-
-
-class ShortWay:
-    """Writes pieces of a response's body to its connection, as h11 would frame them."""
-
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle, self._flow, self._transport = cycle, cycle.flow, cycle.transport
-        self._is_chunked = cycle.scope["http_version"] == "1.1" and cycle.scope["method"] != "HEAD"
-
-    @property
-    def is_open(self) -> bool:
-        """Not for a client that is slow or gone: the long way knows what to do then."""
-        cycle = self._cycle
-        return self._is_chunked and cycle.response_started and not self._flow.write_paused and not cycle.disconnected
-
-    def write(self, piece: bytes) -> None:
-        """Only while it is open, and for a response without a content-length."""
-        self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+from quire.server.short_way import SHORT_WAY, ShortWay
 
 
 class TimedProtocol(H11Protocol):
@@ -46,6 +26,8 @@ class TimedProtocol(H11Protocol):
 
     header_timeout_s: ClassVar[float]
     _deadline: asyncio.TimerHandle | None = None
+    _short_way: ShortWay | None = None
+    """Of the newest request; those before it have their answers."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -53,8 +35,9 @@ class TimedProtocol(H11Protocol):
         self.app = self._with_short_way
 
     async def _with_short_way(self, scope: Scope, receive: Receive, send: Send) -> None:
-        assert isinstance(self.cycle, RequestResponseCycle)
-        scope["extensions"] = {SHORT_WAY: ShortWay(self.cycle)}
+        if scope["http_version"] == "1.1" and scope["method"] != "HEAD":  # else it is not sent in chunks
+            self._short_way = ShortWay(self.transport, is_open=not self.flow.write_paused)
+            scope["extensions"] = {SHORT_WAY: self._short_way}
         await self._app(scope, receive, send)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -68,6 +51,19 @@ class TimedProtocol(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
         super().connection_lost(exc)
+        self._open_short_way(False)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._open_short_way(False)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._open_short_way(True)
+
+    def _open_short_way(self, is_open: bool) -> None:
+        if self._short_way is not None:
+            self._short_way.is_open = is_open
 
     def send_400_response(self, msg: str) -> None:
         """Called by uvicorn for what h11 cannot read, which includes headers that do not end within the limit."""

@@ -16,7 +16,8 @@ from quire.server.responses import InternalError
 from quire.server.schema.response_input import Item
 from quire.server.schema.responses import ResponseObject
 from quire.server.service import Service
-from quire.server.streaming import EventStream, Outlet
+from quire.server.short_way import ShortWay
+from quire.server.streaming import EventStream
 
 log = logging.getLogger("quire.server")
 
@@ -65,9 +66,9 @@ class Run:
         async for frames in self.frames():
             yield b"".join(frames)
 
-    def tap(self, outlet: Outlet) -> None:
+    def tap(self, way: ShortWay) -> None:
         """See Tappable.tap."""
-        self._exchange.tap(outlet.of(lambda output: b"".join(self._step(self._exchange.read(output)))))
+        self._exchange.tap(way, lambda piece: b"".join(self._step([piece])))
 
     async def frames(self, events: list[bytes] | None = None) -> AsyncIterator[list[bytes]]:
         """A stream's events, those of one step at a time; whatever goes wrong is told by the last.

@@ -18,8 +18,8 @@ from starlette.requests import Request
 
 from quire.core.config import ServerConfig
 from quire.core.errors import EngineDead, ModelNotFound, Overloaded, QuireError
+from quire.core.outputs import OutputKind
 from quire.core.sampling_params import SamplingParams
-from quire.engine.assembler import OutputKind
 from quire.engine.beam_stream import BeamStream
 from quire.server.beams import Beams, search_params
 from quire.server.generation import Generation

@@ -18,12 +18,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from quire.core.errors import QuireError
-from quire.core.outputs import RequestOutput
 from quire.server.disconnect import while_connected
 from quire.server.faces import OPENAI, Face, encode
-from quire.server.protocol import SHORT_WAY, ShortWay
 from quire.server.responses import InternalError
 from quire.server.schema.common import Usage
+from quire.server.short_way import SHORT_WAY, ShortWay
 
 log = logging.getLogger("quire.server")
 
@@ -69,43 +68,14 @@ class Frames:
         return before, behind
 
 
-class Outlet:
-    """Where a stream's events can be sent the moment they come about, without waking a task for each."""
-
-    def __init__(self, way: ShortWay | None, sent_at: float) -> None:
-        self._way = way
-        self.sent_at = sent_at
-        """When something was sent last, in time.monotonic()'s seconds."""
-
-    @property
-    def is_there(self) -> bool:
-        return self._way is not None
-
-    def of(self, make: Callable[[RequestOutput], bytes]) -> Callable[[RequestOutput], bool]:
-        """Something for RequestStream.tap that sends what ``make`` makes of an output, if that is possible now."""
-        way = self._way
-        assert way is not None
-
-        def take(output: RequestOutput) -> bool:
-            if not way.is_open:
-                return False
-            event = make(output)
-            if event:
-                self.sent_at = time.monotonic()
-                way.write(event)
-            return True
-
-        return take
-
-
 @runtime_checkable
 class Tappable(Protocol):
     """Events that can also be had the moment they come about."""
 
     def __aiter__(self) -> AsyncIterator[bytes]: ...
 
-    def tap(self, outlet: Outlet) -> None:
-        """Send events to ``outlet`` while the iterator is waited on; what it declines, the iterator yields."""
+    def tap(self, way: ShortWay) -> None:
+        """Send events by ``way`` while it is open and the iterator is waited on, which yields the others."""
         ...
 
 
@@ -127,40 +97,39 @@ class EventStream(Response):
         self._events = events
         self._close = close
         self._keep_alive_s = keep_alive_s
+        self._sent_at = time.monotonic()
         self._request_id = request_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        outlet = Outlet(scope.get("extensions", {}).get(SHORT_WAY), time.monotonic())
+        way: ShortWay | None = scope.get("extensions", {}).get(SHORT_WAY)
 
         async def beat() -> float:
             """After a silence, a comment: proxies close connections that say nothing."""
-            silence = time.monotonic() - outlet.sent_at
+            silence = time.monotonic() - max(self._sent_at, way.written_at if way else 0.0)
             if silence < self._keep_alive_s:
                 return self._keep_alive_s - silence
-            outlet.sent_at = time.monotonic()
-            await send({"type": "http.response.body", "body": self._face.keep_alive, "more_body": True})
+            await self._send(send, self._face.keep_alive)
             return self._keep_alive_s
 
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             if self._keep_alive_s and self._face.keep_alive:
-                await while_connected(receive, self._send_events(outlet, send), beat, self._keep_alive_s)
+                await while_connected(receive, self._send_events(way, send), beat, self._keep_alive_s)
             else:
-                await while_connected(receive, self._send_events(outlet, send))
+                await while_connected(receive, self._send_events(way, send))
         except ClientDisconnect:
             log.debug("%s: the client hung up", self._request_id)
         finally:
             self._close()
 
-    async def _send_events(self, outlet: Outlet, send: Send) -> None:
+    async def _send_events(self, way: ShortWay | None, send: Send) -> None:
         last = self._face.end
-        if outlet.is_there and isinstance(self._events, Tappable):
-            self._events.tap(outlet)
+        if way is not None and isinstance(self._events, Tappable):
+            self._events.tap(way)
         try:
             async for event in self._events:
                 if event:
-                    outlet.sent_at = time.monotonic()
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                    await self._send(send, event)
         except asyncio.CancelledError:
             raise
         except QuireError as error:
@@ -169,6 +138,10 @@ class EventStream(Response):
             log.exception("%s: a stream failed", self._request_id)
             last = self._failure(InternalError(self._request_id))
         await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _send(self, send: Send, event: bytes) -> None:
+        self._sent_at = time.monotonic()
+        await send({"type": "http.response.body", "body": event, "more_body": True})
 
     def _failure(self, error: QuireError) -> bytes:
         face = self._face

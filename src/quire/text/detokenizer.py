@@ -38,7 +38,8 @@ class Detokenizer:
         spaces_between_special_tokens: bool = True,
         shown_special_token_ids: Sequence[int] = (),
     ) -> None:
-        self._bytes = tokenizer.byte_table(skip_special_tokens, frozenset(shown_special_token_ids))
+        self.table = tokenizer.byte_table(skip_special_tokens, frozenset(shown_special_token_ids))
+        """Token id -> its bytes."""
         self._has_bytes = False
         tail = self._tail(prompt_ids)
         self._strippable = 0 if tail else tokenizer.num_stripped_spaces
@@ -47,7 +48,7 @@ class Detokenizer:
 
     def push(self, token_id: int) -> str:
         """The new text that one further id makes certain."""
-        data = self._bytes[token_id]
+        data = self.table[token_id]
         if not data:
             return ""
         self._has_bytes = True
@@ -56,6 +57,11 @@ class Detokenizer:
         text, size = codecs.utf_8_decode(data, "replace", False)
         self._pending = data[size:]
         return self._stripped(text) if self._strippable else text
+
+    @property
+    def is_even(self) -> bool:
+        """Whether the next id that is whole characters adds just these, and leaves everything here as it is."""
+        return not self._pending and not self._strippable
 
     def flush(self) -> str:
         """What is left at the end: U+FFFD for a character that stayed incomplete. Then it may not be pushed to."""
@@ -71,7 +77,7 @@ class Detokenizer:
         """The last bytes of the prompt: none only if it shows nothing, else as many as the longest character or all."""
         tail = b""
         for token_id in reversed(prompt_ids):
-            tail = self._bytes[token_id] + tail
+            tail = self.table[token_id] + tail
             if len(tail) >= 4:
                 break
         return tail

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from quire.core.outputs import CompletionOutput, RequestOutput
+from quire.core.outputs import CompletionOutput
 from quire.server.answers.llamacpp import timings
 from quire.server.answers.logprobs import LogprobShaper, finite
 from quire.server.answers.metrics import metrics_of
@@ -33,7 +33,8 @@ from quire.server.schema.chat import (
 )
 from quire.server.schema.common import Usage
 from quire.server.schema.llamacpp import Timings
-from quire.server.streaming import Frames, Outlet
+from quire.server.short_way import ShortWay
+from quire.server.streaming import Frames
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 if TYPE_CHECKING:
@@ -212,22 +213,22 @@ class ChatStream:
         self._times_of = times_of
         self._around: dict[int, tuple[bytes, bytes]] = {}
         """Of continuations that have begun: what their texts stand between, in events that say nothing else."""
+        self._way: ShortWay | None = None
         self._is_plain = not (body.logprobs or body.return_token_ids or self._tells_usage)
         num_prompt = len(exchange.prompt_token_ids)
         self._told = Usage.count(num_prompt, 0, 0) if self._tells_usage else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for output in self._exchange.outputs():
-            yield self._event(output)
+        async for _, pieces in self._exchange.steps():
+            yield self._events(pieces)
         if self._includes_usage:
             yield self._frames.chunk([], self._exchange.usage, self._times_of(self._exchange))
 
-    def tap(self, outlet: Outlet) -> None:
+    def tap(self, way: ShortWay) -> None:
         """See Tappable.tap."""
-        self._exchange.tap(outlet.of(self._event))
+        self._way = way
 
-    def _event(self, output: RequestOutput) -> bytes:
-        pieces = self._exchange.read(output)
+    def _events(self, pieces: list[Piece]) -> bytes:
         told, usage = self._told, self._exchange.usage if self._tells_usage else None
         self._told = usage
         events: list[bytes] = []
@@ -246,7 +247,9 @@ class ChatStream:
     def _begin(self, index: int, told: Usage | None) -> bytes:
         """A continuation's first event. ``told``: the usage that the stream has told of."""
         extra = None if self._around else self._prompt
-        self._around[index] = self._frames.around(lambda text: ChatChunkChoice(index, ChatDelta(content=text)))
+        self._around[index] = around = self._frames.around(lambda text: ChatChunkChoice(index, ChatDelta(content=text)))
+        if self._way is not None:
+            self._exchange.tap(self._way, lambda piece: self._events([piece]), around if self._is_plain else None)
         return self._frames.chunk([ChatChunkChoice(index, self._first)], told, extra)
 
 

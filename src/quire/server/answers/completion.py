@@ -24,7 +24,8 @@ from quire.server.schema.completion import (
     CompletionRequest,
     Prompt,
 )
-from quire.server.streaming import Frames, Outlet
+from quire.server.short_way import ShortWay, TextTap
+from quire.server.streaming import Frames
 
 if TYPE_CHECKING:
     from quire.text.tokenizer import Tokenizer
@@ -178,6 +179,8 @@ class CompletionStream:
         self._around: dict[int, tuple[bytes, bytes]] = {}
         """Of choices that have begun, if their texts are all there is to tell: what these stand between."""
         self._cached: dict[int, int] = {}  # by prompt
+        self._way: ShortWay | None = None
+        self._tap: TextTap | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for p, output in self._generation.events():
@@ -187,13 +190,14 @@ class CompletionStream:
             times = metrics_of(self._times, usage.completion_tokens) if self._tells_metrics else None
             yield self._frames.chunk([], usage, times)
 
-    def tap(self, outlet: Outlet) -> None:
+    def tap(self, way: ShortWay) -> None:
         """See Tappable.tap."""
-        self._generation.tap(outlet.of(lambda output: self._event(0, output)))
+        self._way = way
 
     @property
     def _usage(self) -> Usage:
-        return Usage.count(self._num_prompt_tokens, self._num_tokens, sum(self._cached.values()))
+        num_tokens = self._num_tokens + (self._tap.num_tokens if self._tap else 0)
+        return Usage.count(self._num_prompt_tokens, num_tokens, sum(self._cached.values()))
 
     def _event(self, p: int, output: RequestOutput) -> bytes:
         self._cached[p] = output.num_cached_tokens or 0
@@ -216,7 +220,10 @@ class CompletionStream:
         if shown is None:
             return b""
         if usage is None and shown == _said(shown.index, shown.text):
-            self._around[shown.index] = self._frames.around(lambda text: _said(shown.index, text))
+            self._around[shown.index] = around = self._frames.around(lambda text: _said(shown.index, text))
+            if self._way is not None and self._tap is None:
+                self._tap = TextTap(self._way, around)
+                self._generation.tap(self._tap)
         return self._frames.chunk([shown], usage)
 
 

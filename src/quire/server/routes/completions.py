@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quire.core.errors import InvalidRequest, Unsupported
+from quire.core.outputs import OutputKind
 from quire.core.sampling_params import MAX_N, SamplingParams
-from quire.engine.assembler import OutputKind
 from quire.server.answers.completion import CompletionAnswer
 from quire.server.beams import beams_of
 from quire.server.body import read_json

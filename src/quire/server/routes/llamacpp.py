@@ -11,8 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quire.core.errors import InvalidRequest, Overloaded, Unsupported
+from quire.core.outputs import OutputKind
 from quire.core.sampling_params import MAX_N, SamplingParams
-from quire.engine.assembler import LiveSequence, OutputKind
+from quire.engine.assembler import LiveSequence
 from quire.server.answers.llamacpp import LlamaCppAnswer
 from quire.server.body import read_json
 from quire.server.delivery import deliver

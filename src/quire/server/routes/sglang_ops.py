@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from quire.core.errors import InvalidRequest, Overloaded
+from quire.core.outputs import OutputKind
 from quire.core.sampling_params import SamplingParams
-from quire.engine.assembler import OutputKind
 from quire.server.body import read_optional_json
 from quire.server.endpoint import Endpoint
 from quire.server.responses import json_response
