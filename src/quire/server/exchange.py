@@ -145,12 +145,12 @@ class Exchange:
             sum(self._num_reasoning_tokens(reader) for reader in self._readers) if self._reasoning else None,
         )
 
-    async def steps(self) -> AsyncIterator[tuple[RequestOutput, list[Piece]]]:
+    async def steps(self) -> AsyncIterator[list[Piece]]:
         """What is new, as it comes; of a streamed turn. Raises GenerationFailed or EngineDead."""
         async for _, output in self._generation.events():
             if self._event_tap is not None and self._event_tap.error is not None:
                 raise self._event_tap.error
-            yield output, self._read(output)
+            yield self._read(output)
 
     def tap(
         self, way: ShortWay, events_of: Callable[[Piece], bytes], around: tuple[bytes, bytes] | None = None

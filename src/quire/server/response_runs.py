@@ -105,7 +105,7 @@ class Run:
 
     async def _steps(self) -> AsyncIterator[list[Piece]]:
         if self._is_stepwise:
-            async for _, pieces in self._exchange.steps():
+            async for pieces in self._exchange.steps():
                 yield pieces
         else:
             self._answer.start()

@@ -13,7 +13,7 @@ import msgspec
 from quire.core.outputs import CompletionOutput
 from quire.core.step import FinishReason
 from quire.server.answers.arguments import arguments_of
-from quire.server.exchange import Exchange, broken_off, is_cut
+from quire.server.exchange import Exchange, Piece, broken_off, is_cut
 from quire.server.faces import encode
 from quire.server.schema.anthropic import (
     AnthropicMessage,
@@ -30,6 +30,7 @@ from quire.server.schema.anthropic import (
     ThinkingBlock,
     ToolUseBlock,
 )
+from quire.server.short_way import ShortWay
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 
@@ -48,51 +49,38 @@ class MessageAnswer:
     async def whole(self, exchange: Exchange) -> AnthropicMessage:
         """Raises Overloaded for an answer that was broken off."""
         _, (answered,) = await exchange.finals()
-        choice, events = answered.choice, self._shown(answered.events)
-        end = self._end(choice, len(choice.token_ids), has_called=any(isinstance(e, CallBegun) for e in events))
+        choice, events = answered.choice, self.shown(answered.events)
+        end = self.end(choice, len(choice.token_ids), has_called=any(isinstance(e, CallBegun) for e in events))
         return msgspec.structs.replace(
-            self._message(exchange),
+            self.begun(exchange),
             content=_blocks(events, is_cut(choice)),
             stop_reason=end.stop_reason,
             stop_sequence=end.stop_sequence,
         )
 
-    async def events(self, exchange: Exchange) -> AsyncIterator[bytes]:
-        """The stream's events, one bytes object for each step of the engine. Raises as ``whole`` does."""
-        frames = _Frames()
-        num_tokens, has_begun = 0, False
-        async for _, pieces in exchange.steps():
-            said = []
-            if not has_begun:
-                has_begun = True
-                said = [frame("message_start", MessageStart(self._message(exchange))), frame("ping", Ping())]
-            for piece in pieces:
-                num_tokens += len(piece.choice.token_ids)
-                said += [frames.event(event) for event in self._shown(piece.events)]
-                if piece.choice.finish_reason is not None:
-                    end = self._end(piece.choice, num_tokens, frames.has_called)
-                    usage = self._usage(exchange)
-                    said.append(frames.stop())
-                    said.append(frame("message_delta", MessageDelta(end, usage)))
-                    said.append(frame("message_stop", MessageStop()))
-            yield b"".join(said)
+    def events(self, exchange: Exchange) -> "MessageStream":
+        """The stream's events. Raises as ``whole`` does."""
+        return MessageStream(exchange, self)
 
-    def _shown(self, events: list[Event]) -> list[Event]:
+    def shown(self, events: list[Event]) -> list[Event]:
+        """Of a reply's events, what was asked for."""
         if self._max_tokens == 0:
             return []
         if self._shows_thinking:
             return events
         return [Reasoning("") if isinstance(event, Reasoning) else event for event in events]
 
-    def _message(self, exchange: Exchange) -> AnthropicMessage:
-        """Before anything was said."""
-        usage = msgspec.structs.replace(self._usage(exchange), service_tier="standard")
+    def begun(self, exchange: Exchange) -> AnthropicMessage:
+        """The message before anything was said."""
+        usage = msgspec.structs.replace(self.usage(exchange), service_tier="standard")
         return AnthropicMessage(id=self._id, model=self._model, content=[], usage=usage)
 
-    def _usage(self, exchange: Exchange) -> AnthropicUsage:
+    def usage(self, exchange: Exchange) -> AnthropicUsage:
+        """So far."""
         return AnthropicUsage.of(exchange.usage, self._max_tokens)
 
-    def _end(self, choice: CompletionOutput, num_tokens: int, has_called: bool) -> MessageEnd:
+    def end(self, choice: CompletionOutput, num_tokens: int, has_called: bool) -> MessageEnd:
+        """Why it is over. Raises Overloaded if it was broken off."""
         if isinstance(choice.stop_reason, str):
             return MessageEnd("stop_sequence", choice.stop_reason)
         match choice.finish_reason:
@@ -102,6 +90,40 @@ class MessageAnswer:
                 is_full = num_tokens < self._max_tokens
                 return MessageEnd("model_context_window_exceeded" if is_full else "max_tokens", None)
         raise broken_off()
+
+
+class MessageStream:
+    """The events of one streamed message, one bytes object for each step of the engine."""
+
+    def __init__(self, exchange: Exchange, answer: MessageAnswer) -> None:
+        self._exchange = exchange
+        self._answer = answer
+        self._frames = _Frames()
+        self._num_tokens = 0
+        self._has_begun = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for pieces in self._exchange.steps():
+            yield self._events(pieces)
+
+    def tap(self, way: ShortWay) -> None:
+        """See Tappable.tap."""
+        self._exchange.tap(way, lambda piece: self._events([piece]))
+
+    def _events(self, pieces: list[Piece]) -> bytes:
+        answer, frames, said = self._answer, self._frames, []
+        if not self._has_begun:
+            self._has_begun = True
+            said = [frame("message_start", MessageStart(answer.begun(self._exchange))), frame("ping", Ping())]
+        for piece in pieces:
+            self._num_tokens += len(piece.choice.token_ids)
+            said += [frames.event(event) for event in answer.shown(piece.events)]
+            if piece.choice.finish_reason is not None:
+                end = answer.end(piece.choice, self._num_tokens, frames.has_called)
+                said.append(frames.stop())
+                said.append(frame("message_delta", MessageDelta(end, answer.usage(self._exchange))))
+                said.append(frame("message_stop", MessageStop()))
+        return b"".join(said)
 
 
 class _Frames:

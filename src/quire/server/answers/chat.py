@@ -219,7 +219,7 @@ class ChatStream:
         self._told = Usage.count(num_prompt, 0, 0) if self._tells_usage else None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for _, pieces in self._exchange.steps():
+        async for pieces in self._exchange.steps():
             yield self._events(pieces)
         if self._includes_usage:
             yield self._frames.chunk([], self._exchange.usage, self._times_of(self._exchange))

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, UnsetType
 
-from quire.core.outputs import CompletionOutput, RequestMetrics, RequestOutput
+from quire.core.outputs import CompletionOutput, RequestMetrics
 from quire.core.step import FinishReason
 from quire.server.answers.arguments import arguments_of
 from quire.server.answers.chat import new_call_id
 from quire.server.answers.logprobs import LogprobShaper
 from quire.server.answers.timestamps import rfc3339
-from quire.server.exchange import Exchange, broken_off, is_cut
+from quire.server.exchange import Exchange, Piece, broken_off, is_cut
 from quire.server.faces import encode
 from quire.server.schema.ollama import (
     OllamaAnswer,
@@ -26,6 +26,7 @@ from quire.server.schema.ollama import (
     OllamaMessage,
     OllamaToolCall,
 )
+from quire.server.short_way import ShortWay
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 if TYPE_CHECKING:
@@ -60,38 +61,23 @@ class OllamaShaper:
 
     def nothing(self, done_reason: str) -> OllamaAnswer:
         """The answer where nothing was asked."""
-        return self._make(_Said([], {}), True, done_reason=done_reason)
+        return self.make(_Said([], {}), True, done_reason=done_reason)
 
     async def whole(self, exchange: Exchange) -> OllamaAnswer:
         """Raises Overloaded for an answer that was broken off."""
-        output, (answered,) = await exchange.finals()
+        _, (answered,) = await exchange.finals()
         said = _Said(answered.events, {})
         said.end(is_cut=is_cut(answered.choice))
         ids = answered.choice.token_ids
-        end = self._end(exchange, output, answered.choice, len(ids), ids)
-        return self._make(said, True, logprobs=self._logprobs_of(answered.choice), **end)
+        end = self.end(exchange, answered.choice, len(ids), ids)
+        return self.make(said, True, logprobs=self.logprobs_of(answered.choice), **end)
 
-    async def lines(self, exchange: Exchange) -> AsyncIterator[bytes]:
-        """The stream, one bytes object for each step of the engine. Raises as ``whole`` does."""
-        open_calls: dict[int, tuple[CallBegun, list[str]]] = {}
-        ids: list[int] = []
-        async for output, pieces in exchange.steps():
-            lines = []
-            for piece in pieces:
-                choice = piece.choice
-                ids += choice.token_ids
-                said = _Said(piece.events, open_calls)
-                if choice.finish_reason is not None:
-                    said.end(is_cut=is_cut(choice))
-                logprobs = self._logprobs_of(choice)
-                if said or logprobs:
-                    lines.append(encode(self._make(said, False, logprobs=logprobs)))
-                if choice.finish_reason is not None:
-                    end = self._end(exchange, output, choice, len(ids), ids)
-                    lines.append(encode(self._make(_Said([], {}), True, **end)))
-            yield b"".join(line + b"\n" for line in lines)
+    def lines(self, exchange: Exchange) -> "OllamaStream":
+        """The stream. Raises as ``whole`` does."""
+        return OllamaStream(exchange, self)
 
-    def _make(self, said: "_Said", done: bool, **fields: Any) -> OllamaAnswer:
+    def make(self, said: "_Said", done: bool, **fields: Any) -> OllamaAnswer:
+        """One record."""
         return self._record(
             content="".join(said.content),
             thinking="".join(said.thinking) or UNSET,
@@ -102,22 +88,22 @@ class OllamaShaper:
             **fields,
         )
 
-    def _end(
-        self, exchange: Exchange, output: RequestOutput, choice: CompletionOutput, count: int, ids: Sequence[int]
-    ) -> dict[str, Any]:
+    def end(self, exchange: Exchange, choice: CompletionOutput, count: int, ids: Sequence[int]) -> dict[str, Any]:
+        """The last record's fields. Raises Overloaded if the answer was broken off."""
         if choice.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH):
             raise broken_off()
         fields = {
             "done_reason": choice.finish_reason,
             "prompt_eval_count": len(exchange.prompt_token_ids),
             "eval_count": count,
-            **_durations(self._begun_s, output.metrics),
+            **_durations(self._begun_s, exchange.metrics),
         }
         if self._returns_context:
             fields["context"] = [*exchange.prompt_token_ids, *ids]
         return fields
 
-    def _logprobs_of(self, choice: CompletionOutput) -> list[OllamaChosenLogprob] | UnsetType:
+    def logprobs_of(self, choice: CompletionOutput) -> list[OllamaChosenLogprob] | UnsetType:
+        """If they were asked for."""
         shaped = self._logprobs.chat(choice.token_ids, choice.logprobs, self._num_top)
         if shaped is None or not shaped.content:
             return UNSET
@@ -130,6 +116,40 @@ class OllamaShaper:
             )
             for one in shaped.content
         ]
+
+
+class OllamaStream:
+    """The lines of one streamed answer, one bytes object for each step of the engine."""
+
+    def __init__(self, exchange: Exchange, shaper: OllamaShaper) -> None:
+        self._exchange = exchange
+        self._shaper = shaper
+        self._open_calls: dict[int, tuple[CallBegun, list[str]]] = {}
+        self._ids: list[int] = []
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for pieces in self._exchange.steps():
+            yield self._lines(pieces)
+
+    def tap(self, way: ShortWay) -> None:
+        """See Tappable.tap."""
+        self._exchange.tap(way, lambda piece: self._lines([piece]))
+
+    def _lines(self, pieces: list[Piece]) -> bytes:
+        shaper, ids, lines = self._shaper, self._ids, []
+        for piece in pieces:
+            choice = piece.choice
+            ids += choice.token_ids
+            said = _Said(piece.events, self._open_calls)
+            if choice.finish_reason is not None:
+                said.end(is_cut=is_cut(choice))
+            logprobs = shaper.logprobs_of(choice)
+            if said or logprobs:
+                lines.append(encode(shaper.make(said, False, logprobs=logprobs)))
+            if choice.finish_reason is not None:
+                end = shaper.end(self._exchange, choice, len(ids), ids)
+                lines.append(encode(shaper.make(_Said([], {}), True, **end)))
+        return b"".join(line + b"\n" for line in lines)
 
 
 def chat_record(
