@@ -29,15 +29,16 @@ class Cutter:
         if self._missing > 0:
             return []
         whole = memoryview(piece if len(self._pieces) == 1 else b"".join(self._pieces))
-        messages, begin, size = [], 0, len(whole)
-        while True:
-            start = end = begin + _LENGTH.size
-            if start <= size:
-                end += _LENGTH.unpack_from(whole, begin)[0]
-            if end > size:
-                break
-            messages.append(whole[start:end])
-            begin = end
-        self._pieces = [bytes(whole[begin:])] if begin < size else []
-        self._missing = end - size
+        messages, begin, end = [], 0, _end(whole, 0)
+        while end <= len(whole):
+            messages.append(whole[begin + _LENGTH.size : end])
+            begin, end = end, _end(whole, end)
+        self._pieces = [bytes(whole[begin:])] if begin < len(whole) else []
+        self._missing = end - len(whole)
         return messages
+
+
+def _end(stream: memoryview, begin: int) -> int:
+    """Where the message that begins there ends; of one whose length is not there yet, where that does."""
+    start = begin + _LENGTH.size
+    return start if start > len(stream) else start + int(_LENGTH.unpack_from(stream, begin)[0])
