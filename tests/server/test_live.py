@@ -16,6 +16,7 @@ import pytest
 
 from quire.core.config import ServerConfig
 from quire.core.errors import ConfigError
+from quire.server import short_way
 from quire.server.app import create_app
 from quire.server.serve import Server, bind, serve
 from quire.text.dialects.parsing import ReaderParser
@@ -253,26 +254,35 @@ async def test_a_slow_client_gets_everything(live, llm):
     writer.close()
 
 
-async def test_what_breaks_in_a_tap_is_told_to_its_own_client(live, llm, monkeypatch):
+@pytest.mark.parametrize(
+    ("owner", "name", "body"),
+    [
+        (ReaderParser, "push", CALLING),
+        (short_way, "encode", {"messages": HI}),
+        (short_way, "encode", {"prompt": "x"}),
+    ],
+)
+async def test_what_breaks_in_a_tap_is_told_to_its_own_client(live, llm, monkeypatch, owner, name, body):
     server = await live()
-    parse = ReaderParser.push
+    sound = getattr(owner, name)
 
-    def push(self, text):
-        if text == "!":
+    def breaks(*args):
+        if args[-1] == "!":
             raise ZeroDivisionError
-        return parse(self, text)
+        return sound(*args)
 
-    monkeypatch.setattr(ReaderParser, "push", push)
-    llm.says = "abcd" * 10 + "!efgh"
+    monkeypatch.setattr(owner, name, breaks)
+    llm.says = "abcd" * 10 + "!" + "efgh" * 1000
     async with server.openai() as client:
-        stream = await client.chat.completions.create(model="fake", max_tokens=9, stream=True, **CALLING)
+        face = client.completions if "prompt" in body else client.chat.completions
+        stream = await face.create(model="fake", stream=True, **body)
         said = ""
         with pytest.raises(openai.APIError, match="failed"):
             async for chunk in stream:
-                said += chunk.choices[0].delta.content or ""
+                said += (chunk.choices[0].text if "prompt" in body else chunk.choices[0].delta.content) or ""
         assert said == "abcd" * 10 and llm.num_tapped > 0
     await server.server._service.idle()
-    assert not llm.streams
+    assert not llm.streams and len(llm.aborted) == 1, "its work in the engine is given up"
 
 
 async def test_every_answer_has_the_date(live):

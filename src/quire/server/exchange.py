@@ -122,7 +122,6 @@ class Exchange:
         ]
         self._num_cached = 0
         self._text_tap: TextTap | None = None
-        self._event_tap: EventTap | None = None
         self.metrics: RequestMetrics | None = None
         """When it began and went on, as far as that was told."""
 
@@ -148,8 +147,6 @@ class Exchange:
     async def steps(self) -> AsyncIterator[list[Piece]]:
         """What is new, as it comes; of a streamed turn. Raises GenerationFailed or EngineDead."""
         async for _, output in self._generation.events():
-            if self._event_tap is not None and self._event_tap.error is not None:
-                raise self._event_tap.error
             yield self._read(output)
 
     def tap(
@@ -168,8 +165,11 @@ class Exchange:
         def events(text: str, token_ids: Sequence[int]) -> bytes:
             return events_of(reader.read(CompletionOutput(index=0, text=text, token_ids=token_ids)))
 
-        self._event_tap = EventTap(way, events)
-        self._generation.tap(self._event_tap)
+        self._generation.tap(EventTap(way, events))
+
+    def told(self, tell: Callable[[list[Piece]], bytes]) -> "Told":
+        """``steps`` as ``tell`` tells them."""
+        return Told(self, tell)
 
     async def finals(self) -> tuple[RequestOutput, list[Answered]]:
         """The whole answer. Raises GenerationFailed or EngineDead."""
@@ -208,6 +208,22 @@ class Exchange:
         return len(self._tokenizer.encode("".join(reader.reasoning), False))
 
 
+class Told:
+    """What is said of an exchange's steps, one bytes object for each. See Tappable."""
+
+    def __init__(self, exchange: Exchange, tell: Callable[[list[Piece]], bytes]) -> None:
+        self._exchange = exchange
+        self._tell = tell
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for pieces in self._exchange.steps():
+            yield self._tell(pieces)
+
+    def tap(self, way: ShortWay) -> None:
+        """See Tappable.tap."""
+        self._exchange.tap(way, lambda piece: self._tell([piece]))
+
+
 class _Reader:
     """Reads one continuation: its text through the parser, its calls as the turn allows them."""
 
@@ -219,12 +235,15 @@ class _Reader:
         self._has_called = False
         self._call: list[str] | None = None
         """The arguments of a call that is the last thing that was said."""
-        self.is_plain = parser is None
-        """Whether its texts mean nothing but themselves."""
         self.num_tokens = 0
         self.token_ids: list[int] = []
         self.reasoning: list[str] = []
         self.has_answered = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its texts mean nothing but themselves."""
+        return self._parser is None
 
     def read(self, choice: CompletionOutput) -> Piece:
         self.num_tokens += len(choice.token_ids)

@@ -13,8 +13,8 @@ from quire.core.step import FinishReason
 
 if TYPE_CHECKING:
     from quire.engine.beam_stream import BeamStream
-    from quire.engine.continuation import Tap
     from quire.engine.request_stream import RequestStream
+    from quire.server.short_way import EventTap, TextTap
 
     Stream = RequestStream | BeamStream
 
@@ -27,15 +27,21 @@ class Generation:
         self.request_id = request_id
         self.streams: list[Stream] = []
         self._on_close = on_close
+        self._tap: TextTap | EventTap | None = None
 
     async def finals(self) -> list[RequestOutput]:
         """Wait for every prompt's last output. Raises GenerationFailed or EngineDead."""
         return [await _last(stream) for stream in self.streams]
 
     async def events(self) -> AsyncIterator[Event]:
-        """What is new, as it comes. A slow reader gets merged outputs, never a growing queue."""
+        """What is new, as it comes. A slow reader gets merged outputs, never a growing queue.
+
+        Raises what broke a tap.
+        """
         if len(self.streams) == 1:
             async for output in self.streams[0]:
+                if self._tap is not None and self._tap.error is not None:
+                    raise self._tap.error
                 yield 0, _sound(output)
             return
         queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue(maxsize=1)
@@ -55,9 +61,10 @@ class Generation:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
 
-    def tap(self, tap: "Tap") -> None:
+    def tap(self, tap: "TextTap | EventTap") -> None:
         """Let ``tap`` take texts the moment they come; only where there is one prompt. See RequestStream.tap."""
         if len(self.streams) == 1:
+            self._tap = tap
             self.streams[0].tap(tap)
 
     def abort(self) -> None:

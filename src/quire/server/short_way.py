@@ -38,25 +38,31 @@ class TextTap:
     ``around``: what its events have before and behind a text, as JSON.
     """
 
-    __slots__ = ("_chunk", "_size", "_way", "num_tokens")
+    __slots__ = ("_chunk", "_size", "_way", "error", "num_tokens")
 
     def __init__(self, way: ShortWay, around: tuple[bytes, bytes]) -> None:
         self._way = way
         self._size = sum(map(len, around))
         before, behind = (part.replace(b"%", b"%%") for part in around)
         self._chunk = b"%%x\r\n%b%%b%b\r\n" % (before, behind)
+        self.error: Exception | None = None
+        """What broke it: whoever reads what comes next is to hear of it."""
         self.num_tokens = 0
         """That were taken."""
 
     def take(self, text: str, token_ids: Sequence[int]) -> bool:
         way = self._way
-        if not way.is_open:
+        if not way.is_open or self.error is not None:
+            return False
+        try:
+            if text:
+                told = encode(text)
+                way.written_at = time.monotonic()
+                way.send(self._chunk % (self._size + len(told), told))
+        except Exception as error:
+            self.error = error
             return False
         self.num_tokens += len(token_ids)
-        if text:
-            told = encode(text)
-            way.written_at = time.monotonic()
-            way.send(self._chunk % (self._size + len(told), told))
         return True
 
 
@@ -67,16 +73,16 @@ class EventTap:
         self._way = way
         self._events_of = events_of
         self.error: Exception | None = None
-        """Of ``events_of``: whoever reads what comes next is to hear of it."""
+        """As a TextTap's."""
 
     def take(self, text: str, token_ids: Sequence[int]) -> bool:
         if not self._way.is_open or self.error is not None:
             return False
         try:
             events = self._events_of(text, token_ids)
+            if events:
+                self._way.write(events)
         except Exception as error:
             self.error = error
             return False
-        if events:
-            self._way.write(events)
         return True

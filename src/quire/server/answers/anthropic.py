@@ -5,7 +5,7 @@ put together, are those of the whole message.
 """
 
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ import msgspec
 from quire.core.outputs import CompletionOutput
 from quire.core.step import FinishReason
 from quire.server.answers.arguments import arguments_of
-from quire.server.exchange import Exchange, Piece, broken_off, is_cut
+from quire.server.exchange import Exchange, Piece, Told, broken_off, is_cut
 from quire.server.faces import encode
 from quire.server.schema.anthropic import (
     AnthropicMessage,
@@ -30,7 +30,6 @@ from quire.server.schema.anthropic import (
     ThinkingBlock,
     ToolUseBlock,
 )
-from quire.server.short_way import ShortWay
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 
@@ -58,9 +57,9 @@ class MessageAnswer:
             stop_sequence=end.stop_sequence,
         )
 
-    def events(self, exchange: Exchange) -> "MessageStream":
+    def events(self, exchange: Exchange) -> Told:
         """The stream's events. Raises as ``whole`` does."""
-        return MessageStream(exchange, self)
+        return exchange.told(_MessageEvents(self, exchange).of)
 
     def shown(self, events: list[Event]) -> list[Event]:
         """Of a reply's events, what was asked for."""
@@ -92,25 +91,17 @@ class MessageAnswer:
         raise broken_off()
 
 
-class MessageStream:
-    """The events of one streamed message, one bytes object for each step of the engine."""
+class _MessageEvents:
+    """The events of one streamed message, step by step."""
 
-    def __init__(self, exchange: Exchange, answer: MessageAnswer) -> None:
-        self._exchange = exchange
+    def __init__(self, answer: MessageAnswer, exchange: Exchange) -> None:
         self._answer = answer
+        self._exchange = exchange
         self._frames = _Frames()
         self._num_tokens = 0
         self._has_begun = False
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for pieces in self._exchange.steps():
-            yield self._events(pieces)
-
-    def tap(self, way: ShortWay) -> None:
-        """See Tappable.tap."""
-        self._exchange.tap(way, lambda piece: self._events([piece]))
-
-    def _events(self, pieces: list[Piece]) -> bytes:
+    def of(self, pieces: list[Piece]) -> bytes:
         answer, frames, said = self._answer, self._frames, []
         if not self._has_begun:
             self._has_begun = True

@@ -213,7 +213,6 @@ class ChatStream:
         self._times_of = times_of
         self._around: dict[int, tuple[bytes, bytes]] = {}
         """Of continuations that have begun: what their texts stand between, in events that say nothing else."""
-        self._way: ShortWay | None = None
         self._is_plain = not (body.logprobs or body.return_token_ids or self._tells_usage)
         num_prompt = len(exchange.prompt_token_ids)
         self._told = Usage.count(num_prompt, 0, 0) if self._tells_usage else None
@@ -226,7 +225,7 @@ class ChatStream:
 
     def tap(self, way: ShortWay) -> None:
         """See Tappable.tap."""
-        self._way = way
+        self._exchange.tap(way, lambda piece: self._events([piece]), self._around_of(0) if self._is_plain else None)
 
     def _events(self, pieces: list[Piece]) -> bytes:
         told, usage = self._told, self._exchange.usage if self._tells_usage else None
@@ -247,10 +246,11 @@ class ChatStream:
     def _begin(self, index: int, told: Usage | None) -> bytes:
         """A continuation's first event. ``told``: the usage that the stream has told of."""
         extra = None if self._around else self._prompt
-        self._around[index] = around = self._frames.around(lambda text: ChatChunkChoice(index, ChatDelta(content=text)))
-        if self._way is not None:
-            self._exchange.tap(self._way, lambda piece: self._events([piece]), around if self._is_plain else None)
+        self._around[index] = self._around_of(index)
         return self._frames.chunk([ChatChunkChoice(index, self._first)], told, extra)
+
+    def _around_of(self, index: int) -> tuple[bytes, bytes]:
+        return self._frames.around(lambda text: ChatChunkChoice(index, ChatDelta(content=text)))
 
 
 def _timings(exchange: Exchange) -> Timings:

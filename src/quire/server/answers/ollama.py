@@ -4,7 +4,7 @@ A call of a tool is told when it is whole. Law: the texts and calls of a stream,
 """
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, UnsetType
@@ -15,7 +15,7 @@ from quire.server.answers.arguments import arguments_of
 from quire.server.answers.chat import new_call_id
 from quire.server.answers.logprobs import LogprobShaper
 from quire.server.answers.timestamps import rfc3339
-from quire.server.exchange import Exchange, Piece, broken_off, is_cut
+from quire.server.exchange import Exchange, Piece, Told, broken_off, is_cut
 from quire.server.faces import encode
 from quire.server.schema.ollama import (
     OllamaAnswer,
@@ -26,7 +26,6 @@ from quire.server.schema.ollama import (
     OllamaMessage,
     OllamaToolCall,
 )
-from quire.server.short_way import ShortWay
 from quire.text.dialects.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 if TYPE_CHECKING:
@@ -72,9 +71,9 @@ class OllamaShaper:
         end = self.end(exchange, answered.choice, len(ids), ids)
         return self.make(said, True, logprobs=self.logprobs_of(answered.choice), **end)
 
-    def lines(self, exchange: Exchange) -> "OllamaStream":
+    def lines(self, exchange: Exchange) -> Told:
         """The stream. Raises as ``whole`` does."""
-        return OllamaStream(exchange, self)
+        return exchange.told(_Lines(self, exchange).of)
 
     def make(self, said: "_Said", done: bool, **fields: Any) -> OllamaAnswer:
         """One record."""
@@ -118,24 +117,16 @@ class OllamaShaper:
         ]
 
 
-class OllamaStream:
-    """The lines of one streamed answer, one bytes object for each step of the engine."""
+class _Lines:
+    """The lines of one streamed answer, step by step."""
 
-    def __init__(self, exchange: Exchange, shaper: OllamaShaper) -> None:
-        self._exchange = exchange
+    def __init__(self, shaper: OllamaShaper, exchange: Exchange) -> None:
         self._shaper = shaper
+        self._exchange = exchange
         self._open_calls: dict[int, tuple[CallBegun, list[str]]] = {}
         self._ids: list[int] = []
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for pieces in self._exchange.steps():
-            yield self._lines(pieces)
-
-    def tap(self, way: ShortWay) -> None:
-        """See Tappable.tap."""
-        self._exchange.tap(way, lambda piece: self._lines([piece]))
-
-    def _lines(self, pieces: list[Piece]) -> bytes:
+    def of(self, pieces: list[Piece]) -> bytes:
         shaper, ids, lines = self._shaper, self._ids, []
         for piece in pieces:
             choice = piece.choice
