@@ -39,6 +39,7 @@ log = logging.getLogger("quire.server")
 _KEY_VARIABLES = ("QUIRE_API_KEY", "VLLM_API_KEY")
 _KEEP_ALIVE_S = 30
 _TICK_S = 1.0
+"""The Date header is told in whole seconds."""
 _LAST_WORDS_S = 5
 """Time that aborted requests have to send their ends."""
 
