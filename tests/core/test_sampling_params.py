@@ -61,6 +61,9 @@ def test_forms_that_mean_the_same() -> None:
     assert SamplingParams(logprobs=True).logprobs == 1
     assert SamplingParams(logit_bias={"7": 1}).logit_bias == {7: 1.0}
     assert SamplingParams(stop_token_ids=[3, 3, 1]).stop_token_ids == (3, 1)
+    assert SamplingParams(logprob_token_ids=[3, 3, 1]) == SamplingParams(logprob_token_ids=(3, 1), logprobs=0)
+    assert SamplingParams(logprob_token_ids=None) == SamplingParams()
+    assert SamplingParams(logprob_token_ids=[3], logprobs=2).logprobs == 2
 
 
 def test_frozen_and_replaced() -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from quire.core.step import TopLogprobs
-from quire.decoding.logprobs import top_logprobs
+from quire.decoding.logprobs import top_logprobs, with_named
 from quire.kernels.ops import sampling as module
 from quire.kernels.ops.sampling import Sampling, TorchSampling
 
@@ -47,6 +47,23 @@ def test_zero_shows_the_chosen_and_minus_one_everything(sampling: Sampling) -> N
         assert entry.token_ids[entry.rank] == targets[row]
         assert entry.logprobs[entry.rank] == entry.logprobs[0]
     assert len(entries(sampling, logits, targets, 500)[0].token_ids) == 34
+
+
+def test_named_tokens_have_the_floats_and_ranks_that_they_have_elsewhere(sampling: Sampling) -> None:
+    logits, chosen, rows = noise(5, 33), np.array([3, 9, 9, 32]), np.array([0, 2, 3, 4])
+    named = [(7,), (9, 0, 32), (), (5, 4)]
+    top = top_logprobs(sampling, logits, rows, chosen, 2)
+    everything = top_logprobs(sampling, logits, rows, chosen, -1)
+    for before, ids, all_of, entry in zip(
+        top, named, everything, with_named(sampling, logits, rows, top, named), strict=True
+    ):
+        assert entry.token_ids.tolist() == [*before.token_ids.tolist(), *ids]
+        assert entry.token_ids.dtype == np.int32 and entry.logprobs.dtype == np.float32
+        floats = dict(zip(all_of.token_ids[1:].tolist(), all_of.logprobs[1:].tolist(), strict=True))
+        assert entry.logprobs.tolist() == [floats[token] for token in entry.token_ids.tolist()]
+        assert entry.rank == before.rank
+        ranked = all_of.token_ids[1:].tolist()
+        assert entry.named_ranks == tuple(1 + ranked.index(token) for token in ids)
 
 
 @pytest.mark.parametrize("vocab_size", [7, 1023, 49152])

@@ -38,6 +38,8 @@ WISHES: list[dict[str, Any]] = [
     {"temperature": 1e-4, "top_p": 0.5},
     {"temperature": 1.0, "top_k": 1, "presence_penalty": 2.0},
     {"temperature": 1.0, "top_k": V + 5, "top_p": 1e-9},
+    {"temperature": 0.0, "logprob_token_ids": (11, 3)},
+    {"temperature": 1.0, "presence_penalty": 1.0, "logprobs": 4, "logprob_token_ids": tuple(range(0, V, 5))},
 ]
 SLOTS = [(7 * i + 3) % 29 for i in range(len(WISHES))]
 
@@ -76,8 +78,8 @@ def admission_of(admit: Admit, wish: int, output: list[int] | tuple[int, ...] = 
 
 
 def same(one: list[TopLogprobs], other: list[TopLogprobs]) -> bool:
-    return [(e.token_ids.tobytes(), e.logprobs.tobytes(), e.rank) for e in one] == [
-        (e.token_ids.tobytes(), e.logprobs.tobytes(), e.rank) for e in other
+    return [(e.token_ids.tobytes(), e.logprobs.tobytes(), e.rank, e.named_ranks) for e in one] == [
+        (e.token_ids.tobytes(), e.logprobs.tobytes(), e.rank, e.named_ranks) for e in other
     ]
 
 
@@ -101,7 +103,8 @@ def test_every_feature_equals_the_reference(batched: Run, reference: Reference) 
 
 def test_logprobs_are_of_raw_logits_for_those_who_asked(batched: Run) -> None:
     for i, wish in enumerate(WISHES):
-        k = wish.get("logprobs")
+        named = list(wish.get("logprob_token_ids", ()))
+        k = wish.get("logprobs", 0 if named else None)
         if k is None:
             assert batched.entries[i] == []
             continue
@@ -109,7 +112,9 @@ def test_logprobs_are_of_raw_logits_for_those_who_asked(batched: Run) -> None:
         for step, entry in enumerate(batched.entries[i]):
             raw = torch.log_softmax(logits_at(i, 4 + step).double(), 0).numpy()
             assert entry.token_ids[0] == batched.outputs[i][step]
-            assert len(entry.token_ids) == 1 + (V if k == -1 else k)
+            assert len(entry.token_ids) == 1 + (V if k == -1 else k) + len(named)
+            assert entry.token_ids.tolist()[len(entry.token_ids) - len(named) :] == named
+            assert entry.named_ranks == tuple(1 + (raw > raw[token] + 1e-6).sum() for token in named)
             np.testing.assert_allclose(entry.logprobs, raw[entry.token_ids], rtol=1e-6, atol=1e-6)
             assert entry.rank == 1 + (raw > raw[entry.token_ids[0]] + 1e-6).sum()
 

@@ -34,6 +34,7 @@ def params(i: int) -> SamplingParams:
         {"temperature": 0, "max_tokens": 4},
         {"temperature": 0, "repetition_penalty": 1.2, "presence_penalty": 0.5, "logprobs": 2},
         {"temperature": 0, "bad_words": ["a"], "max_tokens": 3, "logprobs": 1 + i % 2},
+        {"temperature": 0.7, "seed": i, "max_tokens": 3, "logprob_token_ids": [5, 100 + i]},
         {"temperature": 0, "max_tokens": 1},
         {"temperature": 1.2, "seed": i, "stop_token_ids": list(range(0, 250, 9))},
     ]

@@ -151,6 +151,21 @@ def test_logprobs(llm: LLM) -> None:
     assert one(llm, GREEDY).logprobs is None
 
 
+def test_logprobs_of_tokens_by_name(llm: LLM) -> None:
+    named = [9, 250, 9, 0]
+    found = one(llm, GREEDY.replace(logprob_token_ids=named))
+    likeliest = one(llm, GREEDY.replace(logprobs=20))
+    assert found.logprobs is not None and likeliest.logprobs is not None
+    for token, position, top in zip(found.token_ids, found.logprobs, likeliest.logprobs, strict=True):
+        assert list(position) == list(dict.fromkeys([token, *named]))
+        assert all(top[other] == entry for other, entry in position.items() if other in top)
+        assert all((entry.rank or 0) > 20 for other, entry in position.items() if other not in top)
+    named = list(dict.fromkeys([*named, *likeliest.logprobs[0]]))
+    (both,) = one(llm, GREEDY.replace(logprobs=20, logprob_token_ids=named, max_tokens=1)).logprobs or ()
+    assert list(both) == list(dict.fromkeys([*likeliest.logprobs[0], *named]))
+    assert all(both[token] == entry for token, entry in likeliest.logprobs[0].items())
+
+
 def test_seeds(llm: LLM) -> None:
     random = SamplingParams(temperature=1.0, max_tokens=24, ignore_eos=True)
     seeded = random.replace(seed=11)
@@ -179,6 +194,7 @@ def test_truncated_prompts(llm: LLM) -> None:
         ([[5]], SamplingParams(max_tokens=None, min_tokens=256), PromptTooLong, "min_tokens"),
         ([[5]], GREEDY.replace(logprobs=21), InvalidRequest, "logprobs"),
         ([[5]], GREEDY.replace(stop_token_ids=(5000,)), InvalidRequest, "stop_token_ids"),
+        ([[5]], GREEDY.replace(logprob_token_ids=(5000,)), InvalidRequest, "logprob_token_ids"),
         ([{"prompt_token_ids": None}], GREEDY, InvalidRequest, "prompt_token_ids"),
         ([{"text": "x"}], GREEDY, InvalidRequest, "prompt_token_ids"),
         ([[5], [6]], [GREEDY], InvalidRequest, "sampling_params"),

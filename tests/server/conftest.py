@@ -196,7 +196,8 @@ class FakeStream:
                 choice.token_ids = [*choice.token_ids, token]
                 choice.text += chr(token)
                 if params.logprobs is not None:
-                    choice.logprobs = [*(choice.logprobs or []), self.llm.logprobs_of(token, params.logprobs)]
+                    entry = self.llm.logprobs_of(token, params.logprobs, params.logprob_token_ids)
+                    choice.logprobs = [*(choice.logprobs or []), entry]
             now = time.monotonic()
             self.metrics.first_token_s = self.metrics.first_token_s or now
             self.metrics.last_token_s = now
@@ -358,13 +359,18 @@ class FakeLLM:
     async def turn(self) -> None:
         await (self._gate.acquire() if self._gate is not None else asyncio.sleep(0))
 
-    def logprobs_of(self, token: int, count: int) -> Logprobs:
+    def logprobs_of(self, token: int, count: int, named: Sequence[int] = ()) -> Logprobs:
         """The chosen token is always the second likeliest; the likeliest is the one after it."""
         found = {token: Logprob(-1.5, 2, self.tokenizer.token_text(token))}
         ranked = [token + 1, token, *(token + 1 + k for k in range(1, count))][:count]
         for rank, other in enumerate(ranked, start=1):
             found.setdefault(other, Logprob(-0.75 * rank, rank, self.tokenizer.token_text(other)))
+        for other in named:
+            found.setdefault(other, Logprob(self.named_logprob(other), 100 + other, self.tokenizer.token_text(other)))
         return found
+
+    def named_logprob(self, token: int) -> float:
+        return -20.0 - token
 
     def watch(self, observer: Any) -> None:
         self.observers.append(observer)

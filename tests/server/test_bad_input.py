@@ -111,7 +111,6 @@ UNSUPPORTED = [
     (CHAT, "thread", {"type": "create"}),
     (CHAT, "previous_response_id", "x"),
     (CHAT, "best_of", 2),
-    *((path, "logprob_token_ids", [1]) for path in (CHAT, COMPLETIONS)),
     (COMPLETIONS, "suffix", "end"),
     (COMPLETIONS, "prompt_embeds", "AAAA"),
 ]

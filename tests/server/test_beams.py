@@ -64,6 +64,7 @@ async def test_stops_of_the_request_end_a_beam(client):
     ("name", "value"),
     [
         *(("stream", True), ("temperature", 0.5), ("top_p", 0.5), ("top_k", 3), ("min_p", 0.1), ("prompt_logprobs", 1)),
+        ("logprob_token_ids", [1]),
         *(("presence_penalty", 1), ("frequency_penalty", 1), ("repetition_penalty", 1.5), ("logit_bias", {"1": 1})),
         *(
             ("allowed_token_ids", [1]),

@@ -167,6 +167,16 @@ async def test_top_logprobs_are_the_likeliest_and_not_the_chosen(client):
     assert entry["top_logprobs"] == []
 
 
+async def test_logprobs_of_tokens_by_name(client, llm):
+    body = {"messages": HI, "max_tokens": 2, "logprobs": True, "top_logprobs": 3, "logprob_token_ids": [122, 98, 122]}
+    content = (await client.post(PATH, json=body)).json()["choices"][0]["logprobs"]["content"]
+    shown = [[(top["token"], top["logprob"]) for top in entry["top_logprobs"]] for entry in content]
+    assert shown == [
+        [("a", -1.5), ("z", llm.named_logprob(122)), ("b", llm.named_logprob(98))],
+        [("b", -1.5), ("z", llm.named_logprob(122))],
+    ]
+
+
 async def test_tokens_are_shown_when_asked_for(client):
     body = {"messages": HI, "max_tokens": 2, "return_token_ids": True, "prompt_logprobs": 0}
     answer = (await client.post(PATH, json=body | {"logprobs": True, "return_tokens_as_token_ids": True})).json()

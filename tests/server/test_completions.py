@@ -65,6 +65,38 @@ async def test_logprobs_are_parallel_lists(client):
     }
 
 
+async def test_logprobs_of_tokens_by_name(client, llm):
+    body = {"prompt": "xy", "max_tokens": 2, "logprobs": 3, "logprob_token_ids": [122, 98]}
+    found = (await client.post(PATH, json=body)).json()["choices"][0]["logprobs"]
+    assert found["top_logprobs"] == [
+        {"a": -1.5, "z": llm.named_logprob(122), "b": llm.named_logprob(98)},
+        {"b": -1.5, "z": llm.named_logprob(122)},
+    ]
+    body |= {"echo": True, "logprobs": 1, "add_special_tokens": False}
+    found = (await client.post(PATH, json=body)).json()["choices"][0]["logprobs"]
+    assert found["top_logprobs"][1] == {"y": -1.5, "z": -0.75}
+    assert list(found["top_logprobs"][2]) == ["a", "z", "b"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        (PATH, {"prompt": "x", "logprob_token_ids": [1]}),
+        (PATH, {"prompt": "x", "logprob_token_ids": [1], "logprobs": 0, "max_tokens": 0, "echo": True}),
+        (PATH, {"prompt": "x", "logprob_token_ids": [9999], "logprobs": 0}),
+        (PATH, {"prompt": "x", "logprob_token_ids": [*range(129)], "logprobs": 0}),
+        (PATH, {"prompt": "x", "logprob_token_ids": [-1], "logprobs": 0}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "logprob_token_ids": [1]}),
+        ("/v1/responses", {"input": "x", "logprob_token_ids": [1]}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "logprob_token_ids": [1]}),
+    ],
+)
+async def test_names_that_cannot_be_scored(client, llm, path, body):
+    answer = await client.post(path, json=body)
+    assert answer.status_code == 400 and "logprob_token_ids" in answer.text
+    assert not llm.requests
+
+
 async def test_echo_with_logprobs_covers_the_prompt_and_the_answer(client):
     """What evaluation harnesses score with: token-id prompts, echo, one token more."""
     body = {"prompt": [[120, 121, 122]], "max_tokens": 1, "logprobs": 1, "echo": True, "temperature": 0, "seed": 1234}
@@ -242,7 +274,7 @@ IGNORED = {
     "length_penalty": 1.0,  # of beams alone
 }
 REFUSED = [
-    *("watermarking", "prompt_embeds", "logprob_token_ids", "return_weight_versions", "return_token_offsets"),
+    *("watermarking", "prompt_embeds", "return_weight_versions", "return_token_offsets"),
     *("kv_transfer_params", "ec_transfer_params", "vllm_xargs"),
 ]
 FIELDS = """model prompt echo frequency_penalty logit_bias logprobs max_tokens n presence_penalty seed stop stream

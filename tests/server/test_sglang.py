@@ -253,7 +253,6 @@ async def test_what_cannot_be_asked(client, body, param):
     [
         {"image_data": "http://x/y.png"},
         {"lora_path": ["adapter"]},
-        {"token_ids_logprob": [5]},
         {"return_hidden_states": True},
         {"session_params": {"id": "x"}},
         {"custom_logit_processor": "..."},
@@ -267,6 +266,57 @@ async def test_what_is_refused_by_name(client, field):
     path = f"$.{name}" if name != "sampling_params" else f"$.{name}.{next(iter(field[name]))}"
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, path)
     assert answer.json()["error"]["code"] == "unsupported_value"
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        ([7, 97], [[7, 97], [7, 97]]),
+        ([[7], [97, 8]], [[7], [97, 8]]),
+        ([None, [8]], [[], [8]]),
+    ],
+)
+async def test_scores_of_tokens_by_name(client, llm, asked, named):
+    found = await ask(
+        client,
+        text=["x", "y"],
+        sampling_params=short(2),
+        return_logprob=True,
+        return_text_in_logprobs=True,
+        token_ids_logprob=asked,
+    )
+    assert [list(request.params.logprob_token_ids) for request in llm.requests] == named
+    for one, ids in zip(found, named, strict=True):
+        meta = one["meta_info"]
+        assert "output_top_logprobs" not in meta
+        if ids:
+            shown = [
+                [[-1.5 if token == chosen else llm.named_logprob(token), token, chr(token)] for token in ids]
+                for chosen in (97, 98)
+            ]
+            assert (meta["input_token_ids_logprobs"], meta["output_token_ids_logprobs"]) == ([], shown)
+        else:
+            assert "output_token_ids_logprobs" not in meta
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        ({"token_ids_logprob": [5]}, None),
+        ({"token_ids_logprob": [5], "return_logprob": True, "logprob_start_len": 0}, "unsupported_value"),
+        ({"token_ids_logprob": [9999], "return_logprob": True}, None),
+        ({"token_ids_logprob": [[5], [6]], "return_logprob": True}, None),
+        ({"token_ids_logprob": [*range(129)], "return_logprob": True}, None),
+        ({"token_ids_logprob": [[-1]], "return_logprob": True}, None),
+        ({"token_ids_logprob": "5", "return_logprob": True}, None),
+    ],
+)
+async def test_names_that_cannot_be_scored(client, llm, body, code):
+    answer = await client.post("/generate", json={"text": "x"} | body)
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["param"].startswith("$.token_ids_logprob"), error
+    assert code is None or error["code"] == code
+    assert not llm.requests
 
 
 async def test_what_is_harmless_is_taken(client):

@@ -115,9 +115,10 @@ async def test_every_event_of_a_stream_has_the_shape_of_its_kind(client, path, a
         assert msgspec.json.decode(msgspec.json.encode(read)) == msgspec.json.decode(frame)
 
 
+@pytest.mark.parametrize("named", [[], [98, 7]])
 @pytest.mark.parametrize("path", [CHAT, COMPLETIONS])
-async def test_a_stream_says_what_the_whole_answer_says(client, path):
-    body = {"messages": HI, "prompt": "xyz", "max_tokens": 5, "n": 2, "logprobs": True}
+async def test_a_stream_says_what_the_whole_answer_says(client, path, named):
+    body = {"messages": HI, "prompt": "xyz", "max_tokens": 5, "n": 2, "logprobs": True, "logprob_token_ids": named}
     if path == COMPLETIONS:
         body |= {"logprobs": 2, "echo": True}
     body = {k: v for k, v in body.items() if k != ("prompt" if path == CHAT else "messages")}

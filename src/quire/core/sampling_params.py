@@ -18,6 +18,7 @@ MAX_STOP_STRING_CHARS = 1024
 MAX_BAD_WORDS = 128
 MAX_LOGIT_BIAS = 1024
 MAX_STOP_TOKEN_IDS = 128
+MAX_LOGPROB_TOKEN_IDS = 128
 MAX_PATTERN_SIZE = 1024
 MAX_REPETITION_PENALTY = 1e6
 """Logits stay finite in float32 between this and its inverse."""
@@ -70,6 +71,8 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     min_tokens: int = 0
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    logprob_token_ids: tuple[int, ...] = ()
+    """Tokens whose log probabilities are returned at each step too, whatever their rank: labels to choose between."""
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()
@@ -108,12 +111,15 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         put(self, "stop", _strings("stop", self.stop))
         put(self, "bad_words", _strings("bad_words", self.bad_words))
         put(self, "stop_token_ids", tuple(dict.fromkeys(_ids("stop_token_ids", self.stop_token_ids or ()))))
+        put(self, "logprob_token_ids", tuple(dict.fromkeys(_ids("logprob_token_ids", self.logprob_token_ids or ()))))
         if self.allowed_token_ids is not None:
             put(self, "allowed_token_ids", _ids("allowed_token_ids", self.allowed_token_ids))
         if self.logit_bias is not None:
             put(self, "logit_bias", _bias(self.logit_bias))
         if self.logprobs is True or self.logprobs is False:
             put(self, "logprobs", 1 if self.logprobs else None)
+        if self.logprob_token_ids and self.logprobs is None:
+            put(self, "logprobs", 0)
         if self.top_k == -1:
             put(self, "top_k", 0)
         if self.seed == -1:
@@ -157,6 +163,9 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
             raise _bad("stop", self.stop, "needs detokenize=True, since stop strings are looked for in the text")
         if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:
             raise _bad("stop_token_ids", len(self.stop_token_ids), f"is too long; at most {MAX_STOP_TOKEN_IDS} ids")
+        if len(self.logprob_token_ids) > MAX_LOGPROB_TOKEN_IDS:
+            count = len(self.logprob_token_ids)
+            raise _bad("logprob_token_ids", count, f"is too long; at most {MAX_LOGPROB_TOKEN_IDS} ids")
         if len(self.bad_words) > MAX_BAD_WORDS:
             raise _bad("bad_words", len(self.bad_words), f"has too many words; at most {MAX_BAD_WORDS} are allowed")
         if self.allowed_token_ids is not None and not self.allowed_token_ids:

@@ -89,14 +89,16 @@ class SchedulerOutput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TopLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """Log probabilities at one position: the chosen token first, then the k likeliest, best first."""
+    """Log probabilities at one position: of the chosen token, the k likeliest, best first, and m that were named."""
 
     token_ids: np.ndarray
-    """[1 + k] int32."""
+    """[1 + k + m] int32."""
     logprobs: np.ndarray
-    """[1 + k] float32."""
+    """[1 + k + m] float32."""
     rank: int
     """Of the chosen token, 1 = likeliest."""
+    named_ranks: tuple[int, ...] = ()
+    """[m]."""
 
 
 class PromptLogprobs(msgspec.Struct, frozen=True, array_like=True):

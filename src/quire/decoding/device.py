@@ -1,8 +1,8 @@
 """From logits to tokens without leaving the device: for sequences whose rules need nothing of the host.
 
 Beside the Sampler, which serves everybody. A sequence is taken here if it wants no more than temperature, top_k, top_p,
-min_p, penalties without a window, and log probabilities; its tokens are those that the Sampler would choose. Owns the
-parameters of its slots, on the device and as the host's copy, and the counts of its penalties.
+min_p, penalties without a window, and the likeliest tokens' log probabilities; its tokens are those that the Sampler
+would choose. Owns the parameters of its slots, on the device and as the host's copy, and the counts of its penalties.
 
 Law: ``sample`` launches work and reads nothing back; what it launches depends on ``flags``, which the host knows.
 """
@@ -50,7 +50,13 @@ class DeviceSampler:
         slot, params = admission.slot, admission.params
         self.release(np.array([slot]))
         has_rules = params.allowed_token_ids is not None or bool(params.logit_bias) or bool(admission.bad_word_ids)
-        if has_rules or params.min_tokens or admission.grammar is not None or admission.reasoning is not None:
+        if (
+            has_rules
+            or params.logprob_token_ids
+            or params.min_tokens
+            or admission.grammar is not None
+            or admission.reasoning is not None
+        ):
             return False
         if params.has_penalties and params.penalty_window is not None:
             return False

@@ -19,7 +19,7 @@ from torch import Tensor
 from quire.core.errors import NOTHING_LEFT
 from quire.core.step import Admission, TopLogprobs
 from quire.decoding.grammar import NOTHING_GIVEN, Given, Grammars, Guides, Masked
-from quire.decoding.logprobs import top_logprobs
+from quire.decoding.logprobs import top_logprobs, with_named
 from quire.decoding.masks import Constraints
 from quire.decoding.penalties import Penalties
 from quire.decoding.random import uniforms
@@ -70,6 +70,8 @@ class Sampler:
         self._constraints = Constraints(max_num_seqs, vocab_size, device)
         self._penalties = Penalties(max_num_seqs, vocab_size, device)
         self._guides = Guides(max_num_seqs, vocab_size, grammars, has_jumps=has_jumps)
+        self._named: dict[int, tuple[int, ...]] = {}
+        """By slot, tokens whose log probabilities are asked for by name."""
 
     @torch.inference_mode()
     def admit(self, admission: Admission) -> None:
@@ -80,6 +82,8 @@ class Sampler:
         has_penalties = admission.params.has_penalties
         if has_penalties:
             self._penalties.admit(admission)
+        if admission.params.logprob_token_ids:
+            self._named[admission.slot] = admission.params.logprob_token_ids
         self.parameters.put(admission, is_processed=has_rules or has_penalties, is_guided=is_guided)
 
     @torch.inference_mode()
@@ -88,6 +92,8 @@ class Sampler:
         self._guides.release(slots)
         self._constraints.release(slots)
         self._penalties.release(slots)
+        for slot in slots.tolist() if self._named else ():
+            self._named.pop(slot, None)
 
     def prepare(self, slots: np.ndarray) -> None:
         """Begin with what ``sample`` will need for these rows and does not depend on logits. Returns at once."""
@@ -219,7 +225,20 @@ class Sampler:
             rows = asking[alike]
             found = top_logprobs(self._sampling, raw, places[alike], token_ids[rows], k)
             entries.update(zip(rows.tolist(), found, strict=True))
+        if self._named:
+            self._add_named(entries, raw, asking, places, slots)
         return entries
+
+    def _add_named(
+        self, entries: Entries, raw: Tensor, asking: np.ndarray, places: np.ndarray, slots: np.ndarray
+    ) -> None:
+        """To ``entries`` of rows ``asking`` [n], whose logits are ``places`` [n] of ``raw``: what they named."""
+        some = [i for i, row in enumerate(asking.tolist()) if row in entries and slots[row] in self._named]
+        if some:
+            rows = asking[some].tolist()
+            named = [self._named[slot] for slot in slots[rows].tolist()]
+            found = with_named(self._sampling, raw, places[some], [entries[row] for row in rows], named)
+            entries.update(zip(rows, found, strict=True))
 
 
 def _reasons(token_ids: np.ndarray, failed: dict[int, str]) -> dict[int, str]:

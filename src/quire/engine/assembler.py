@@ -258,7 +258,8 @@ class Assembler:
         values: list[float] = top.logprobs.astype(np.float64).tolist()
         text = self._tokenizer.token_text
         found = {ids[0]: Logprob(values[0], top.rank, text(ids[0]))}
-        for rank, (token, value) in enumerate(zip(ids[1:], values[1:], strict=True), start=1):
+        ranks = (*range(1, len(ids) - len(top.named_ranks)), *top.named_ranks)
+        for rank, token, value in zip(ranks, ids[1:], values[1:], strict=True):
             if token not in found:
                 found[token] = Logprob(value, rank, text(token))
         return found

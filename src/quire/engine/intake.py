@@ -156,6 +156,7 @@ class Intake:
         named = {
             "stop_token_ids": params.stop_token_ids,
             "allowed_token_ids": params.allowed_token_ids or (),
+            "logprob_token_ids": params.logprob_token_ids,
             "logit_bias": params.logit_bias or (),
         }
         for name, ids in named.items():

@@ -27,6 +27,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "allowed_token_ids": (),
     "bad_words": ([],),
     "prompt_logprobs": (),
+    "logprob_token_ids": ([],),
     "thinking_token_budget": (-1,),
     "repetition_detection": (),
 }

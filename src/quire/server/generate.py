@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from quire.core.errors import InvalidRequest
+from quire.core.errors import InvalidRequest, Unsupported
 from quire.core.outputs import OutputKind
 from quire.core.sampling_params import MAX_N, SamplingParams
 from quire.core.structured_outputs import StructuredOutputs
@@ -38,6 +38,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     logprob_start: int | None
     """Position of the prompt's first token that is shown with its score; None: none is."""
     num_top: int
+    named: Sequence[int]
+    """Tokens whose scores are shown in each place."""
     is_hidden: bool
     """Nothing was to be generated: the one token that is made is not shown."""
 
@@ -48,6 +50,7 @@ class _Scores(NamedTuple):
     is_wanted: bool
     start: int | None
     num_top: int
+    named: Sequence[int]
 
 
 def asked_of(service: Service, body: GenerateRequest, request_id: str) -> tuple[list[Asked], bool]:
@@ -78,6 +81,7 @@ def asked_of(service: Service, body: GenerateRequest, request_id: str) -> tuple[
             wants_logprobs=scores.is_wanted,
             logprob_start=scores.start,
             num_top=scores.num_top,
+            named=scores.named,
             is_hidden=sampling.max_new_tokens == 0,
         )
         for prompt, (root, sampling), own_id, scores, cache_salt in each
@@ -91,6 +95,7 @@ def sglang_paths(body: GenerateRequest) -> AbstractContextManager[None]:
         "$.prompt": "$.text" if body.text is not None else "$.input_ids",
         "$.logprobs": "$.top_logprobs_num",
         "$.prompt_logprobs": "$.top_logprobs_num",
+        "$.logprob_token_ids": "$.token_ids_logprob",
         "$.sampling_params": "$.sampling_params",
     }
     return renamed(others | _setting_paths("$.sampling_params"))
@@ -171,16 +176,31 @@ def _request_ids(rid: str | list[str] | None, own: str, count: int, *, is_list: 
 def _scores(body: GenerateRequest, count: int) -> list[_Scores]:
     wanted = _each("$.return_logprob", body.return_logprob, count)
     starts = _each("$.logprob_start_len", body.logprob_start_len, count)
-    tops = _each("$.top_logprobs_num", body.top_logprobs_num, count)
-    for start, num_top in zip(starts, tops, strict=True):
+    tops, named = _each("$.top_logprobs_num", body.top_logprobs_num, count), _named(body, count)
+    for is_wanted, start, num_top, ids in zip(wanted, starts, tops, named, strict=True):
         if start < -1:
             raise bad("$.logprob_start_len", start, "must be a position in the prompt, or -1 to leave it out")
         if num_top < 0:
             raise bad("$.top_logprobs_num", num_top, "must be at least 0")
+        if ids and not is_wanted:
+            raise bad("$.token_ids_logprob", ids, "needs return_logprob")
+        if ids and start >= 0:
+            raise Unsupported(
+                f"token_ids_logprob is given and logprob_start_len is {start}: the tokens that it names are scored "
+                "beside generated ones only, so leave one of them out.",
+                param="$.token_ids_logprob",
+            )
     return [
-        _Scores(True, start if start >= 0 else None, num_top) if is_wanted else _Scores(False, None, 0)
-        for is_wanted, start, num_top in zip(wanted, starts, tops, strict=True)
+        _Scores(True, start if start >= 0 else None, num_top, ids) if is_wanted else _Scores(False, None, 0, ())
+        for is_wanted, start, num_top, ids in zip(wanted, starts, tops, named, strict=True)
     ]
+
+
+def _named(body: GenerateRequest, count: int) -> list[Sequence[int]]:
+    """The ids in ``token_ids_logprob`` of each prompt: a list of them is for all."""
+    given: list[Any] = body.token_ids_logprob or []
+    is_for_all = not given or isinstance(given[0], int)
+    return [ids or () for ids in ([given] * count if is_for_all else _each("$.token_ids_logprob", given, count))]
 
 
 def _cache_salts(body: GenerateRequest, count: int) -> list[str]:
@@ -194,6 +214,7 @@ def _params(sampling: SglangSampling, scores: _Scores, service: Service, root: s
         **service.llm.default_params,
         "logprobs": scores.num_top if scores.is_wanted else None,
         "prompt_logprobs": None if scores.start is None else scores.num_top,
+        "logprob_token_ids": scores.named,
     }
     for name in sampling.model_fields_set.difference(_SHAPES):
         values[_RENAMED.get(name, name)] = getattr(sampling, name)

@@ -35,10 +35,11 @@ def chat_params(body: ChatCompletionRequest, defaults: Mapping[str, Any]) -> Sam
             param="$.best_of",
         )
     _check_stream(body)
+    _check_named(body, is_on=bool(body.logprobs), to="true")
     limit = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
     if limit is None and body.n_predict is not None:
         limit = _predicted(body.n_predict)
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
+    logprobs = (0 if body.logprob_token_ids else body.top_logprobs or 0) if body.logprobs else None
     with chat_paths(body):
         return _params(body, defaults, max_tokens=limit, logprobs=logprobs, **_beside(body))
 
@@ -49,6 +50,7 @@ def completion_params(body: CompletionRequest, defaults: Mapping[str, Any]) -> S
     ``n`` of the result is ``best_of``, where that is given: so many are made. A beam search gives ``n`` in any case.
     """
     _check_stream(body)
+    _check_named(body, is_on=body.logprobs is not None, to="0")
     num_made = body.n if body.use_beam_search else num_continuations(body)
     limit: int | None = _COMPLETION_MAX_TOKENS
     if body.max_tokens is not None:
@@ -61,6 +63,14 @@ def completion_params(body: CompletionRequest, defaults: Mapping[str, Any]) -> S
     decided: dict[str, Any] = {"max_tokens": limit, "prompt_logprobs": prompt_logprobs, "n": num_made}
     if body.max_tokens == 0:
         decided["max_tokens"] = 1
+        if body.logprob_token_ids:
+            raise InvalidRequest(
+                "logprob_token_ids is given and max_tokens is 0: it is told of generated tokens, of which there are "
+                "none.",
+                param="$.logprob_token_ids",
+            )
+    if body.logprob_token_ids:
+        decided["logprobs"] = 0
     if num_made > body.n and body.logprobs is None:
         decided["logprobs"] = 0  # they are chosen by their likelihood
     return _params(body, defaults, **decided, **_beside(body))
@@ -170,6 +180,14 @@ def _beside(body: GenerationRequest) -> dict[str, Any]:
     """What is said in words that are not the engine's: penalties in llama.cpp's, and the answer's shape."""
     said, shape = penalties(body.repeat_penalty, body.repeat_last_n), shape_of(body)
     return said if shape is None else said | {"structured_outputs": shape.wanted}
+
+
+def _check_named(body: GenerationRequest, *, is_on: bool, to: str) -> None:
+    if body.logprob_token_ids and not is_on:
+        raise InvalidRequest(
+            f"logprob_token_ids is given and logprobs is not: set logprobs to {to}, or leave logprob_token_ids out.",
+            param="$.logprob_token_ids",
+        )
 
 
 def _check_stream(body: GenerationRequest) -> None:

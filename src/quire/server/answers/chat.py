@@ -187,7 +187,8 @@ class ChatAnswer:
     def _logprobs_of(self, choice: CompletionOutput) -> ChatLogprobs | None:
         if choice.logprobs is None:
             return None
-        return self._logprobs.chat(choice.token_ids, choice.logprobs, self._body.top_logprobs or 0)
+        num_top = None if self._body.logprob_token_ids else self._body.top_logprobs or 0
+        return self._logprobs.chat(choice.token_ids, choice.logprobs, num_top)
 
 
 class ChatStream:

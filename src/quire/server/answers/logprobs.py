@@ -21,8 +21,10 @@ class LogprobShaper:
         self._tokenizer = tokenizer
         self._as_ids = as_ids
 
-    def chat(self, token_ids: Sequence[int], entries: Sequence[Logprobs] | None, num_top: int) -> ChatLogprobs | None:
-        """For a chat answer: each token and the ``num_top`` likeliest in its place."""
+    def chat(
+        self, token_ids: Sequence[int], entries: Sequence[Logprobs] | None, num_top: int | None
+    ) -> ChatLogprobs | None:
+        """For a chat answer: each token and the ``num_top`` likeliest in its place, or all that the engine told."""
         if entries is None:
             return None
         return ChatLogprobs([self._chosen(t, found, num_top) for t, found in zip(token_ids, entries, strict=True)])
@@ -52,9 +54,10 @@ class LogprobShaper:
             shaped.top_logprobs.append(top)
         return shaped, text_offset
 
-    def _chosen(self, token_id: int, found: Logprobs, num_top: int) -> ChosenLogprob:
+    def _chosen(self, token_id: int, found: Logprobs, num_top: int | None) -> ChosenLogprob:
         token = self._token(token_id, found[token_id])
-        top = [self._token(other, entry) for other, entry in likeliest(found, num_top)]
+        shown = found.items() if num_top is None else likeliest(found, num_top)
+        top = [self._token(other, entry) for other, entry in shown]
         return ChosenLogprob(token.token, token.logprob, token.bytes, top)
 
     def _token(self, token_id: int, entry: Logprob) -> TokenLogprob:

@@ -27,6 +27,7 @@ class _Scores:
     def __init__(self) -> None:
         self.chosen: list[Score] = []
         self.top: Tops = []
+        self.named: list[list[Score]] = []
 
 
 class GenerateAnswer:
@@ -66,7 +67,7 @@ class GenerateAnswer:
         is_over = choice.finish_reason is not None
         made = self._made(p, choice) if asked.wants_logprobs else None
         read = self._read(p, output) if asked.wants_logprobs else None
-        has_top = asked.num_top > 0
+        has_top, has_named = asked.num_top > 0, len(asked.named) > 0
         return Generated(
             text="" if asked.is_hidden else choice.text,
             output_ids=ids,
@@ -81,6 +82,8 @@ class GenerateAnswer:
                 output_token_logprobs=made.chosen if made else UNSET,
                 input_top_logprobs=read.top if read and has_top else UNSET,
                 output_top_logprobs=made.top if made and has_top else UNSET,
+                input_token_ids_logprobs=[] if has_named else UNSET,
+                output_token_ids_logprobs=made.named if made and has_named else UNSET,
             ),
             index=p * params.n + choice.index if is_event and self._is_list else UNSET,
         )
@@ -102,6 +105,7 @@ class GenerateAnswer:
         done = len(scores.chosen)
         for token, found in zip(choice.token_ids[done:], (choice.logprobs or [])[done:], strict=True):
             self._add(scores, token, found, self._asked[p].num_top)
+            scores.named.append([self._score(other, found[other]) for other in self._asked[p].named])
         return scores
 
     def _read(self, p: int, output: RequestOutput) -> _Scores:

@@ -11,6 +11,7 @@ from pydantic import Field
 from quire.core.sampling_params import (
     MAX_LENGTH_PENALTY,
     MAX_LOGIT_BIAS,
+    MAX_LOGPROB_TOKEN_IDS,
     MAX_N,
     MAX_PATTERN_SIZE,
     MAX_REPETITION_PENALTY,
@@ -111,6 +112,9 @@ class GenerationRequest(SamplingRequest):
         description="penalties look at so many last tokens; 0: at none, -1: at all",
     )
     prompt_logprobs: int | None = Field(default=None, ge=-1, lt=2**31)
+    logprob_token_ids: Annotated[list[TokenId], Field(max_length=MAX_LOGPROB_TOKEN_IDS)] | None = Field(
+        default=None, description="with logprobs: those of these tokens, in the place of the likeliest"
+    )
     truncate_prompt_tokens: int | None = Field(default=None, ge=-1, lt=2**31)
     truncation_side: Literal["left", "right"] | None = None
     add_special_tokens: bool | None = None

@@ -52,7 +52,6 @@ OTHER_SAMPLERS: Refusals = {
 REFUSED_ANYWHERE: Refusals = {
     # other ways to choose tokens
     **OTHER_SAMPLERS,
-    "logprob_token_ids": _empty,
     "logits_processors": _empty,
     "watermarking": _one_of(False),
     "stop_regex": _empty,
@@ -83,7 +82,7 @@ REFUSED_IN_CHAT: Refusals = {
 REFUSED_IN_GENERATE: Refusals = {
     **dict.fromkeys(("image_data", "video_data", "audio_data", "input_embeds"), _blank),
     **dict.fromkeys(("lora_path", "session_params", "session_id", "custom_logit_processor"), _blank),
-    **dict.fromkeys(("token_ids_logprob", "return_hidden_states", "return_routed_experts"), _blank),
+    **dict.fromkeys(("return_hidden_states", "return_routed_experts"), _blank),
     **dict.fromkeys(("bootstrap_host", "bootstrap_port", "bootstrap_room"), _blank),
 }
 """By SGLang, which takes lists of all of these, one entry for each prompt."""
@@ -119,6 +118,7 @@ _SHAPES_ELSEWHERE = (
 _REFUSED_ELSEWHERE: Refusals = {
     **{name: is_harmless for name, is_harmless in REFUSED_ANYWHERE.items() if name != "thread"},
     **dict.fromkeys(_SHAPES_ELSEWHERE, _empty),
+    "logprob_token_ids": _empty,
     "n": _one_of(1),
 }
 
@@ -151,6 +151,7 @@ REFUSED_IN_RESPONSES: Refusals = {
     "use_beam_search": _one_of(False),
     "n": _one_of(1),
     "best_of": _one_of(1),
+    "logprob_token_ids": _empty,
     "logprobs": _one_of(False),
     "prompt_logprobs": _never,
     "reasoning_effort": _never,

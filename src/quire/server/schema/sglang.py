@@ -8,6 +8,7 @@ from pydantic import Field, WithJsonSchema
 
 from quire.core.sampling_params import (
     MAX_LOGIT_BIAS,
+    MAX_LOGPROB_TOKEN_IDS,
     MAX_N,
     MAX_REPETITION_PENALTY,
 )
@@ -23,6 +24,7 @@ WEIGHT_VERSION = "default"
 
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
 _Salt = Annotated[str, Field(max_length=1024)]
+_Named = Annotated[list[TokenId], Field(max_length=MAX_LOGPROB_TOKEN_IDS)]
 
 
 class SglangSampling(RequestModel):
@@ -73,6 +75,9 @@ class GenerateRequest(RequestModel):
     return_logprob: bool | list[bool] = False
     logprob_start_len: int | list[int] = Field(default=-1, description="where the prompt's scores begin; -1: nowhere")
     top_logprobs_num: int | list[int] = 0
+    token_ids_logprob: _Named | list[_Named | None] | None = Field(
+        default=None, description="with return_logprob: those of these tokens too, wherever one is generated"
+    )
     return_text_in_logprobs: bool = False
     stream: bool = Field(default=False, description="events hold all text so far")
     priority: int = Field(default=0, gt=-(2**31), lt=2**31, description="higher runs first, under the priority policy")
@@ -112,6 +117,8 @@ class MetaInfo(msgspec.Struct, frozen=True, kw_only=True):
     output_token_logprobs: list[Score] | UnsetType = UNSET
     input_top_logprobs: list[list[Score] | None] | UnsetType = UNSET
     output_top_logprobs: list[list[Score] | None] | UnsetType = UNSET
+    input_token_ids_logprobs: list[list[Score]] | UnsetType = UNSET
+    output_token_ids_logprobs: list[list[Score]] | UnsetType = UNSET
 
 
 class Generated(msgspec.Struct, frozen=True, kw_only=True):
