@@ -408,6 +408,10 @@ WRONG = [
     ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "$.text.format.schema"),
     ({"text": {"format": {"type": "json_schema", "schema": {}}}}, "$.text.format.name"),
     ({"text": {"verbosity": "loud"}}, "$.text.verbosity"),
+    ({"structured_outputs": {"regex": "("}}, "$.structured_outputs.regex"),
+    ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "$.structured_outputs"),
+    ({"structured_outputs": {"regex": "a"}, "text": {"format": {"type": "json_object"}}}, "$.structured_outputs"),
+    ({"structured_outputs": "a"}, "$.structured_outputs"),
     ({"truncation": "middle"}, "$.truncation"),
     ({"background": True, "store": False}, "$.background"),
     ({"previous_response_id": "resp_0"}, "$.previous_response_id"),
@@ -453,6 +457,7 @@ UNSUPPORTED = [
     ({"tools": [{**WEATHER, "defer_loading": True}]}, "$.tools[0].defer_loading"),
     ({"tool_choice": {"type": "mcp", "server_label": "x"}}, "$.tool_choice.type"),
     ({"text": {"format": {"type": "grammar"}}}, "$.text.format.type"),
+    ({"structured_outputs": {"pattern": "a"}}, "$.structured_outputs.pattern"),
     (
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
         "$.input[0].content[0].type",
@@ -492,7 +497,15 @@ async def test_a_format_reaches_the_engine(client, sampled):
     await ask(client, text={"format": {"type": "json_object"}})
     assert sampled().structured_outputs.json_object
     error = await ask(client, status=400, text={"format": {**form, "schema": {"type": "nonsense"}}})
-    assert error["param"].startswith("$.text.format"), error
+    assert error["param"].startswith("$.text.format.schema"), error
+
+
+async def test_shapes_that_no_format_can_say_reach_the_engine(client, sampled):
+    answer = await ask(client, structured_outputs={"choice": ["yes", "no"]}, text={"format": {"type": "text"}})
+    assert sampled().structured_outputs.choice == ("yes", "no")
+    assert answer["text"]["format"] == {"type": "text"}
+    await ask(client, structured_outputs={})
+    assert sampled().structured_outputs is None
 
 
 async def test_a_call_that_must_be_made_comes_before_a_format(client, llm, sampled):

@@ -12,7 +12,7 @@ from quire.server.rendering import Conversation
 from quire.server.response_context import Context, context_of
 from quire.server.sampling import response_params
 from quire.server.schema.response_input import new_id, referenced
-from quire.server.schema.response_settings import flat_tools_of, text_format_of
+from quire.server.schema.response_settings import flat_tools_of, response_shape_of
 from quire.server.schema.responses import (
     FunctionTool,
     ReasoningSettings,
@@ -57,10 +57,10 @@ def _turn(service: Service, body: ResponsesRequest, context: Context, request_id
     tools = flat_tools_of(body.tools)
     choice = choice_of(body.tool_choice, is_flat=True)
     params = response_params(body, service.llm.default_params)
-    shape = text_format_of(body.text.format)
-    # A reply that must be calls has no text for the format to shape.
+    shape = response_shape_of(body)
+    # A reply that must be calls has no text to shape.
     if shape is not None and choice.mode != "required":
-        params = params.replace(structured_outputs=shape)
+        params = params.replace(structured_outputs=shape.wanted)
     return Turn(
         conversation=Conversation(
             messages=context.messages,

@@ -13,6 +13,7 @@ from quire.server.penalties import penalties
 from quire.server.schema.chat import ChatCompletionRequest
 from quire.server.schema.completion import CompletionRequest
 from quire.server.schema.generation import GenerationRequest, SamplingRequest
+from quire.server.schema.response_settings import response_shape_of
 from quire.server.schema.responses import ResponsesRequest
 from quire.server.schema.shapes import shape_of
 
@@ -97,7 +98,7 @@ def num_continuations(body: CompletionRequest) -> int:
 def response_params(body: ResponsesRequest, defaults: Mapping[str, Any]) -> SamplingParams:
     """Raises InvalidRequest. Without a limit, an answer may fill the context."""
     logprobs = (body.top_logprobs or 0) if body.has_logprobs else None
-    with response_paths():
+    with response_paths(body):
         return _params(body, defaults, max_tokens=body.max_output_tokens, logprobs=logprobs)
 
 
@@ -122,18 +123,18 @@ def shape_paths(body: GenerationRequest) -> AbstractContextManager[None]:
     return nullcontext() if shape is None else shape.named()
 
 
-def response_paths() -> AbstractContextManager[None]:
+@contextmanager
+def response_paths(body: ResponsesRequest) -> Iterator[None]:
     """Let errors name the fields of a Responses request where the engine, or a conversation, names its own."""
-    return renamed(
-        {
-            "$.prompt": "$.input",
-            "$.messages": "$.input",
-            "$.max_tokens": "$.max_output_tokens",
-            "$.logprobs": "$.top_logprobs",
-            "$.structured_outputs.json": "$.text.format.schema",
-            "$.structured_outputs": "$.text.format",
-        }
-    )
+    names = {
+        "$.prompt": "$.input",
+        "$.messages": "$.input",
+        "$.max_tokens": "$.max_output_tokens",
+        "$.logprobs": "$.top_logprobs",
+    }
+    shape = response_shape_of(body)
+    with nullcontext() if shape is None else shape.named(), renamed(names):
+        yield
 
 
 @contextmanager

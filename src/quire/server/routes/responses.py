@@ -51,7 +51,7 @@ async def _in_background(request: Request, service: Service, body: ResponsesRequ
 
 async def _begin(service: Service, body: ResponsesRequest, asked: Asked) -> Run:
     turn = asked.turn
-    with response_paths():
+    with response_paths(body):
         try:
             exchange = await begin(service, turn)
         except PromptTooLong as refusal:
@@ -73,7 +73,7 @@ async def count_input_tokens(request: Request) -> Response:
     service = service_of(request)
     body = await read_json(request, ResponsesRequest)
     asked = await understand(service, body, request_id_of(request, body.request_id))
-    with response_paths():
+    with response_paths(body):
         count = await count_tokens(service, asked.turn.conversation, asked.turn.add_special_tokens)
     return json_response(InputTokens(input_tokens=count))
 

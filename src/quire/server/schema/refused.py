@@ -108,16 +108,15 @@ def _keeps_all(edit: object) -> bool:
     return str(edit.get("type")).startswith("clear_thinking_") and edit.get("keep") == "all"
 
 
-_SHAPES_ELSEWHERE = (
+_OTHER_SHAPES = (
     "response_format",
-    "structured_outputs",
     *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "guided_json_object"),
     *("regex", "ebnf", "json_schema", "grammar"),
 )
 
 _REFUSED_ELSEWHERE: Refusals = {
     **{name: is_harmless for name, is_harmless in REFUSED_ANYWHERE.items() if name != "thread"},
-    **dict.fromkeys(_SHAPES_ELSEWHERE, _empty),
+    **dict.fromkeys(("structured_outputs", *_OTHER_SHAPES), _empty),
     "logprob_token_ids": _empty,
     "n": _one_of(1),
 }
@@ -132,7 +131,7 @@ REFUSED_IN_MESSAGES: Refusals = {
 
 REFUSED_IN_RESPONSES: Refusals = {
     **{name: is_harmless for name, is_harmless in REFUSED_ANYWHERE.items() if name != "previous_response_id"},
-    **dict.fromkeys(_SHAPES_ELSEWHERE, _empty),
+    **dict.fromkeys(_OTHER_SHAPES, _empty),
     "functions": _empty,
     "function_call": _one_of("none", "auto"),
     "audio": _never,

@@ -3,14 +3,17 @@
 Checked by hand, so that every error names its place.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from quire.core.errors import Unsupported
 from quire.core.structured_outputs import StructuredOutputs
 from quire.server.schema.faults import bad
-from quire.server.schema.shapes import json_schema_of
+from quire.server.schema.shapes import Shape, json_schema_of, only_one, structured_outputs_of
 from quire.server.schema.tools import FUNCTION_SCHEMA, MAX_TOOLS, choice_schema, function_of, unique_tools
 from quire.text.dialects.dialect import Tool
+
+if TYPE_CHECKING:
+    from quire.server.schema.responses import ResponsesRequest
 
 _FLAT_TOOL_SCHEMA = {
     "type": "object",
@@ -48,17 +51,24 @@ def flat_tools_of(value: Any, path: str = "$.tools") -> tuple[Tool, ...]:
     return unique_tools(value, path, _flat_tool, ".name")
 
 
-def text_format_of(value: Any, path: str = "$.text.format") -> StructuredOutputs | None:
+def response_shape_of(body: "ResponsesRequest") -> Shape | None:
     """The shape that the text must have; raises InvalidRequest or Unsupported."""
-    if value is None:
-        return None
+    found = {
+        "text.format": _text_format(body.text.format),
+        "structured_outputs": structured_outputs_of(body.structured_outputs) if body.structured_outputs else None,
+    }
+    return only_one({name: shape for name, shape in found.items() if shape is not None})
+
+
+def _text_format(value: Any) -> Shape | None:
+    path = "$.text.format"
     kind = value.get("type") if isinstance(value, dict) else None
-    if kind == "text":
+    if value is None or kind == "text":
         return None
     if kind == "json_object":
-        return StructuredOutputs(json_object=True)
+        return Shape(StructuredOutputs(json_object=True), path)
     if kind == "json_schema":
-        return json_schema_of(value, path)
+        return Shape(json_schema_of(value, path), f"{path}.schema")
     if isinstance(kind, str):
         raise Unsupported(
             f"{path}.type is {kind!r:.80}: it must be text, json_object or json_schema.", param=f"{path}.type"

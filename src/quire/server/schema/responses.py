@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from pydantic import ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
+from quire.core.structured_outputs import SHAPES
 from quire.server.schema.chat import ChosenLogprob
 from quire.server.schema.common import JsonObject, QueryModel, ReasoningEffort, RequestModel, Usage
 from quire.server.schema.generation import SamplingRequest
@@ -91,6 +92,9 @@ class ResponsesRequest(SamplingRequest):
     tool_choice: Annotated[Any, WithJsonSchema(RESPONSE_CHOICE_SCHEMA)] = None
     parallel_tool_calls: bool = Field(default=True, description="false: the first call only")
     text: TextConfig = TextConfig()
+    structured_outputs: JsonObject | None = Field(
+        default=None, description=f"in the place of text.format: one of {', '.join(SHAPES)}, and options"
+    )
     reasoning: ReasoningConfig = ReasoningConfig()
     include_reasoning: bool = Field(default=True, description="false: reasoning is left out of the answer")
     thinking_token_budget: int | None = Field(default=None, ge=-1, lt=2**31)

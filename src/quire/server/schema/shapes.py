@@ -1,11 +1,12 @@
 """The shape that a request asks its answer to have, under every name that it goes by.
 
 ``response_format`` is OpenAI's, ``structured_outputs`` and ``guided_*`` are vLLM's, ``regex``, ``ebnf`` and
-``json_schema`` SGLang's, ``grammar`` and again ``json_schema`` llama.cpp's. A request gives one of them. Law: an error
+``json_schema`` SGLang's, ``grammar`` and again ``json_schema`` llama.cpp's, ``text.format`` the Responses API's. A
+request gives one of them. Law: an error
 of the engine's door about the shape names the field that the client wrote.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def shape_of(body: "GenerationRequest") -> Shape | None:
     """What is asked for, or None; raises InvalidRequest for two shapes at once, or one that is malformed."""
     readers: dict[str, Callable[[Any], Shape | None]] = {
         "response_format": _response_format,
-        "structured_outputs": _structured_outputs,
+        "structured_outputs": structured_outputs_of,
         "guided_json": lambda v: _one("json", v, "guided_json", body.guided_whitespace_pattern),
         "guided_regex": lambda v: _one("regex", v, "guided_regex"),
         "guided_choice": lambda v: _one("choice", tuple(v), "guided_choice"),
@@ -62,6 +63,11 @@ def shape_of(body: "GenerationRequest") -> Shape | None:
         value = getattr(body, name)
         if value not in (None, "", False, [], {}) and (shape := read(value)) is not None:
             found[name] = shape
+    return only_one(found)
+
+
+def only_one(found: Mapping[str, Shape]) -> Shape | None:
+    """The one that there is, by its field's name; raises InvalidRequest for two."""
     if len(found) > 1:
         first, second, *_ = found
         raise InvalidRequest(
@@ -105,7 +111,8 @@ def _response_format(value: dict[str, Any]) -> Shape | None:
             )
 
 
-def _structured_outputs(value: dict[str, Any]) -> Shape:
+def structured_outputs_of(value: dict[str, Any]) -> Shape:
+    """Raises InvalidRequest, or Unsupported for what is not known."""
     names = {field.name for field in msgspec.structs.fields(StructuredOutputs)}
     present = {name: inner for name, inner in value.items() if inner is not None}
     for name in present.keys() - names:
