@@ -256,12 +256,12 @@ typedef struct quire_draws {
 QUIRE_API int quire_draw_tokens(quire_pool *pool, const float *logits, int64_t stride, int64_t rows, int64_t size,
                                 const quire_draws *draws, int32_t *ids);
 
-/* Log probabilities of rows index[i] (or i, if index is NULL): ids and values [rows, 1 + k]: the given token, then the k
- * likeliest in the order of their ranking; ranks: 1 + the number of tokens likelier than the given one. Values are
- * rounded to float32 before they are compared. NaN and rank 1 where a row is not sound. */
+/* Log probabilities of rows index[i] (or i, if index is NULL): ids and values [rows, given + k]: of tokens [rows, given],
+ * then of the k likeliest in the order of their ranking; ranks [rows, given]: 1 + the number of tokens likelier than the
+ * given one. Values are rounded to float32 before they are compared. NaN and rank 1 where a row is not sound. */
 QUIRE_API int quire_score_tokens(quire_pool *pool, const float *logits, int64_t stride, const int64_t *index,
-                                 int64_t rows, int64_t size, const int32_t *tokens, int64_t k, int32_t *ids,
-                                 float *values, int64_t *ranks);
+                                 int64_t rows, int64_t size, const int32_t *tokens, int64_t given, int64_t k,
+                                 int32_t *ids, float *values, int64_t *ranks);
 
 /* Set to -infinity, in rows rows[i] of logits, each named once, the tokens whose bit is 0 in masks [count, mask_stride]
  * int32: bit t % 32 of word t / 32 is token t's. is_sound [count]: 1 where the row held no NaN, no +inf, and not only

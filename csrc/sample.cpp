@@ -232,32 +232,36 @@ struct Normalised {
 
 struct Score {
   Table table;
-  const int32_t* tokens;
+  const int32_t* tokens;  // [count, given]
+  int64_t given;
   int64_t k;
-  int32_t* ids;    // [count, 1 + k], as values
+  int32_t* ids;  // [count, given + k], as values
   float* values;
-  int64_t* ranks;
+  int64_t* ranks;  // [count, given]
 
   bool is_weighed(int64_t) const { return true; }
   Tempered score(int64_t, float best) const { return {best, 1.0f}; }
   float floor(int64_t) const { return kLowestScore; }
 
   void end(int64_t r, const Findings& found, Worker& worker) const {
-    int32_t* id = ids + r * (1 + k);
-    float* value = values + r * (1 + k);
+    int32_t* id = ids + r * (given + k);
+    float* value = values + r * (given + k);
+    int64_t* rank = ranks + r * given;
     const float best = found.best(r);
-    id[0] = tokens[r];
+    std::copy_n(tokens + r * given, given, id);
     if (!std::isfinite(best)) {
-      for (int64_t i = 0; i < k; ++i) id[1 + i] = int32_t(i);
-      std::fill_n(value, 1 + k, std::numeric_limits<float>::quiet_NaN());
-      ranks[r] = 1;
+      for (int64_t i = 0; i < k; ++i) id[given + i] = int32_t(i);
+      std::fill_n(value, given + k, std::numeric_limits<float>::quiet_NaN());
+      std::fill_n(rank, given, 1);
       return;
     }
     const Logits logits = table.row(r);
     const Normalised log_probability{best, float(std::log(double(found.mass(r)) / kWhole))};
-    value[0] = log_probability(logits.x[tokens[r]]);
-    ranks[r] = 1 + logits.count(log_probability, std::nextafter(value[0], kInfinity), found.maxima(r));
-    if (k) list_best(logits, log_probability, found.maxima(r), id + 1, value + 1, worker);
+    for (int64_t i = 0; i < given; ++i) {
+      value[i] = log_probability(logits.x[id[i]]);
+      rank[i] = 1 + logits.count(log_probability, std::nextafter(value[i], kInfinity), found.maxima(r));
+    }
+    if (k) list_best(logits, log_probability, found.maxima(r), id + given, value + given, worker);
   }
 
   void list_best(const Logits& logits, const Normalised& log_probability, const float* maxima, int32_t* id,
@@ -308,11 +312,12 @@ int quire_draw_slots(quire_program* program, const float* logits, int64_t stride
 }
 
 int quire_score_tokens(quire_pool* pool, const float* logits, int64_t stride, const int64_t* index, int64_t rows,
-                       int64_t size, const int32_t* tokens, int64_t k, int32_t* ids, float* values, int64_t* ranks) {
-  Score score{{logits, stride, rows, size, index}, tokens, k, ids, values, ranks};
-  if (!is_table(score.table) || k < 0 || k > size) return QUIRE_BAD_ARGUMENT;
-  for (int64_t r = 0; r < rows; ++r)
-    if (tokens[r] < 0 || tokens[r] >= size) return QUIRE_BAD_ARGUMENT;
+                       int64_t size, const int32_t* tokens, int64_t given, int64_t k, int32_t* ids, float* values,
+                       int64_t* ranks) {
+  Score score{{logits, stride, rows, size, index}, tokens, given, k, ids, values, ranks};
+  if (!is_table(score.table) || given < 1 || k < 0 || k > size) return QUIRE_BAD_ARGUMENT;
+  for (int64_t i = 0; i < rows * given; ++i)
+    if (tokens[i] < 0 || tokens[i] >= size) return QUIRE_BAD_ARGUMENT;
   run_job(pool, score);
   return 0;
 }

@@ -50,7 +50,7 @@ def _compare(sampling: Sampling, m: Maker, model: str, num_rows: int) -> dict[st
         is_right = others <= round(MOST_OTHERS * num_rows) and is_same
         found[name] = {"ok": is_right, "others": others, "invariant": is_same}
     rows = np.arange(num_rows)
-    tokens = random.integers(0, size, num_rows)
+    tokens = random.integers(0, size, (num_rows, 2))
     one, other = (each.score_tokens(logits, rows, tokens, 8) for each in (sampling, reference))
     off = float(np.abs(one.logprobs - other.logprobs).max())
     is_same = bool((one.token_ids == other.token_ids).mean() >= 1 - MOST_OTHERS and (one.ranks == other.ranks).all())

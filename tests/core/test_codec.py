@@ -15,7 +15,7 @@ FROM_ENGINE: Decoder[FromEngine] = Decoder(FromEngine)
 
 
 def top(*ids: int) -> TopLogprobs:
-    return TopLogprobs(np.array(ids, np.int32), np.linspace(-1, -2, len(ids), dtype=np.float32), 1)
+    return TopLogprobs(np.array(ids, np.int32), np.linspace(-1, -2, len(ids), dtype=np.float32), (1,))
 
 
 def test_a_request_crosses_whole() -> None:

@@ -78,8 +78,8 @@ def admission_of(admit: Admit, wish: int, output: list[int] | tuple[int, ...] = 
 
 
 def same(one: list[TopLogprobs], other: list[TopLogprobs]) -> bool:
-    return [(e.token_ids.tobytes(), e.logprobs.tobytes(), e.rank, e.named_ranks) for e in one] == [
-        (e.token_ids.tobytes(), e.logprobs.tobytes(), e.rank, e.named_ranks) for e in other
+    return [(e.token_ids.tobytes(), e.logprobs.tobytes(), e.ranks) for e in one] == [
+        (e.token_ids.tobytes(), e.logprobs.tobytes(), e.ranks) for e in other
     ]
 
 
@@ -111,12 +111,11 @@ def test_logprobs_are_of_raw_logits_for_those_who_asked(batched: Run) -> None:
         assert len(batched.entries[i]) == 12
         for step, entry in enumerate(batched.entries[i]):
             raw = torch.log_softmax(logits_at(i, 4 + step).double(), 0).numpy()
-            assert entry.token_ids[0] == batched.outputs[i][step]
+            given = [batched.outputs[i][step], *named]
+            assert entry.token_ids.tolist()[: len(given)] == given
             assert len(entry.token_ids) == 1 + (V if k == -1 else k) + len(named)
-            assert entry.token_ids.tolist()[len(entry.token_ids) - len(named) :] == named
-            assert entry.named_ranks == tuple(1 + (raw > raw[token] + 1e-6).sum() for token in named)
             np.testing.assert_allclose(entry.logprobs, raw[entry.token_ids], rtol=1e-6, atol=1e-6)
-            assert entry.rank == 1 + (raw > raw[entry.token_ids[0]] + 1e-6).sum()
+            assert entry.ranks == tuple(1 + (raw > raw[token] + 1e-6).sum() for token in given)
 
 
 def test_a_row_is_the_same_alone_and_in_any_batch(batched: Run, admit: Admit, make_sampler: MakeSampler) -> None:

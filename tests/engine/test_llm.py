@@ -162,7 +162,7 @@ def test_logprobs_of_tokens_by_name(llm: LLM) -> None:
         assert all((entry.rank or 0) > 20 for other, entry in position.items() if other not in top)
     named = list(dict.fromkeys([*named, *likeliest.logprobs[0]]))
     (both,) = one(llm, GREEDY.replace(logprobs=20, logprob_token_ids=named, max_tokens=1)).logprobs or ()
-    assert list(both) == list(dict.fromkeys([*likeliest.logprobs[0], *named]))
+    assert list(both) == list(dict.fromkeys([found.token_ids[0], *named, *likeliest.logprobs[0]]))
     assert all(both[token] == entry for token, entry in likeliest.logprobs[0].items())
 
 

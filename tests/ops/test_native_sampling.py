@@ -181,7 +181,7 @@ def test_a_row_is_the_same_bits_in_any_company(level: Library, size: int) -> Non
     one = [draws(1, size, 0.1 + 0.1 * i, **wishes) for i, wishes in enumerate(MIXED)]
     names = Draws.__slots__
     together = Draws(*(np.concatenate([getattr(each, name) for each in one]) for name in names))
-    rows, targets = np.arange(len(MIXED)), np.full(len(MIXED), 5)
+    rows, targets = np.arange(len(MIXED)), np.full((len(MIXED), 1), 5)
     expected: tuple[np.ndarray, Scores] | None = None
     for num_threads in (1, 2, 3):
         sampling = NativeSampling(level, Pool(level, num_threads))
@@ -206,28 +206,29 @@ def test_scores_are_the_log_probabilities(sampling: NativeSampling, size: int, k
     k = min(k, size)
     logits = torch.cat((normal(4, size, seed=k), (4 * normal(2, size)).round() / 4))
     logits[3, : size // 3] = -INF
-    rows, tokens = np.array([5, 0, 3, 3]), np.array([0, size - 1, size // 2, 0])
+    rows = np.array([5, 0, 3, 3])
+    tokens = np.array([[0, size // 2], [size - 1, 0], [size // 2, size // 2], [0, size - 1]])
     scores = sampling.score_tokens(logits, rows, tokens, k)
     exact = torch.log_softmax(logits[torch.from_numpy(rows)].double(), 1).numpy()
     for i in range(len(rows)):
         ids = scores.token_ids[i]
-        assert ids[0] == tokens[i] and ids.dtype == np.int32
+        assert ids[:2].tolist() == tokens[i].tolist() and ids.dtype == np.int32
         np.testing.assert_allclose(scores.logprobs[i], exact[i, ids], rtol=1e-6, atol=1e-6)
-        likelier = exact[i] > exact[i, tokens[i]] + 1e-6
-        assert 1 + likelier.sum() <= scores.ranks[i] <= 1 + (exact[i] > exact[i, tokens[i]]).sum()
-        order = list(zip(-scores.logprobs[i, 1:], ids[1:].tolist(), strict=True))
+        for token, rank in zip(tokens[i], scores.ranks[i], strict=True):
+            assert 1 + (exact[i] > exact[i, token] + 1e-6).sum() <= rank <= 1 + (exact[i] > exact[i, token]).sum()
+        order = list(zip(-scores.logprobs[i, 2:], ids[2:].tolist(), strict=True))
         assert order == sorted(order)
-        assert not k or scores.logprobs[i, k] >= np.float32(np.sort(exact[i])[-k]) - 1e-5
+        assert not k or scores.logprobs[i, 1 + k] >= np.float32(np.sort(exact[i])[-k]) - 1e-5
 
 
 def test_nothing_is_written_but_the_results(sampling: NativeSampling) -> None:
     logits = normal(3, 100)
     before = logits.clone()
     sampling.draw_tokens(logits, draws(3, 100, 0.5, top_p=0.5))
-    sampling.score_tokens(logits, np.arange(3), np.zeros(3, np.int32), 5)
+    sampling.score_tokens(logits, np.arange(3), np.zeros((3, 1), np.int32), 5)
     assert torch.equal(logits, before)
     assert sampling.draw_tokens(logits[:0], draws(0, 100, [])).shape == (0,)
-    assert sampling.score_tokens(logits, np.arange(0), np.arange(0), 5).token_ids.shape == (0, 6)
+    assert sampling.score_tokens(logits, np.arange(0), np.empty((0, 1)), 5).token_ids.shape == (0, 6)
 
 
 def test_strided_rows_are_taken_as_they_are(sampling: NativeSampling) -> None:

@@ -48,7 +48,7 @@ def step(scheduler: Scheduler, token: int = 7) -> StepOutput:
 
 
 def score(token: int) -> TopLogprobs:
-    return TopLogprobs(np.array([token], np.int32), np.array([-1.0], np.float32), 1)
+    return TopLogprobs(np.array([token], np.int32), np.array([-1.0], np.float32), (1,))
 
 
 def test_a_stop_id_counts_once_min_tokens_are_there(lab: SimpleNamespace) -> None:

@@ -98,7 +98,7 @@ def test_a_row_is_the_same_in_any_company() -> None:
     logits = normal(len(WISHES), size, seed=3)
     asked = draws(size, WISHES, np.linspace(0.05, 0.95, len(WISHES)))
     tokens = TritonSampling().draw_tokens(logits, asked)
-    rows, targets = np.arange(len(WISHES)), np.full(len(WISHES), 5)
+    rows, targets = np.arange(len(WISHES)), np.full((len(WISHES), 1), 5)
     scores = TritonSampling().score_tokens(logits, rows, targets, 3)
     wide = torch.full((len(WISHES), size + 3), 9.0)
     wide[:, :size] = logits
@@ -156,28 +156,29 @@ def test_scores_are_the_log_probabilities(size: int, k: int) -> None:
     k = min(k, size)
     logits = torch.cat((normal(4, size, seed=k), (4 * normal(2, size)).round() / 4))
     logits[3, : size // 3] = -INF
-    rows, tokens = np.array([5, 0, 3, 3]), np.array([0, size - 1, size // 2, 0])
+    rows = np.array([5, 0, 3, 3])
+    tokens = np.array([[0, size // 2], [size - 1, 0], [size // 2, size // 2], [0, size - 1]])
     before = logits.clone()
     scores = TritonSampling().score_tokens(logits, rows, tokens, k)
     assert torch.equal(logits, before)
     exact = torch.log_softmax(logits[torch.from_numpy(rows)].double(), 1).numpy()
     for i in range(len(rows)):
         ids = scores.token_ids[i]
-        assert ids[0] == tokens[i] and ids.dtype == np.int32
+        assert ids[:2].tolist() == tokens[i].tolist() and ids.dtype == np.int32
         np.testing.assert_allclose(scores.logprobs[i], exact[i, ids], rtol=1e-6, atol=1e-6)
-        likelier = exact[i] > exact[i, tokens[i]] + 1e-6
-        assert 1 + likelier.sum() <= scores.ranks[i] <= 1 + (exact[i] > exact[i, tokens[i]]).sum()
-        order = list(zip(-scores.logprobs[i, 1:], ids[1:].tolist(), strict=True))
+        for token, rank in zip(tokens[i], scores.ranks[i], strict=True):
+            assert 1 + (exact[i] > exact[i, token] + 1e-6).sum() <= rank <= 1 + (exact[i] > exact[i, token]).sum()
+        order = list(zip(-scores.logprobs[i, 2:], ids[2:].tolist(), strict=True))
         assert order == sorted(order)
-        assert not k or scores.logprobs[i, k] >= np.float32(np.sort(exact[i])[-k]) - 1e-5
+        assert not k or scores.logprobs[i, 1 + k] >= np.float32(np.sort(exact[i])[-k]) - 1e-5
 
 
 def test_scores_of_a_row_with_nan_are_nan() -> None:
     logits = normal(2, 50)
     logits[0, 7] = NAN
-    scores = TritonSampling().score_tokens(logits, np.arange(2), np.array([3, 3]), 4)
+    scores = TritonSampling().score_tokens(logits, np.arange(2), np.array([[3], [3]]), 4)
     assert np.isnan(scores.logprobs[0]).all() and not np.isnan(scores.logprobs[1]).any()
-    assert TritonSampling().score_tokens(logits, np.arange(0), np.arange(0), 4).token_ids.shape == (0, 5)
+    assert TritonSampling().score_tokens(logits, np.arange(0), np.empty((0, 1)), 4).token_ids.shape == (0, 5)
 
 
 @pytest.mark.parametrize("size", (31, 1500))

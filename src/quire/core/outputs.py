@@ -24,7 +24,7 @@ class Logprob(msgspec.Struct, frozen=True):
 
 
 Logprobs = dict[int, Logprob]
-"""Token id -> Logprob: the chosen token first, then the likeliest, then those that were asked for by name."""
+"""Token id -> Logprob: the chosen token first, then those that were asked for by name, then the likeliest."""
 
 
 class CompletionOutput(msgspec.Struct, kw_only=True):

@@ -89,16 +89,14 @@ class SchedulerOutput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TopLogprobs(msgspec.Struct, frozen=True, array_like=True):
-    """Log probabilities at one position: of the chosen token, the k likeliest, best first, and m that were named."""
+    """Log probabilities at one position: of g tokens, the chosen one first, and of the k likeliest, best first."""
 
     token_ids: np.ndarray
-    """[1 + k + m] int32."""
+    """[g + k] int32."""
     logprobs: np.ndarray
-    """[1 + k + m] float32."""
-    rank: int
-    """Of the chosen token, 1 = likeliest."""
-    named_ranks: tuple[int, ...] = ()
-    """[m]."""
+    """[g + k] float32."""
+    ranks: tuple[int, ...]
+    """[g], 1 = likeliest."""
 
 
 class PromptLogprobs(msgspec.Struct, frozen=True, array_like=True):

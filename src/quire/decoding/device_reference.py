@@ -43,8 +43,8 @@ class TorchDeviceSampling:
 
     def score(self, logits: Tensor, rows: Tensor, tokens: Tensor, k: int) -> DeviceScores:
         """See DeviceSampling.score."""
-        scores = self._host.score_tokens(logits, rows.cpu().numpy(), tokens.clamp_min(0).cpu().numpy(), k)
-        found = (scores.token_ids, scores.logprobs, scores.ranks)
+        scores = self._host.score_tokens(logits, rows.cpu().numpy(), tokens.clamp_min(0)[:, None].cpu().numpy(), k)
+        found = (scores.token_ids, scores.logprobs, scores.ranks[:, 0])
         return DeviceScores(*(torch.from_numpy(array).to(logits.device) for array in found))
 
     def allow(self, logits: Tensor, rows: Tensor, masks: Tensor) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from quire.core.errors import NOTHING_LEFT
 from quire.core.step import Admission, TopLogprobs
 from quire.decoding.grammar import NOTHING_GIVEN, Given, Grammars, Guides, Masked
-from quire.decoding.logprobs import top_logprobs, with_named
+from quire.decoding.logprobs import top_logprobs
 from quire.decoding.masks import Constraints
 from quire.decoding.penalties import Penalties
 from quire.decoding.random import uniforms
@@ -149,7 +149,7 @@ class Sampler:
     @torch.inference_mode()
     def score(self, logits: Tensor, targets: np.ndarray, k: int) -> list[TopLogprobs]:
         """Score tokens ``targets`` [n] of a prompt by ``logits`` [n, V] float32, which stay; k as in top_logprobs."""
-        return top_logprobs(self._sampling, logits, np.arange(len(targets)), targets, k)
+        return top_logprobs(self._sampling, logits, np.arange(len(targets)), targets[:, None], k)
 
     def _edit(
         self, logits: Tensor, slots: np.ndarray, positions: np.ndarray, masked: Masked | None, unseen: np.ndarray
@@ -219,26 +219,19 @@ class Sampler:
             return {}
         wanted = np.where(token_ids[asking] >= 0, self.parameters.num_logprobs[slots[asking]], NO_LOGPROBS)
         places = asking if len(raw) == len(slots) else np.arange(len(asking))
+        alike: dict[tuple[int, int], list[int]] = {}
+        for i, (k, slot) in enumerate(zip(wanted.tolist(), slots[asking].tolist(), strict=True)):
+            if k != NO_LOGPROBS:
+                alike.setdefault((k, len(self._named.get(slot, ()))), []).append(i)
         entries: Entries = {}
-        for k in np.unique(wanted[wanted != NO_LOGPROBS]).tolist():
-            alike = np.flatnonzero(wanted == k)
-            rows = asking[alike]
-            found = top_logprobs(self._sampling, raw, places[alike], token_ids[rows], k)
+        for (k, num_named), some in alike.items():
+            rows = asking[some]
+            given = token_ids[rows][:, None]
+            if num_named:
+                given = np.hstack((given, np.array([self._named[slot] for slot in slots[rows].tolist()], np.int32)))
+            found = top_logprobs(self._sampling, raw, places[some], given, k)
             entries.update(zip(rows.tolist(), found, strict=True))
-        if self._named:
-            self._add_named(entries, raw, asking, places, slots)
         return entries
-
-    def _add_named(
-        self, entries: Entries, raw: Tensor, asking: np.ndarray, places: np.ndarray, slots: np.ndarray
-    ) -> None:
-        """To ``entries`` of rows ``asking`` [n], whose logits are ``places`` [n] of ``raw``: what they named."""
-        some = [i for i, row in enumerate(asking.tolist()) if row in entries and slots[row] in self._named]
-        if some:
-            rows = asking[some].tolist()
-            named = [self._named[slot] for slot in slots[rows].tolist()]
-            found = with_named(self._sampling, raw, places[some], [entries[row] for row in rows], named)
-            entries.update(zip(rows, found, strict=True))
 
 
 def _reasons(token_ids: np.ndarray, failed: dict[int, str]) -> dict[int, str]:

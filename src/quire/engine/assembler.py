@@ -5,6 +5,7 @@ reported finished at once and its handle listed for aborting in the engine.
 """
 
 from collections.abc import Iterable
+from itertools import chain, count
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -257,9 +258,8 @@ class Assembler:
         ids: list[int] = top.token_ids.tolist()
         values: list[float] = top.logprobs.astype(np.float64).tolist()
         text = self._tokenizer.token_text
-        found = {ids[0]: Logprob(values[0], top.rank, text(ids[0]))}
-        ranks = (*range(1, len(ids) - len(top.named_ranks)), *top.named_ranks)
-        for rank, token, value in zip(ranks, ids[1:], values[1:], strict=True):
+        found: Logprobs = {}
+        for rank, token, value in zip(chain(top.ranks, count(1)), ids, values, strict=False):
             if token not in found:
                 found[token] = Logprob(value, rank, text(token))
         return found

@@ -172,7 +172,7 @@ class Reading(NamedTuple):
         logprobs: dict[int, TopLogprobs] = {}
         for rows, found in self.there.scores:
             lists = zip(found.token_ids.numpy(), found.logprobs.numpy(), found.ranks.tolist(), strict=True)
-            entries = (TopLogprobs(tokens, floats, rank) for tokens, floats, rank in lists)
+            entries = (TopLogprobs(tokens, floats, (rank,)) for tokens, floats, rank in lists)
             logprobs |= {row: entry for row, entry in zip(rows.tolist(), entries, strict=True) if ids[row] >= 0}
         return Sampled(ids, logprobs)
 

@@ -63,7 +63,7 @@ _SIGNATURES: Mapping[str, str] = MappingProxyType(
         "quire_end_decode": "i ppp",
         "quire_draw_slots": "i ppllpp",
         "quire_draw_tokens": "i pplllpp",
-        "quire_score_tokens": "i pplpllplppp",
+        "quire_score_tokens": "i pplpllpllppp",
         "quire_keep_allowed": "i pplpllplp",
         "quire_likeliest_tokens": "i pplpllplp",
         "quire_attention": "i pplppplppllllflfipli",

@@ -48,12 +48,7 @@ class NativeSampling:
         """See Sampling.score_tokens."""
         num_rows, vocab_size = _shape(logits)
         rows, tokens = _places(rows, num_rows), np.ascontiguousarray(tokens, np.int32)
-        assert rows.shape == tokens.shape
-        scores = Scores(
-            np.empty((len(rows), 1 + k), np.int32),
-            np.empty((len(rows), 1 + k), np.float32),
-            np.empty(len(rows), np.int64),
-        )
+        scores = Scores.empty(rows, tokens, k)
         code = self._library.quire_score_tokens(
             self._pool.address,
             logits.data_ptr(),
@@ -62,6 +57,7 @@ class NativeSampling:
             len(rows),
             vocab_size,
             tokens.ctypes.data,
+            tokens.shape[1],
             k,
             scores.token_ids.ctypes.data,
             scores.logprobs.ctypes.data,

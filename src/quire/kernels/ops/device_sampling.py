@@ -60,7 +60,7 @@ class DeviceDraws:
 
 @dataclass(frozen=True, slots=True)
 class DeviceScores:
-    """As Scores, on the device."""
+    """As Scores of one given token, on the device."""
 
     token_ids: Tensor
     """[n, 1 + k] int32."""

@@ -38,14 +38,22 @@ class Draws:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Log probabilities of n rows: of a given token, then of the k likeliest, best first."""
+    """Log probabilities of n rows: of g given tokens, then of the k likeliest, best first."""
 
     token_ids: np.ndarray
-    """[n, 1 + k] int32."""
+    """[n, g + k] int32."""
     logprobs: np.ndarray
-    """[n, 1 + k] float32; NaN in a row that is not sound."""
+    """[n, g + k] float32; NaN in a row that is not sound."""
     ranks: np.ndarray
-    """[n] int64: 1 + the number of tokens strictly likelier than the given one."""
+    """[n, g] int64: 1 + the number of tokens strictly likelier than the given one."""
+
+    @classmethod
+    def empty(cls, rows: np.ndarray, tokens: np.ndarray, k: int) -> "Scores":
+        """To be filled with those of ``tokens`` [n, g] in ``rows`` [n]."""
+        num_rows, given = tokens.shape
+        assert rows.shape == (num_rows,)
+        shape = num_rows, given + k
+        return cls(np.empty(shape, np.int32), np.empty(shape, np.float32), np.empty(tokens.shape, np.int64))
 
 
 class Sampling(Protocol):
@@ -60,7 +68,7 @@ class Sampling(Protocol):
         ...
 
     def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
-        """Score ``tokens`` [n] in ``rows`` [n] of ``logits`` [R, V] float32, and list the k likeliest, 0 <= k <= V.
+        """Score ``tokens`` [n, g] in ``rows`` [n] of ``logits`` [R, V] float32, and list the k likeliest, 0 <= k <= V.
 
         Log probabilities are rounded to float32 before they are compared.
         """
@@ -98,22 +106,19 @@ class TorchSampling:
 
     def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
         """See Sampling.score_tokens."""
-        scores = Scores(
-            np.empty((len(rows), 1 + k), np.int32),
-            np.empty((len(rows), 1 + k), np.float32),
-            np.empty(len(rows), np.int64),
-        )
+        scores = Scores.empty(rows, tokens, k)
         step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
         for start in range(0, len(rows), step):
             piece = slice(start, start + step)
             logprobs = torch.log_softmax(some_rows(logits, rows[piece]), dim=1)
-            ids = torch.as_tensor(tokens[piece], dtype=torch.int64, device=logits.device)[:, None]
-            own = logprobs.gather(1, ids)
+            ids = torch.as_tensor(tokens[piece], dtype=torch.int64, device=logits.device)
+            given = logprobs.gather(1, ids).unbind(1)
             if k:
                 ids = torch.cat((ids, ranked(logprobs, k)), dim=1)
             scores.token_ids[piece] = ids.cpu().numpy()
             scores.logprobs[piece] = logprobs.gather(1, ids).cpu().numpy()
-            scores.ranks[piece] = ((logprobs > own).sum(dim=1) + 1).cpu().numpy()
+            ranks = [(logprobs > own[:, None]).sum(dim=1) + 1 for own in given]
+            scores.ranks[piece] = torch.stack(ranks, 1).cpu().numpy()
         return scores
 
     def keep_allowed(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray) -> np.ndarray:

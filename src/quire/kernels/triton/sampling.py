@@ -66,9 +66,15 @@ class TritonSampling:
 
     def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
         """See Sampling.score_tokens."""
-        where, which = (torch.from_numpy(ids.astype(np.int64)).to(logits.device) for ids in (rows, tokens))
-        scores = self.score(logits, where, which, k)
-        return Scores(*(part.cpu().numpy() for part in (scores.token_ids, scores.logprobs, scores.ranks)))
+        columns = np.ascontiguousarray(tokens.T, np.int64)
+        where, which = (torch.from_numpy(ids).to(logits.device) for ids in (rows.astype(np.int64), columns))
+        *others, last = which
+        scores = [*(self.score(logits, where, ids, 0) for ids in others), self.score(logits, where, last, k)]
+        return Scores(
+            torch.cat([found.token_ids for found in scores], 1).cpu().numpy(),
+            torch.cat([found.logprobs for found in scores], 1).cpu().numpy(),
+            torch.stack([found.ranks for found in scores], 1).cpu().numpy(),
+        )
 
     def keep_allowed(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """See Sampling.keep_allowed."""
