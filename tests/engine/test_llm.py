@@ -164,6 +164,14 @@ def test_logprobs_of_tokens_by_name(llm: LLM) -> None:
     (both,) = one(llm, GREEDY.replace(logprobs=20, logprob_token_ids=named, max_tokens=1)).logprobs or ()
     assert list(both) == list(dict.fromkeys([found.token_ids[0], *named, *likeliest.logprobs[0]]))
     assert all(both[token] == entry for token, entry in likeliest.logprobs[0].items())
+    ids, scored = [5, 9, 30, 7], GREEDY.replace(max_tokens=1, prompt_logprobs=20)
+    (plain,) = llm.generate([ids], scored, use_tqdm=False)
+    (with_names,) = llm.generate([ids], scored.replace(logprob_token_ids=[9, 250]), use_tqdm=False)
+    assert plain.prompt_logprobs is not None and with_names.prompt_logprobs is not None
+    for token, top, position in zip(ids[1:], plain.prompt_logprobs[1:], with_names.prompt_logprobs[1:], strict=True):
+        assert top is not None and position is not None
+        assert list(position)[:3] == list(dict.fromkeys([token, 9, 250, *top]))[:3]
+        assert {other: entry for other, entry in position.items() if other in top} == top
 
 
 def test_seeds(llm: LLM) -> None:

@@ -154,14 +154,14 @@ class FakeStream:
             )
             for c in self.choices
         ]
-        wants_prompt = self.request.params.prompt_logprobs
+        wants_prompt, named = self.request.params.prompt_logprobs, self.request.params.logprob_token_ids
         return RequestOutput(
             request_id=self.request.request_id,
             prompt=None,
             prompt_token_ids=self.prompt_token_ids,
             prompt_logprobs=None
             if wants_prompt is None
-            else [None, *(self.llm.logprobs_of(t, wants_prompt) for t in self.prompt_token_ids[1:])],
+            else [None, *(self.llm.logprobs_of(t, wants_prompt, named) for t in self.prompt_token_ids[1:])],
             outputs=choices,
             finished=self.ended,
             metrics=self.metrics,

@@ -74,7 +74,7 @@ async def test_logprobs_of_tokens_by_name(client, llm):
     ]
     body |= {"echo": True, "logprobs": 1, "add_special_tokens": False}
     found = (await client.post(PATH, json=body)).json()["choices"][0]["logprobs"]
-    assert found["top_logprobs"][1] == {"y": -1.5, "z": -0.75}
+    assert found["top_logprobs"][1] == {"y": -1.5, "z": -0.75, "b": llm.named_logprob(98)}
     assert list(found["top_logprobs"][2]) == ["a", "z", "b"]
 
 

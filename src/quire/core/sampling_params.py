@@ -72,7 +72,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     logprob_token_ids: tuple[int, ...] = ()
-    """Tokens whose log probabilities are returned at each step too, whatever their rank: labels to choose between."""
+    """Tokens whose log probabilities are returned too, wherever any are, whatever their rank: labels to choose from."""
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: tuple[int, ...] | None = None
     bad_words: tuple[str, ...] = ()

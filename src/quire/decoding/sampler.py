@@ -147,9 +147,9 @@ class Sampler:
         return Sampled(token_ids, {}, self._guides.advance(slots, token_ids), _reasons(token_ids, failed))
 
     @torch.inference_mode()
-    def score(self, logits: Tensor, targets: np.ndarray, k: int) -> list[TopLogprobs]:
-        """Score tokens ``targets`` [n] of a prompt by ``logits`` [n, V] float32, which stay; k as in top_logprobs."""
-        return top_logprobs(self._sampling, logits, np.arange(len(targets)), targets[:, None], k)
+    def score(self, logits: Tensor, given: np.ndarray, k: int) -> list[TopLogprobs]:
+        """Score tokens ``given`` [n, g] by ``logits`` [n, V] float32, which stay; k as in top_logprobs."""
+        return top_logprobs(self._sampling, logits, np.arange(len(given)), given, k)
 
     def _edit(
         self, logits: Tensor, slots: np.ndarray, positions: np.ndarray, masked: Masked | None, unseen: np.ndarray

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from quire.core.errors import InvalidRequest, Unsupported
+from quire.core.errors import InvalidRequest
 from quire.core.outputs import OutputKind
 from quire.core.sampling_params import MAX_N, SamplingParams
 from quire.core.structured_outputs import StructuredOutputs
@@ -184,12 +184,6 @@ def _scores(body: GenerateRequest, count: int) -> list[_Scores]:
             raise bad("$.top_logprobs_num", num_top, "must be at least 0")
         if ids and not is_wanted:
             raise bad("$.token_ids_logprob", ids, "needs return_logprob")
-        if ids and start >= 0:
-            raise Unsupported(
-                f"token_ids_logprob is given and logprob_start_len is {start}: the tokens that it names are scored "
-                "beside generated ones only, so leave one of them out.",
-                param="$.token_ids_logprob",
-            )
     return [
         _Scores(True, start if start >= 0 else None, num_top, ids) if is_wanted else _Scores(False, None, 0, ())
         for is_wanted, start, num_top, ids in zip(wanted, starts, tops, named, strict=True)

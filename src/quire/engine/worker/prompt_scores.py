@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from torch import Tensor
 
+from quire.core.sampling_params import SamplingParams
 from quire.core.step import Admission, PromptLogprobs, SchedulerOutput, TopLogprobs
 from quire.decoding.sampler import Sampler
 
@@ -16,16 +17,15 @@ class PromptScores:
     """Who asked, by slot. Empty costs nothing."""
 
     def __init__(self) -> None:
-        self._asked: dict[int, tuple[np.ndarray, int]] = {}  # prompt, k
+        self._asked: dict[int, tuple[np.ndarray, SamplingParams]] = {}  # prompt, and what is asked of it
 
     def __bool__(self) -> bool:
         return bool(self._asked)
 
     def admit(self, admission: Admission) -> None:
         """Note a sequence, unless it has scored its prompt before a preemption."""
-        k = admission.params.prompt_logprobs
-        if k is not None and len(admission.tokens) == admission.prompt_len:
-            self._asked[admission.slot] = admission.tokens, k
+        if admission.params.prompt_logprobs is not None and len(admission.tokens) == admission.prompt_len:
+            self._asked[admission.slot] = admission.tokens, admission.params
 
     def release(self, slots: np.ndarray) -> None:
         for slot in slots.tolist() if self._asked else ():
@@ -40,15 +40,17 @@ class PromptScores:
         for row, slot in enumerate(decision.slots.tolist()):
             if slot not in self._asked:
                 continue
-            prompt, k = self._asked[slot]
+            prompt, params = self._asked[slot]
+            assert params.prompt_logprobs is not None
             start = int(decision.starts[row])
             end = min(start + int(decision.counts[row]), len(prompt) - 1)
             pieces: list[TopLogprobs] = []
             for at in range(start, end, PROMPT_ROWS):
                 stop = min(at + PROMPT_ROWS, end)
                 first = int(first_rows[row]) - start
-                targets = prompt[at + 1 : stop + 1]
-                pieces += sampler.score(logits(np.arange(first + at, first + stop)), targets, k)
+                given = [(token, *params.logprob_token_ids) for token in prompt[at + 1 : stop + 1].tolist()]
+                rows = logits(np.arange(first + at, first + stop))
+                pieces += sampler.score(rows, np.array(given, np.int32), params.prompt_logprobs)
             if pieces:
                 scores[slot] = PromptLogprobs(start + 1, pieces)
         return scores

@@ -27,7 +27,7 @@ class _Scores:
     def __init__(self) -> None:
         self.chosen: list[Score] = []
         self.top: Tops = []
-        self.named: list[list[Score]] = []
+        self.named: Tops = []
 
 
 class GenerateAnswer:
@@ -67,7 +67,7 @@ class GenerateAnswer:
         is_over = choice.finish_reason is not None
         made = self._made(p, choice) if asked.wants_logprobs else None
         read = self._read(p, output) if asked.wants_logprobs else None
-        has_top, has_named = asked.num_top > 0, len(asked.named) > 0
+        has_top, has_named = asked.num_top > 0, bool(asked.named)
         return Generated(
             text="" if asked.is_hidden else choice.text,
             output_ids=ids,
@@ -82,7 +82,7 @@ class GenerateAnswer:
                 output_token_logprobs=made.chosen if made else UNSET,
                 input_top_logprobs=read.top if read and has_top else UNSET,
                 output_top_logprobs=made.top if made and has_top else UNSET,
-                input_token_ids_logprobs=[] if has_named else UNSET,
+                input_token_ids_logprobs=read.named if read and has_named else UNSET,
                 output_token_ids_logprobs=made.named if made and has_named else UNSET,
             ),
             index=p * params.n + choice.index if is_event and self._is_list else UNSET,
@@ -101,11 +101,12 @@ class GenerateAnswer:
         """The scores of what was generated."""
         scores = self._scores.setdefault((p, choice.index), _Scores())
         if self._asked[p].is_hidden:
+            # As SGLang does: tokens by name can be scored behind a prompt without generating anything.
+            scores.named = [self._named(p, found) for found in choice.logprobs or ()]
             return scores
         done = len(scores.chosen)
         for token, found in zip(choice.token_ids[done:], (choice.logprobs or [])[done:], strict=True):
-            self._add(scores, token, found, self._asked[p].num_top)
-            scores.named.append([self._score(other, found[other]) for other in self._asked[p].named])
+            self._add(scores, p, token, found)
         return scores
 
     def _read(self, p: int, output: RequestOutput) -> _Scores:
@@ -117,14 +118,18 @@ class GenerateAnswer:
             scores = _Scores()
             for position, token in enumerate(output.prompt_token_ids[start:], start=start):
                 found = entries[position] if position > start else None
-                self._add(scores, token, found, self._asked[p].num_top)
+                self._add(scores, p, token, found)
             self._prompt_scores[p] = scores
         return self._prompt_scores[p]
 
-    def _add(self, scores: _Scores, token: int, found: Logprobs | None, num_top: int) -> None:
+    def _add(self, scores: _Scores, p: int, token: int, found: Logprobs | None) -> None:
         scores.chosen.append(self._score(token, found[token] if found else None))
-        top = None if found is None else [self._score(other, entry) for other, entry in likeliest(found, num_top)]
-        scores.top.append(top)
+        top = likeliest(found or {}, self._asked[p].num_top)
+        scores.top.append(None if found is None else [self._score(other, entry) for other, entry in top])
+        scores.named.append(None if found is None else self._named(p, found))
+
+    def _named(self, p: int, found: Logprobs) -> list[Score]:
+        return [self._score(token, found[token]) for token in self._asked[p].named]
 
     def _score(self, token: int, entry: Logprob | None) -> Score:
         value = None if entry is None else finite_value(entry)

@@ -76,7 +76,7 @@ class GenerateRequest(RequestModel):
     logprob_start_len: int | list[int] = Field(default=-1, description="where the prompt's scores begin; -1: nowhere")
     top_logprobs_num: int | list[int] = 0
     token_ids_logprob: _Named | list[_Named | None] | None = Field(
-        default=None, description="with return_logprob: those of these tokens too, wherever one is generated"
+        default=None, description="with return_logprob: those of these tokens too, in each place"
     )
     return_text_in_logprobs: bool = False
     stream: bool = Field(default=False, description="events hold all text so far")
@@ -117,8 +117,8 @@ class MetaInfo(msgspec.Struct, frozen=True, kw_only=True):
     output_token_logprobs: list[Score] | UnsetType = UNSET
     input_top_logprobs: list[list[Score] | None] | UnsetType = UNSET
     output_top_logprobs: list[list[Score] | None] | UnsetType = UNSET
-    input_token_ids_logprobs: list[list[Score]] | UnsetType = UNSET
-    output_token_ids_logprobs: list[list[Score]] | UnsetType = UNSET
+    input_token_ids_logprobs: list[list[Score] | None] | UnsetType = UNSET
+    output_token_ids_logprobs: list[list[Score] | None] | UnsetType = UNSET
 
 
 class Generated(msgspec.Struct, frozen=True, kw_only=True):
