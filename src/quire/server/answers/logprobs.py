@@ -76,7 +76,8 @@ class LogprobShaper:
 def likeliest(found: Logprobs, num_top: int) -> list[tuple[int, Logprob]]:
     """The ``num_top`` likeliest tokens in one place, best first."""
     ranked = [(token, entry) for token, entry in found.items() if (entry.rank or 0) <= num_top] if num_top else []
-    return sorted(ranked, key=lambda pair: pair[1].rank or 0)
+    # No more than these: a token that was chosen or named may share its rank with one of them.
+    return sorted(ranked, key=lambda pair: (pair[1].rank or 0, pair[0]))[:num_top]
 
 
 def finite(entries: list[Logprobs | None]) -> list[Logprobs | None]:
