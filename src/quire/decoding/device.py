@@ -50,13 +50,8 @@ class DeviceSampler:
         slot, params = admission.slot, admission.params
         self.release(np.array([slot]))
         has_rules = params.allowed_token_ids is not None or bool(params.logit_bias) or bool(admission.bad_word_ids)
-        if (
-            has_rules
-            or params.logprob_token_ids
-            or params.min_tokens
-            or admission.grammar is not None
-            or admission.reasoning is not None
-        ):
+        is_guided = admission.grammar is not None or admission.reasoning is not None
+        if has_rules or is_guided or params.min_tokens or params.logprob_token_ids:
             return False
         if params.has_penalties and params.penalty_window is not None:
             return False

@@ -2,8 +2,7 @@
 
 ``response_format`` is OpenAI's, ``structured_outputs`` and ``guided_*`` are vLLM's, ``regex``, ``ebnf`` and
 ``json_schema`` SGLang's, ``grammar`` and again ``json_schema`` llama.cpp's, ``text.format`` the Responses API's. A
-request gives one of them. Law: an error
-of the engine's door about the shape names the field that the client wrote.
+request gives one of them. Law: an error of the engine's door about the shape names the field that the client wrote.
 """
 
 from collections.abc import Callable, Iterator, Mapping
