@@ -231,9 +231,14 @@ typedef struct quire_slot_draws {
   const int64_t *top_k;
   const double *top_p;
   const uint64_t *seed;     /* the uniform number is a pure function of it and of the drawn token's position */
+  const uint8_t *is_guided; /* 1: a guide may forbid tokens, and is not asked before */
 } quire_slot_draws;
 
-/* Draw a token from each row of logits [n, size], as quire_draw_tokens does: ids [n]. */
+/* In the place of a token. */
+enum { QUIRE_UNSURE = -2 };
+
+/* Draw a token from each row of logits [n, size], as quire_draw_tokens does: ids [n]. A guided row gets its likeliest
+ * token if that is drawn, should it be allowed, whatever others are forbidden; else QUIRE_UNSURE. */
 QUIRE_API int quire_draw_slots(quire_program *program, const float *logits, int64_t stride, int64_t size,
                                const quire_slot_draws *draws, int32_t *ids);
 
@@ -248,13 +253,19 @@ typedef struct quire_draws {
   const double *uniforms;   /* in [0, 1), of 53 bits */
 } quire_draws;
 
-/* One token for each row of logits [rows, size] float32, of which none is changed; -1 where a row holds NaN or +inf, or
- * only -inf. size is at most 2^20. Cutting is by min_p, top_k, top_p, in this order: what is kept is the smallest
- * beginning of the ranking, the lowest id first among equals, that holds top_p of what the top_k best have together.
- * Drawn is the first token at which the mass exceeds the uniform number's part: in the order of ids, or if top_k or top_p
- * is on, of the ranking. */
-QUIRE_API int quire_draw_tokens(quire_pool *pool, const float *logits, int64_t stride, int64_t rows, int64_t size,
-                                const quire_draws *draws, int32_t *ids);
+/* One token for each of the rows index[i] (or i, if index is NULL) of logits float32, of which none is changed; -1 where a
+ * row holds NaN or +inf, or only -inf. size is at most 2^20. Cutting is by min_p, top_k, top_p, in this order: what is
+ * kept is the smallest beginning of the ranking, the lowest id first among equals, that holds top_p of what the top_k best
+ * have together. Drawn is the first token at which the mass exceeds the uniform number's part: in the order of ids, or if
+ * top_k or top_p is on, of the ranking. */
+QUIRE_API int quire_draw_tokens(quire_pool *pool, const float *logits, int64_t stride, const int64_t *index,
+                                int64_t rows, int64_t size, const quire_draws *draws, int32_t *ids);
+
+/* The same for slots, of tokens that masks [rows, mask_stride] int32 allow: bit t % 32 of word t / 32 is token t's. The
+ * others' logits become -infinity. draws->slots and positions are of these rows; none is QUIRE_UNSURE. */
+QUIRE_API int quire_redraw_slots(quire_pool *pool, float *logits, int64_t stride, const int64_t *index, int64_t rows,
+                                 int64_t size, const quire_slot_draws *draws, const int32_t *masks, int64_t mask_stride,
+                                 int32_t *ids);
 
 /* Log probabilities of rows index[i] (or i, if index is NULL): ids and values [rows, given + k]: of tokens [rows, given],
  * then of the k likeliest in the order of their ranking; ranks [rows, given]: 1 + the number of tokens likelier than the
@@ -268,12 +279,6 @@ QUIRE_API int quire_score_tokens(quire_pool *pool, const float *logits, int64_t 
  * -inf before. */
 QUIRE_API int quire_keep_allowed(quire_pool *pool, float *logits, int64_t stride, const int64_t *rows, int64_t count,
                                  int64_t size, const int32_t *masks, int64_t mask_stride, uint8_t *is_sound);
-
-/* The likeliest token, the lowest id among equals, of rows rows[i] of logits: ids [count]. masks, if not NULL, say as
- * above which tokens count. -1 where these hold NaN or +inf, or only -inf. */
-QUIRE_API int quire_likeliest_tokens(quire_pool *pool, const float *logits, int64_t stride, const int64_t *rows,
-                                     int64_t count, int64_t size, const int32_t *masks, int64_t mask_stride,
-                                     int32_t *ids);
 
 #ifdef __cplusplus
 }

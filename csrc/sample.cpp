@@ -65,7 +65,7 @@ template <typename Job> void run_rows(void* context, Worker& worker) {
   const Job& job = *static_cast<const Job*>(context);
   const Table& table = job.table;
   const Findings found(table, worker.shared(Findings::bytes(table)));
-  const auto look = [&](int64_t r, int64_t first, int64_t last) { table.row(r).look(first, last, found.maxima(r)); };
+  const auto look = [&](int64_t r, int64_t first, int64_t last) { job.look(r, first, last, found.maxima(r)); };
   const auto weigh = [&](int64_t r, int64_t first, int64_t last) {
     const float best = found.best(r);
     if (job.is_weighed(r) && std::isfinite(best))
@@ -106,9 +106,10 @@ struct ByRow {
   int64_t top_k(int64_t r) const { return d.top_k[r]; }
   double top_p(int64_t r) const { return d.top_p[r]; }
   double uniform(int64_t r) const { return d.uniforms[r]; }
+  bool is_guided(int64_t) const { return false; }
 };
 
-// or once for each slot, of which the rows of a decode step are some.
+// or once for each slot, of which the rows of a step are some.
 struct BySlot {
   quire_slot_draws d;
 
@@ -116,6 +117,7 @@ struct BySlot {
   float log_min_p(int64_t r) const { return d.log_min_p[d.slots[r]]; }
   int64_t top_k(int64_t r) const { return d.top_k[d.slots[r]]; }
   double top_p(int64_t r) const { return d.top_p[d.slots[r]]; }
+  bool is_guided(int64_t r) const { return d.is_guided && d.is_guided[d.slots[r]]; }
 
   // What decoding/random.py gives for the position behind: output positions[r] + 1 of SplitMix64, from the seed's mix.
   double uniform(int64_t r) const {
@@ -135,6 +137,7 @@ template <typename Asked> struct Draw {
   Asked asked;
   int32_t* ids;
 
+  void look(int64_t r, int64_t first, int64_t last, float* maxima) const { table.row(r).look(first, last, maxima); }
   bool is_greedy(int64_t r) const { return asked.temperature(r) == 0; }
   bool is_limited(int64_t r) const { return asked.top_k(r) < table.size; }
   bool is_weighed(int64_t r) const { return !is_greedy(r) && !is_limited(r); }
@@ -149,9 +152,23 @@ template <typename Asked> struct Draw {
     if (!std::isfinite(best)) return -1;
     if (is_greedy(r)) return logits.at_logit(best, found.maxima(r));
     const Tempered score = this->score(r, best);
-    if (!is_limited(r) && asked.top_p(r) >= 1)
-      return logits.at_mass(part(r, found.mass(r)), score, floor(r), found.masses(r));
+    if (!is_limited(r)) {
+      const bool is_by_id = asked.top_p(r) >= 1;
+      if (asked.is_guided(r)) {
+        const int32_t token = logits.at_logit(best, found.maxima(r));
+        const int64_t before = is_by_id ? logits.mass_before(token, score, floor(r), found.masses(r)) : 0;
+        return is_sure(r, before, found.mass(r)) ? token : QUIRE_UNSURE;
+      }
+      if (is_by_id) return logits.at_mass(part(r, found.mass(r)), score, floor(r), found.masses(r));
+    }
     return choose_ranked(r, logits, score, found, worker);
+  }
+
+  // Whether the likeliest token, with this mass before it in all, is drawn whatever others are forbidden. That is hardest
+  // where none before it is, and all behind, for its part not to begin too late, and the other way round not to end early.
+  bool is_sure(int64_t r, int64_t before, int64_t all) const {
+    const int64_t own = int64_t(kWhole);
+    return part(r, before + own) >= before && part(r, all - before) < own;
   }
 
   // From the smallest beginning of the ranking that holds top_p of what the top_k best have together.
@@ -162,6 +179,7 @@ template <typename Asked> struct Draw {
     const float* maxima = found.maxima(r);
     auto* room = static_cast<Whole::Room*>(worker.scratch(int64_t(sizeof(Whole::Room)) + (table.size + kFew) * 8));
     const auto draw = [&](const auto& ranking, int64_t total) {
+      if (asked.is_guided(r)) return is_sure(r, 0, total) ? logits.at_logit(score.best, maxima) : QUIRE_UNSURE;
       const int64_t kept = ranking.place(By::kMass, share(r, total) - 1).through;
       return ranking.place(By::kMass, part(r, kept)).token;
     };
@@ -222,6 +240,22 @@ class DrawSlots final : public Operator {
   Draw<BySlot> draw_;  // of no rows
 };
 
+// Of tokens that masks allow; the others' logits become -infinity.
+struct Redraw : Draw<BySlot> {
+  const int32_t* masks;
+  int64_t mask_stride;
+
+  void look(int64_t r, int64_t first, int64_t last, float* maxima) const {
+    float* x = const_cast<float*>(table.row(r).x);
+    for (int64_t b = first; b < last; ++b) {
+      F greatest = broadcast(-kInfinity);
+      keep_allowed(x, table.size, masks + r * mask_stride, b,
+                   [&](F, F v) { greatest = max(greatest, where_nan(v, broadcast(kInfinity), v)); });
+      maxima[b] = max_lanes(greatest);
+    }
+  }
+};
+
 // Log probabilities.
 struct Normalised {
   float best, log_sum;
@@ -239,6 +273,7 @@ struct Score {
   float* values;
   int64_t* ranks;  // [count, given]
 
+  void look(int64_t r, int64_t first, int64_t last, float* maxima) const { table.row(r).look(first, last, maxima); }
   bool is_weighed(int64_t) const { return true; }
   Tempered score(int64_t, float best) const { return {best, 1.0f}; }
   float floor(int64_t) const { return kLowestScore; }
@@ -292,9 +327,9 @@ using namespace quire;
 
 extern "C" {
 
-int quire_draw_tokens(quire_pool* pool, const float* logits, int64_t stride, int64_t rows, int64_t size,
-                      const quire_draws* draws, int32_t* ids) {
-  Draw<ByRow> draw{{logits, stride, rows, size, nullptr}, {*draws}, ids};
+int quire_draw_tokens(quire_pool* pool, const float* logits, int64_t stride, const int64_t* index, int64_t rows,
+                      int64_t size, const quire_draws* draws, int32_t* ids) {
+  Draw<ByRow> draw{{logits, stride, rows, size, index}, {*draws}, ids};
   if (!is_table(draw.table)) return QUIRE_BAD_ARGUMENT;
   for (int64_t r = 0; r < rows; ++r) {
     const bool is_sound = draws->temperature[r] >= 0 && draws->log_min_p[r] <= 0 && draws->top_k[r] >= 1 &&
@@ -309,6 +344,15 @@ int quire_draw_slots(quire_program* program, const float* logits, int64_t stride
                      const quire_slot_draws* draws, int32_t* ids) {
   const Draw<BySlot> draw{{logits, stride, 0, size, nullptr}, {*draws}, ids};
   return is_table(draw.table) ? append<DrawSlots>(program, draw) : QUIRE_BAD_ARGUMENT;
+}
+
+int quire_redraw_slots(quire_pool* pool, float* logits, int64_t stride, const int64_t* index, int64_t rows, int64_t size,
+                       const quire_slot_draws* draws, const int32_t* masks, int64_t mask_stride, int32_t* ids) {
+  Redraw redraw{{{logits, stride, rows, size, index}, {*draws}, ids}, masks, mask_stride};
+  redraw.asked.d.is_guided = nullptr;  // it has been asked
+  if (!is_table(redraw.table) || mask_stride < ceil_div(size, 32)) return QUIRE_BAD_ARGUMENT;
+  run_job(pool, redraw);
+  return 0;
 }
 
 int quire_score_tokens(quire_pool* pool, const float* logits, int64_t stride, const int64_t* index, int64_t rows,

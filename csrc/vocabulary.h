@@ -34,6 +34,16 @@ inline Wide masses_of(F score, float floor) {
   return to_wide(where_less(score, broadcast(floor), zero(), exp2(score * broadcast(1.44269504f)) * broadcast(kWhole)));
 }
 
+alignas(64) constexpr int32_t kLaneBits[16] = {1 << 0, 1 << 1, 1 << 2,  1 << 3,  1 << 4,  1 << 5,  1 << 6,  1 << 7,
+                                               1 << 8, 1 << 9, 1 << 10, 1 << 11, 1 << 12, 1 << 13, 1 << 14, 1 << 15};
+
+// v, which are logits from first on; -infinity what the mask does not allow. A word of 32 bits is spread over lanes: each
+// keeps its own bit, and compares it with 0.
+inline F allowed(F v, const int32_t* mask, int64_t first) {
+  const int32_t word = int32_t(uint32_t(mask[first / 32]) >> (first % 32));
+  return where_less(zero(), to_float(bit_and(broadcast(word), load(kLaneBits))), v, broadcast(-kInfinity));
+}
+
 struct Logits {
   const float* x;
   int64_t size;
@@ -91,6 +101,19 @@ struct Logits {
     return token;
   }
 
+  // The mass of the tokens before one, in the order of ids.
+  int64_t mass_before(int32_t token, const Tempered& score, float floor, const int64_t* masses) const {
+    const int64_t block = token / kBlock;
+    int64_t before = 0;
+    for (int64_t b = 0; b < block; ++b) before += masses[b];
+    for_vectors(block, [&](F v, int64_t first, int) {
+      int64_t mass[kLanes];
+      store(mass, masses_of(score(v), floor));
+      for (int64_t i = first; i < std::min<int64_t>(token, first + kLanes); ++i) before += mass[i - first];
+    });
+    return before;
+  }
+
   // The first token whose logit is best, the greatest.
   int32_t at_logit(float best, const float* maxima) const {
     int64_t i = (std::find(maxima, maxima + blocks(), best) - maxima) * kBlock;
@@ -128,5 +151,16 @@ struct Logits {
     }
   }
 };
+
+// Set to -infinity what the mask does not allow of a block; see(before, after) each of its vectors.
+template <typename See>
+void keep_allowed(float* x, int64_t size, const int32_t* mask, int64_t block, const See& see) {
+  Logits{x, size}.for_vectors(block, [&](F v, int64_t first, int n) {
+    const F kept = allowed(v, mask, first);
+    see(v, kept);
+    if (n == kLanes) store(x + first, kept);
+    else store_part(x + first, kept, n);
+  });
+}
 
 }  // namespace quire

@@ -1,6 +1,7 @@
 """Sampling under a grammar: what is allowed, what is forced, and how it meets the request's other wishes."""
 
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,8 @@ from quire.core.request import ReasoningMarks
 from quire.core.step import Admission
 from quire.decoding.guide import Guide
 from quire.decoding.sampler import Sampled, Sampler
-from quire.kernels.ops.sampling import Sampling, TorchSampling
+from quire.decoding.slots import Choice
+from quire.kernels.ops.sampling import NO_TOKEN, Draws, Sampling, TorchSampling
 
 END, OTHER_END = 0, 1
 LETTERS = LLMatcher.grammar_from_regex("[a-c]{2,9}")
@@ -68,10 +70,11 @@ def test_only_what_is_allowed_is_chosen(bench: Bench, admit: Admit) -> None:
 def test_a_slot_with_a_grammar_is_never_bare(bench: Bench, admit: Admit) -> None:
     bench.sampler.admit(admit(0, grammar=WORDS, temperature=0.0))
     bench.sampler.admit(admit(1, temperature=0.0))
-    assert not bench.sampler.takes_likeliest(np.array([0, 1])) and bench.sampler.takes_likeliest(np.array([1]))
+    choice_of = bench.sampler.parameters.choice_of
+    assert choice_of(np.array([0, 1])) is Choice.LED and choice_of(np.array([1])) is Choice.LIKELIEST
     bench.sampler.release(np.array([0]))
     bench.sampler.admit(admit(0, temperature=0.0))
-    assert bench.sampler.takes_likeliest(np.array([0, 1]))
+    assert choice_of(np.array([0, 1])) is Choice.LIKELIEST
 
 
 def test_log_probabilities_are_of_the_raw_logits(bench: Bench, admit: Admit) -> None:
@@ -247,8 +250,8 @@ def test_masks_wider_and_narrower_than_the_logits(sampling: Sampling, led_lab: S
 
 
 @pytest.mark.parametrize("vocab_size", [1, 31, 32, 33, 64, 65, 1000, 4099])
-def test_the_likeliest_is_the_references(sampling: Sampling, vocab_size: int) -> None:
-    """Of all tokens, or of those that masks allow; among equals, beside broken rows, and where nothing is left."""
+def test_the_likeliest_of_some_rows_is_the_references(sampling: Sampling, vocab_size: int) -> None:
+    """Of all tokens, and of those that masks allow; among equals, beside broken rows, and where nothing is left."""
     rng = np.random.default_rng(vocab_size)
     logits = torch.from_numpy(rng.integers(-3, 4, (70, vocab_size)).astype(np.float32))
     logits[3, vocab_size // 2], logits[4, 0], logits[5] = torch.nan, torch.inf, -torch.inf
@@ -259,21 +262,26 @@ def test_the_likeliest_is_the_references(sampling: Sampling, vocab_size: int) ->
     def likeliest(row: int, is_kept: Callable[[int], bool]) -> int:
         kept = {token: x for token, x in enumerate(logits[row].tolist()) if is_kept(token)}
         best = max(kept.values(), default=-np.inf)
-        return min(token for token in kept if kept[token] == best) if np.isfinite(best) else -1
+        return min(token for token in kept if kept[token] == best) if np.isfinite(best) else NO_TOKEN
 
-    before = logits.clone()
+    def is_allowed(row: int, token: int) -> bool:
+        return int(masks[row, token // 32]) >> (token % 32) & 1 == 1
+
+    def chosen(given: torch.Tensor, rows: np.ndarray) -> np.ndarray:
+        nothing = np.zeros(len(rows), np.float32)
+        draws = Draws(nothing, nothing, np.ones(len(rows), np.int64), np.ones(len(rows)), np.zeros(len(rows)))
+        before = given.numpy().tobytes()
+        found = sampling.draw_tokens(given, draws, rows)
+        assert found.dtype == np.int32 and (found[rows == 3] == NO_TOKEN).all() and given.numpy().tobytes() == before
+        return found[rows != 3]
+
     for rows in (np.arange(70), np.array([2]), np.array([0, 4, 6, 8, 69])):
         some = [row for row in rows.tolist() if row != 3]
-        found = sampling.likeliest(logits, rows)
-        assert found.dtype == np.int32
-        assert found[rows != 3].tolist() == [likeliest(row, lambda token: True) for row in some]
-        assert (found[rows == 3] == -1).all()
-        allowed = sampling.likeliest(logits, rows, masks[rows])[rows != 3].tolist()
-        assert allowed == [
-            likeliest(row, lambda token, mask=masks[row]: int(mask[token // 32]) >> (token % 32) & 1 == 1)
-            for row in some
-        ]
-    assert logits.numpy().tobytes() == before.numpy().tobytes()
+        assert chosen(logits, rows).tolist() == [likeliest(row, lambda token: True) for row in some]
+        kept = logits.clone()
+        sampling.keep_allowed(kept, rows, masks[rows])
+        kept[3] = torch.nan
+        assert chosen(kept, rows).tolist() == [likeliest(row, partial(is_allowed, row)) for row in some]
 
 
 @pytest.mark.parametrize("vocab_size", [1, 31, 32, 33, 1000, 4099])

@@ -3,17 +3,21 @@
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from llguidance import LLMatcher
 
 from quire import LLM, SamplingParams
 from quire.core.outputs import RequestOutput
 from quire.core.request import ReasoningMarks, Request
+from quire.decoding.slots import Choice
+from quire.engine.worker.recorded_trial import RecordedTrial
 from quire.kernels.cpu import library
 
 BODIES = ("torch float32 auto llama", "v4n bfloat16 auto gemma3", "v3 float32 auto llama", "v4n bfloat16 int8 qwen3")
@@ -223,6 +227,25 @@ def test_log_probabilities_do_not_change_the_tokens(road: Road) -> None:
     outputs = generate(road.engine(), PROMPTS, asking, LEADING)
     assert [tokens for [(tokens, *_)] in answers(outputs)] == [tokens for [(tokens, *_)] in road.expected]
     assert all(len(c.logprobs or ()) == len(c.token_ids) for output in outputs for c in output.outputs)
+
+
+def test_the_short_way(road: Road, short_ways: Counter[Choice], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of steps in which nothing but guides stands between the logits and the choice; some draw twice in one."""
+    plain = dict(repetition_penalty=1.0, presence_penalty=0.0, min_tokens=0, bad_words=())
+    asked = [one.replace(**plain, logprobs=None) for one in PARAMS]
+    expected = generate(road.engine(), PROMPTS, [one.replace(logprobs=0) for one in asked], LEADING)
+    assert not +short_ways, "who asks for log probabilities goes the long way"
+    redrawn, redraw = [], RecordedTrial.redraw
+
+    def counted(self: RecordedTrial, rows: np.ndarray, *more: np.ndarray) -> np.ndarray:
+        redrawn.append(len(rows))
+        return redraw(self, rows, *more)
+
+    monkeypatch.setattr(RecordedTrial, "redraw", counted)
+    outputs = generate(road.engine(), PROMPTS, asked, LEADING)
+    assert [output.outputs[0].token_ids for output in outputs] == [output.outputs[0].token_ids for output in expected]
+    num_chosen = sum(len(output.outputs[0].token_ids) for output in outputs)
+    assert road.level == "torch" or (short_ways[Choice.LED] > 5 and 10 < sum(redrawn) < num_chosen)
 
 
 def test_several_continuations(road: Road) -> None:

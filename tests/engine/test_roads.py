@@ -9,13 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from quire import LLM, SamplingParams
 from quire.core.outputs import RequestOutput
 from quire.engine.worker.forward import Choice
-from quire.engine.worker.recorded import RecordedForward
 from quire.kernels.cpu import library
 
 FAMILIES = ("llama", "llama_rope3", "mistral", "qwen2", "qwen3", "gemma3")
@@ -151,19 +149,6 @@ def test_preempted(road: Road) -> None:
     assert llm.check().error == ""
 
 
-@pytest.fixture
-def short_ways(monkeypatch: pytest.MonkeyPatch) -> Counter[Choice]:
-    """How many steps went one of them."""
-    counts, advance = Counter[Choice](), RecordedForward.advance
-
-    def counted(self: RecordedForward, slots: np.ndarray, positions: np.ndarray, choice: Choice) -> np.ndarray | None:
-        counts[choice] += 1
-        return advance(self, slots, positions, choice)
-
-    monkeypatch.setattr(RecordedForward, "advance", counted)
-    return counts
-
-
 @pytest.mark.parametrize("settings", [{}, {"max_num_seqs": 3}], ids=str)
 def test_the_short_way_of_the_likeliest(road: Road, short_ways: Counter[Choice], settings: dict[str, Any]) -> None:
     """Of steps in which all take the likeliest token and ask for nothing else, before and after such as do not."""
@@ -183,7 +168,7 @@ def test_the_short_way_of_draws(road: Road, short_ways: Counter[Choice], setting
     plain = dict(repetition_penalty=1.0, presence_penalty=0.0)
     asked = [one.replace(**plain, max_tokens=12 - i % 6) for i, one in enumerate(PARAMS)]
     expected = road.engine(**settings).generate(PROMPTS, asked, use_tqdm=False)
-    assert not short_ways, "who asks for log probabilities goes the long way"
+    assert not +short_ways, "who asks for log probabilities goes the long way"
     outputs = road.engine(**settings).generate(PROMPTS, [one.replace(logprobs=None) for one in asked], use_tqdm=False)
     assert [output.outputs[0].token_ids for output in outputs] == [output.outputs[0].token_ids for output in expected]
     assert short_ways[Choice.DRAWN] > 5 or road.level == "torch"

@@ -1,5 +1,6 @@
 """The ends of a decode step: inputs are gathered from what is known of all slots, and what it chose is noted there."""
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from quire.decoding.random import uniforms
 from quire.kernels.cpu.library import Decode, SlotDraws
 from quire.kernels.cpu.program import CannotRecord, Program, Rows
 from quire.kernels.cpu.sampling import NativeSampling
-from quire.kernels.ops.sampling import Draws
+from quire.kernels.ops.sampling import NO_TOKEN, UNSURE, Draws
 
 pytestmark = pytest.mark.native
 
@@ -115,10 +116,103 @@ def test_slots_draw_what_rows_would(native: Any, vocab_size: int) -> None:
 
     ids = np.full(len(slots) + 1, -7, np.int32)
     program = Program(native.library, dict.fromkeys(Rows, num_slots))
-    arrays = {"slots": slots, "positions": positions, **wanted, "seed": seeds}
+    arrays = {"slots": slots, "positions": positions, **wanted, "seed": seeds, "is_guided": np.zeros(num_slots, bool)}
     asked = SlotDraws(**{name: array.ctypes.data for name, array in arrays.items()})
     program.append("quire_draw_slots", logits, logits.stride(0), vocab_size, asked, ids.ctypes.data)
     program.run(native.pool, sequences=len(slots))
     assert ids.tolist() == [*expected.tolist(), -7]
     with pytest.raises(CannotRecord):
         program.append("quire_draw_slots", logits, logits.stride(0), 2**21, asked, ids.ctypes.data)
+
+
+class Slots:
+    """Sequences that want each sort of draw, and logits for them: peaked ones, flat ones, and with several best."""
+
+    def __init__(self, native: Any, vocab_size: int, num_slots: int = 96) -> None:
+        self.native, self.vocab_size, self.count = native, vocab_size, num_slots
+        rng, each = np.random.default_rng(vocab_size), np.arange(num_slots)
+        self.arrays = {
+            "slots": each.copy(),
+            "positions": rng.integers(0, 2**30, num_slots),
+            "temperature": np.where(each % 8, 0.8 + each / 200, 0).astype(np.float32),
+            "log_min_p": np.where(each % 5, -np.inf, -3).astype(np.float32),
+            "top_k": np.where(each % 3, vocab_size, 1 + each % 40),
+            "top_p": np.where(each % 2, 1.0, 0.8),
+            "seed": rng.integers(0, 2**64, num_slots, dtype=np.uint64),
+            "is_guided": np.zeros(num_slots, bool),
+        }
+        logits = rng.normal(0, 1, (num_slots, vocab_size))
+        logits[each, rng.integers(0, vocab_size, num_slots)] += np.log(vocab_size) + each % 5 - 1
+        logits[::9] = np.round(logits[::9])
+        self.logits = torch.from_numpy(logits.astype(np.float32))
+
+    @property
+    def draws(self) -> SlotDraws:
+        return SlotDraws(**{name: array.ctypes.data for name, array in self.arrays.items()})
+
+    def draw(self, *, is_guided: bool) -> np.ndarray:
+        self.arrays["is_guided"][:] = is_guided
+        ids = np.zeros(self.count, np.int32)
+        program = Program(self.native.library, dict.fromkeys(Rows, self.count))
+        program.append(
+            "quire_draw_slots", self.logits, self.logits.stride(0), self.vocab_size, self.draws, ids.ctypes.data
+        )
+        program.run(self.native.pool, sequences=self.count)
+        return ids
+
+    def redraw(self, logits: torch.Tensor, masks: np.ndarray) -> np.ndarray:
+        ids, rows, draws = np.zeros(self.count, np.int32), np.arange(self.count), self.draws
+        code = self.native.library.quire_redraw_slots(
+            self.native.pool.address,
+            logits.data_ptr(),
+            logits.stride(0),
+            rows.ctypes.data,
+            self.count,
+            self.vocab_size,
+            ctypes.addressof(draws),
+            masks.ctypes.data,
+            masks.shape[1],
+            ids.ctypes.data,
+        )
+        assert code == 0
+        return ids
+
+    def masks(self, rng: np.random.Generator, share: float, kept: np.ndarray) -> np.ndarray:
+        """That allow a ``share`` of all tokens, and ``kept`` [n]."""
+        allowed = rng.random((self.count, self.vocab_size)) < share
+        allowed[np.arange(self.count), kept] = True
+        allowed = np.pad(allowed, ((0, 0), (0, -self.vocab_size % 32)))
+        return np.packbits(allowed, axis=1, bitorder="little").view(np.int32)
+
+
+@pytest.mark.parametrize("vocab_size", [50, 3000, 40_000])
+def test_a_guided_slot_is_sure_of_what_no_mask_changes(native: Any, vocab_size: int) -> None:
+    """It is its likeliest token, drawn whatever is forbidden beside it; who would draw another one is not sure."""
+    slots, rng = Slots(native, vocab_size), np.random.default_rng(1)
+    free, tried = slots.draw(is_guided=False), slots.draw(is_guided=True)
+    best = slots.logits.argmax(1).numpy()
+    sure = tried != UNSURE
+    assert (tried[sure] == best[sure]).all() and sure[slots.arrays["temperature"] == 0].all()
+    assert not sure[free != best].any() and (free != best).sum() > 10
+    drawn = slots.arrays["temperature"] > 0
+    assert (sure & drawn).sum() > 0.4 * (drawn & (free == best)).sum(), "seldom sure for nothing"
+    for share in (0, 0.001, 0.1, 0.5, 0.9, 0.99, 1):
+        chosen = slots.redraw(slots.logits.clone(), slots.masks(rng, share, best))
+        assert (chosen[sure] == best[sure]).all()
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.7])
+@pytest.mark.parametrize("vocab_size", [50, 31_000])
+def test_drawn_again_is_what_a_masked_row_draws(native: Any, vocab_size: int, share: float) -> None:
+    slots, sampling = Slots(native, vocab_size), NativeSampling(native.library, native.pool)
+    slots.logits[7, 3] = torch.nan
+    masks = slots.masks(np.random.default_rng(2), share, slots.logits.argmin(1).numpy())
+    masks[5], masks[7] = 0, -1
+    expected, found = slots.logits.clone(), slots.logits.clone()
+    sampling.keep_allowed(expected, np.arange(slots.count), masks)
+    wishes = {name: slots.arrays[name] for name in ("temperature", "log_min_p", "top_k", "top_p")}
+    draws = Draws(**wishes, uniforms=uniforms(slots.arrays["seed"], slots.arrays["positions"] + 1))
+    tokens = slots.redraw(found, masks)
+    assert tokens.tolist() == sampling.draw_tokens(expected, draws).tolist()
+    assert found.numpy().tobytes() == expected.numpy().tobytes()
+    assert tokens[5] == tokens[7] == NO_TOKEN and (np.delete(tokens, [5, 7]) >= 0).all()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from quire.core.step import Admission
 from quire.decoding.penalties import Penalties
-from quire.decoding.slots import SlotParameters
+from quire.decoding.slots import Choice, SlotParameters
 from quire.kernels.ops.device_sampling import DeviceSampling, DeviceScores, Real, SlotTables, Whole
 
 
@@ -88,7 +88,7 @@ class DeviceSampler:
 
     def takes_likeliest(self, slots: np.ndarray) -> bool:
         """Whether all of these slots take the likeliest token of the logits as they are, and want nothing else."""
-        return bool(self._slots.is_bare[slots].all())
+        return self._slots.choice_of(slots) is Choice.LIKELIEST
 
     def num_logprobs(self, slots: np.ndarray) -> np.ndarray:
         """[n]: how many log probabilities beside the chosen token's, or NO_LOGPROBS (slots.py)."""

@@ -3,9 +3,10 @@
 Owns the guides, and the thread on which masks are computed while the model runs. A step asks for its masks before the
 model runs (``prepare``) and takes them afterwards (``masked``); sequences without a guide cost nothing.
 
-A greedy sequence needs no mask where the likeliest token of all is one that may follow, and to ask that of one token
-takes a tenth of a mask, or nothing where the token is followed at once. So such sequences choose first, and offer what
-they chose to their guides; masks are made of those alone whose guide refuses (``offer``).
+Often a token is what a sequence takes, if it may follow, whatever else is forbidden: of a greedy sequence the likeliest
+one, and that often of a sequence that draws, too. To ask a guide of one token takes a tenth of a mask, or nothing where
+the token is followed at once. So sequences may choose first, and offer what they chose to their guides; masks are made
+for those alone whose guide refuses, or who cannot tell (``offer``).
 
 Law: between ``prepare`` and ``masked`` the guides belong to the thread. Which way a sequence goes does not change its
 tokens.
@@ -20,6 +21,7 @@ import numpy as np
 from quire.core.step import Admission
 from quire.decoding.guide import Guide, Matcher
 from quire.decoding.reasoning import ReasoningBound
+from quire.kernels.ops.sampling import NO_TOKEN
 
 
 class Grammars(Protocol):
@@ -89,7 +91,7 @@ class Guides:
         self._thread: ThreadPoolExecutor | None = None
         self._slots: np.ndarray | None = None  # of the rows being prepared
         self._asked: list[tuple[int, Guide]] = []
-        self._taken: set[int] = set()  # rows whose guides have their tokens already, until advance
+        self._taken: dict[int, list[int]] = {}  # rows whose guides have their tokens already, and what follows at once
         self._filling: Future[None] | None = None
 
     def admit(self, admission: Admission, *, has_rules: bool) -> bool:
@@ -124,7 +126,8 @@ class Guides:
         self._settle()
         self._slots = slots
         needs_mask = self._is_guided & ~self._chooses_first
-        self._asked = [(row, guide) for row, guide in self._of(slots, needs_mask) if guide.has_mask]
+        rows = np.flatnonzero(needs_mask[slots])
+        self._asked = [(row, guide) for row, guide in self._of(slots, rows) if guide.has_mask]
         if self._asked:
             assert self._thread is not None
             self._filling = self._thread.submit(self._fill)
@@ -144,22 +147,23 @@ class Guides:
         first: np.ndarray = self._chooses_first[slots]
         return first
 
-    def offer(self, slots: np.ndarray, token_ids: np.ndarray) -> Masked | None:
-        """Let guides take what their rows chose first: ``token_ids`` [R], one for each of ``slots`` [R], -1 for none.
+    def offer(self, slots: np.ndarray, token_ids: np.ndarray, rows: np.ndarray) -> Masked | None:
+        """Let guides take what ``rows`` [n] chose first: their places in ``token_ids`` [R], for ``slots`` [R].
 
         Where one token is forced it stands in the row afterwards. Returns the masks of the rows whose guide refuses
-        what they chose; None where none does. `advance` must follow.
+        what they chose, or that are UNSURE; None where there are none. NO_TOKEN is passed over. `advance` must follow.
         """
         self._settle()
-        self._asked, self._taken = [], set()
+        self._asked, self._taken = [], {}
         tokens = token_ids.tolist()
-        for row, guide in self._of(slots, self._chooses_first):
-            if tokens[row] < 0 or not guide.has_mask:
+        for row, guide in self._of(slots, rows):
+            token = tokens[row]
+            if token == NO_TOKEN or (token >= 0 and not guide.has_mask):
                 continue
             if guide.forced and guide.forced[0] < self._vocab_size and guide.error is None:
                 token_ids[row] = guide.forced[0]
-            elif not guide.forced and tokens[row] < self._num_tokens and guide.offer(tokens[row]):
-                self._taken.add(row)
+            elif not guide.forced and 0 <= token < self._num_tokens and guide.offer(token):
+                self._taken[row] = guide.jump()
             else:
                 self._asked.append((row, guide))
         self._fill()
@@ -182,11 +186,11 @@ class Guides:
             return NOTHING_GIVEN
         forced: dict[int, list[int]] = {}
         concluded: set[int] = set()
-        taken, self._taken = self._taken, set()
+        taken, self._taken = self._taken, {}
         tokens = token_ids.tolist()
-        for row, guide in self._of(slots, self._is_guided):
+        for row, guide in self._of(slots, np.flatnonzero(self._is_guided[slots])):
             if row in taken:
-                run = guide.jump()
+                run = taken[row]
             elif tokens[row] >= 0 and not guide.is_over:
                 run = guide.advance(tokens[row])
             else:
@@ -201,9 +205,8 @@ class Guides:
     def _num_grammar_words(self) -> int:
         return -(-self._num_tokens // 32)
 
-    def _of(self, slots: np.ndarray, flags: np.ndarray) -> Iterator[tuple[int, Guide]]:
-        """Of the rows ``slots`` [R] those whose slots are flagged [max_num_seqs] bool."""
-        rows = np.flatnonzero(flags[slots])
+    def _of(self, slots: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, Guide]]:
+        """The guides of ``rows`` [n] of ``slots`` [R]."""
         for row, slot in zip(rows.tolist(), slots[rows].tolist(), strict=True):
             yield row, self._guides[slot]
 

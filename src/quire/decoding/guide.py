@@ -129,11 +129,16 @@ class Guide:
         return self.jump()
 
     def fill(self, mask: np.ndarray, num_words: int) -> None:
-        """Set the bits of the tokens that may follow: ``mask`` [W] int32; the grammar's are in the first words."""
+        """Set the bits of the tokens that may follow: ``mask`` [W] int32; the grammar's are in the first words.
+
+        Where the guide has no mask, of all.
+        """
         if self.forced:
             mask[:] = 0
             _set(mask, self.forced[0])
-        elif self._matcher is not None:
+        elif self._matcher is None:
+            mask[:] = -1
+        else:
             mask[num_words:] = 0
             address, num_bytes = mask.ctypes.data, num_words * mask.itemsize
             self._ask(lambda matcher: matcher.unsafe_compute_mask_ptr(address, num_bytes))

@@ -10,7 +10,9 @@ and tokens, (seed, position). A row that cannot be sampled gives -1 and disturbs
 number of array operations; only rows that ask for a feature pay for it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,7 +26,11 @@ from quire.decoding.masks import Constraints
 from quire.decoding.penalties import Penalties
 from quire.decoding.random import uniforms
 from quire.decoding.slots import NO_LOGPROBS, SlotParameters
-from quire.kernels.ops.sampling import Draws, Sampling, TorchSampling, is_sound, some_rows
+from quire.kernels.ops.sampling import NO_TOKEN, Draws, Sampling, TorchSampling, is_sound, some_rows
+
+Redraw = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Token ids [n] int32 from rows [n], rising, of a step's logits, for slots [n] at positions [n], among what masks
+[n, W] allow (as Sampling.keep_allowed has them)."""
 
 Entries = dict[int, TopLogprobs]
 """Log probabilities by row."""
@@ -66,7 +72,7 @@ class Sampler:
         self._vocab_size = vocab_size
         self._sampling = sampling or TorchSampling()
         self.parameters = SlotParameters(max_num_seqs, vocab_size)
-        """Of all slots; for whoever draws in the sampler's place where ``draws_plainly`` is true."""
+        """Of all slots; for whoever draws in the sampler's place."""
         self._constraints = Constraints(max_num_seqs, vocab_size, device)
         self._penalties = Penalties(max_num_seqs, vocab_size, device)
         self._guides = Guides(max_num_seqs, vocab_size, grammars, has_jumps=has_jumps)
@@ -99,18 +105,6 @@ class Sampler:
         """Begin with what ``sample`` will need for these rows and does not depend on logits. Returns at once."""
         self._guides.prepare(slots)
 
-    def takes_likeliest(self, slots: np.ndarray) -> bool:
-        """Whether all of these slots take the likeliest token of the logits as they are, and want nothing else."""
-        return bool(self.parameters.is_bare[slots].all())
-
-    def draws_plainly(self, slots: np.ndarray) -> bool:
-        """Whether all of these slots choose from the logits as they are, by their parameters, and want nothing else."""
-        return bool(self.parameters.is_plain[slots].all())
-
-    def tries_likeliest(self, slots: np.ndarray) -> bool:
-        """Whether all of these slots take the likeliest token that their guides let follow, and want nothing else."""
-        return bool(self.parameters.is_led[slots].all())
-
     @torch.inference_mode()
     def sample(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> Sampled:
         """Choose the next token of each row, and count it as the sequence's own.
@@ -120,8 +114,6 @@ class Sampler:
         the same ``slots`` before.
         """
         assert logits.shape == (len(slots), self._vocab_size) and logits.dtype == torch.float32
-        if self.tries_likeliest(slots):
-            return self.lead(logits, self._sampling.likeliest(logits, np.arange(len(slots))), slots)
         asking = np.flatnonzero(self.parameters.num_logprobs[slots] != NO_LOGPROBS)
         if not self.parameters.is_edited[slots].any():
             token_ids = self._choose(logits, slots, positions)
@@ -132,16 +124,21 @@ class Sampler:
         failed = self._edit(logits, slots, positions, masked, self.parameters.is_edited[slots] & ~chooses_first)
         token_ids = self._choose(logits, slots, positions)
         if chooses_first.any():
-            failed |= self._mend(logits, slots, token_ids, chooses_first)
+            redraw = partial(self._redraw, logits)
+            failed |= self._mend(slots, positions, token_ids, np.flatnonzero(chooses_first), redraw)
         if failed:
             token_ids[list(failed)] = -1
         given = self._record(slots, token_ids)
         return Sampled(token_ids, self._report(raw, asking, slots, token_ids), given, _reasons(token_ids, failed))
 
-    @torch.inference_mode()
-    def lead(self, logits: Tensor, token_ids: np.ndarray, slots: np.ndarray) -> Sampled:
-        """``sample`` where all slots try the likeliest tokens: ``token_ids`` [R] int32, changed in place."""
-        failed = self._mend(logits, slots, token_ids, np.ones(len(slots), bool))
+    def lead(self, token_ids: np.ndarray, slots: np.ndarray, positions: np.ndarray, redraw: Redraw) -> Sampled:
+        """``sample`` where Choice.LED will do, and what slots try is known.
+
+        ``token_ids`` [R] int32, changed in place: of a slot without a guide, what it chooses; else what it chooses if
+        that may follow, or UNSURE.
+        """
+        first = np.flatnonzero(self.parameters.is_guided[slots])
+        failed = self._mend(slots, positions, token_ids, first, redraw)
         if failed:
             token_ids[list(failed)] = -1
         return Sampled(token_ids, {}, self._guides.advance(slots, token_ids), _reasons(token_ids, failed))
@@ -175,29 +172,41 @@ class Sampler:
         self._penalties.apply(logits, slots)
         return failed
 
-    def _mend(self, logits: Tensor, slots: np.ndarray, token_ids: np.ndarray, first: np.ndarray) -> dict[int, str]:
-        """Of the rows that chose ``first`` [R], all greedy, let those choose again whose guide refuses what they chose.
+    def _mend(
+        self, slots: np.ndarray, positions: np.ndarray, token_ids: np.ndarray, first: np.ndarray, redraw: Redraw
+    ) -> dict[int, str]:
+        """Of the rows ``first`` [n], which chose before their guides, let those choose again whose guide refuses that.
 
-        ``logits`` [R, V] are processed; ``token_ids`` [R] change in place. Returns what ``_edit`` does.
+        ``token_ids`` [R] change in place. Returns what ``_edit`` does.
         """
-        failed = dict.fromkeys(np.flatnonzero(first & (token_ids < 0)).tolist(), "")
-        refused = self._guides.offer(slots, token_ids)
+        failed = dict.fromkeys(first[token_ids[first] == NO_TOKEN].tolist(), "")
+        refused = self._guides.offer(slots, token_ids, first)
         if refused is not None:
-            token_ids[refused.rows] = self._sampling.likeliest(logits, refused.rows, refused.masks)
+            rows = refused.rows
+            token_ids[rows] = redraw(rows, slots[rows], positions[rows], refused.masks)
             failed |= refused.errors
         return failed
 
+    def _redraw(
+        self, logits: Tensor, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray, masks: np.ndarray
+    ) -> np.ndarray:
+        """A Redraw from processed ``logits`` [R, V], which change in place."""
+        self._sampling.keep_allowed(logits, rows, masks)
+        return self._sampling.draw_tokens(logits, self._draws(slots, positions), rows)
+
     def _choose(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """Token ids [R] int32 from the processed logits, -1 where there is none to choose."""
+        return self._sampling.draw_tokens(logits, self._draws(slots, positions))
+
+    def _draws(self, slots: np.ndarray, positions: np.ndarray) -> Draws:
         table = self.parameters
-        draws = Draws(
+        return Draws(
             temperature=table.temperature[slots],
             log_min_p=table.log_min_p[slots],
             top_k=table.top_k[slots],
             top_p=table.top_p[slots],
             uniforms=uniforms(table.seed[slots], positions),
         )
-        return self._sampling.draw_tokens(logits, draws)
 
     def _record(self, slots: np.ndarray, token_ids: np.ndarray) -> Given:
         """Count the tokens just chosen, and those that they bring with them, which are returned."""

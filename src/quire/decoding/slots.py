@@ -6,6 +6,7 @@ here is fixed for a sequence's life. The arrays stay where they are: native prog
 """
 
 import math
+from enum import IntEnum
 
 import numpy as np
 
@@ -13,6 +14,19 @@ from quire.core.step import Admission
 
 NO_LOGPROBS = -2
 """Since -1 asks for the whole vocabulary and 0 for the chosen token alone."""
+
+
+class Choice(IntEnum):
+    """How sequences choose. Who chooses in one way can in each that comes after it, too."""
+
+    LIKELIEST = 0
+    """The likeliest token of the logits as they are."""
+    DRAWN = 1
+    """From the logits as they are, by the parameters of their slots."""
+    LED = 2
+    """From the logits as a guide leaves them."""
+    SAMPLED = 3
+    """By all that the sampler can do, and log probabilities."""
 
 
 class SlotParameters:
@@ -29,14 +43,16 @@ class SlotParameters:
         """In 1..V: V where it is off."""
         self.top_p = np.ones(max_num_seqs, np.float64)
         self.num_logprobs = np.full(max_num_seqs, NO_LOGPROBS, np.int32)
+        self.is_guided = np.zeros(max_num_seqs, bool)
+        """A guide may forbid it tokens."""
         self.is_edited = np.zeros(max_num_seqs, bool)
         """Something changes its logits before the choice."""
-        self.is_plain = np.ones(max_num_seqs, bool)
-        """Chooses from the logits as they are, and asks for nothing else."""
-        self.is_bare = np.ones(max_num_seqs, bool)
-        """The same, and takes the likeliest token."""
-        self.is_led = np.ones(max_num_seqs, bool)
-        """Takes the likeliest token that a guide lets follow, and asks for nothing else."""
+        self.choice = np.full(max_num_seqs, Choice.LIKELIEST, np.int8)
+        """The first Choice that will do."""
+
+    def choice_of(self, slots: np.ndarray) -> Choice:
+        """The first that will do for all of these slots [n]."""
+        return Choice(self.choice[slots].max(initial=Choice.LIKELIEST))
 
     def put(self, admission: Admission, *, is_processed: bool, is_guided: bool = False) -> None:
         """Fill the admission's slot. ``is_processed``: whether anything but a guide changes its logits."""
@@ -47,7 +63,11 @@ class SlotParameters:
         self.top_k[slot] = min(params.top_k or self._vocab_size, self._vocab_size)
         self.top_p[slot] = params.top_p
         self.num_logprobs[slot] = NO_LOGPROBS if params.logprobs is None else params.logprobs
+        self.is_guided[slot] = is_guided
         self.is_edited[slot] = is_processed or is_guided
-        self.is_plain[slot] = params.logprobs is None and not self.is_edited[slot]
-        self.is_led[slot] = params.is_greedy and params.logprobs is None and not is_processed
-        self.is_bare[slot] = self.is_led[slot] and not is_guided
+        if params.logprobs is not None or is_processed:
+            self.choice[slot] = Choice.SAMPLED
+        elif is_guided:
+            self.choice[slot] = Choice.LED
+        else:
+            self.choice[slot] = Choice.LIKELIEST if params.is_greedy else Choice.DRAWN

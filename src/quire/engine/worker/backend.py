@@ -81,8 +81,10 @@ def make_runner(
     )
     forward: Forward
     tokens: SlotTokens
+    trial = None
     if native is not None:
         forward, kv, tokens = _native_forward(resolved, sizes, model, native, sampler.parameters)
+        trial = forward.trial
     elif machine.computes_beside_host:
         forward, kv, tokens = _device_forward(resolved, sizes, model, machine.device)
     else:
@@ -91,7 +93,8 @@ def make_runner(
         forward = EagerForward(model, kv, attention, machine.device)
         tokens = HostTokens(sizes.max_num_seqs, sizes.max_model_len, sizes.max_blocks)
     beside = _device_sampler(sizes, model.vocab_size, machine.device) if machine.computes_beside_host else None
-    return ModelRunner(forward, kv, Chooser(sampler, beside, machine.device), tokens, sizes.block_size)
+    chooser = Chooser(sampler, beside, machine.device, trial)
+    return ModelRunner(forward, kv, chooser, tokens, sizes.block_size)
 
 
 def measure_step(config: EngineConfig, shape: ModelShape, model: CausalLM, machine: Machine) -> int:

@@ -3,7 +3,7 @@
 A sequence belongs to one of them from its admission to its release. Law: which one does not change its tokens.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,8 +14,8 @@ from quire.decoding.device import DeviceSampler
 from quire.decoding.grammar import Given
 from quire.decoding.logprobs import WHOLE_VOCABULARY
 from quire.decoding.sampler import Sampled, Sampler
-from quire.decoding.slots import NO_LOGPROBS
-from quire.engine.worker.forward import Choice, Forward
+from quire.decoding.slots import NO_LOGPROBS, Choice
+from quire.engine.worker.forward import Forward
 from quire.engine.worker.slot_tokens import Places, to_device
 from quire.kernels.ops.device_sampling import DeviceScores
 
@@ -27,6 +27,18 @@ class OnDevice(NamedTuple):
     """[R] int32."""
     scores: list[tuple[np.ndarray, DeviceScores]]
     """Rows [n] that asked for equally many log probabilities, and theirs."""
+
+
+class Trial(Protocol):
+    """A forward pass that knows what a slot takes, if it may follow."""
+
+    def run(self, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """What ``slots`` [n] at ``positions`` [n] try, by ``rows`` [n] of the hidden states: see Sampler.lead."""
+        ...
+
+    def redraw(self, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray, masks: np.ndarray) -> np.ndarray:
+        """A sampler's Redraw, of the step that chose last; ``rows`` are the places of ``slots`` in it."""
+        ...
 
 
 class _Shares(NamedTuple):
@@ -43,13 +55,17 @@ class _Shares(NamedTuple):
 class Chooser:
     """The samplers of one model runner, as one. ``device``: None where the model runs on the host."""
 
-    def __init__(self, host: Sampler, device: DeviceSampler | None, where: torch.device) -> None:
+    def __init__(
+        self, host: Sampler, device: DeviceSampler | None, where: torch.device, trial: Trial | None = None
+    ) -> None:
+        """``trial``: where a forward pass has one; masks made beside that would take their time from it."""
         self.host = host
         self._device = device
+        self._trial = trial
         self._where = where
         # Of the last steps; good for the next one if nobody came or went and the same array names its slots.
         self._shares: _Shares | None = None
-        self._choice: tuple[np.ndarray, Choice | None] | None = None
+        self._choice: tuple[np.ndarray, Choice] | None = None
 
     def admit(self, admission: Admission) -> None:
         self._shares = self._choice = None
@@ -62,24 +78,28 @@ class Chooser:
         if self._device is not None:
             self._device.release(slots)
 
-    def choice_of(self, slots: np.ndarray) -> Choice | None:
-        """How all of ``slots`` [R] choose, where it is one way; on a device, if it chooses for all of them."""
+    def choice_of(self, slots: np.ndarray) -> Choice:
+        """How ``slots`` [R] choose: on a device what is less than Choice.SAMPLED, if it chooses for all of them."""
         if self._choice is None or self._choice[0] is not slots:
             self._choice = slots, self._common(slots)
         return self._choice[1]
 
-    def _common(self, slots: np.ndarray) -> Choice | None:
+    def _common(self, slots: np.ndarray) -> Choice:
         if self._device is not None:
             is_theirs = not self._shares_of(self._device, slots).here.size
-            return Choice.LIKELIEST if is_theirs and self._device.takes_likeliest(slots) else None
-        if self.host.takes_likeliest(slots):
-            return Choice.LIKELIEST
-        return Choice.DRAWN if self.host.draws_plainly(slots) else None
+            return Choice.LIKELIEST if is_theirs and self._device.takes_likeliest(slots) else Choice.SAMPLED
+        return self.host.parameters.choice_of(slots)
+
+    def lead(self, token_ids: np.ndarray, slots: np.ndarray, positions: np.ndarray) -> Sampled:
+        """Go on behind Forward.advance by Choice.LED, which gave ``token_ids`` [R] int32; they change in place."""
+        assert self._trial is not None
+        return self.host.lead(token_ids, slots, positions, self._trial.redraw)
 
     def prepare(self, slots: np.ndarray) -> None:
         """See Sampler.prepare."""
         if self._device is None:
-            self.host.prepare(slots)
+            if self._trial is None or self.choice_of(slots) is Choice.SAMPLED:
+                self.host.prepare(slots)
             return
         self._device.flush()
         ours = self._shares_of(self._device, slots).here
@@ -115,11 +135,11 @@ class Chooser:
         return self._shares
 
     def _choose_here(self, forward: Forward, rows: np.ndarray, slots: np.ndarray, positions: np.ndarray) -> Sampled:
-        if self.host.takes_likeliest(slots):
+        choice = self.host.parameters.choice_of(slots)
+        if choice is Choice.LIKELIEST:
             return Sampled(forward.likeliest(rows).cpu().numpy().copy())
-        if self.host.tries_likeliest(slots):
-            logits, best = forward.logits_and_best(rows)
-            return self.host.lead(logits, best.cpu().numpy().copy(), slots)
+        if self._trial is not None and choice <= Choice.LED:
+            return self.lead(self._trial.run(rows, slots, positions), slots, positions)
         return self.host.sample(forward.logits(rows), slots, positions)
 
     def _choose_there(

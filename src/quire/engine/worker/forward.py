@@ -1,10 +1,9 @@
 """Running a model for one step: the two things a model runner may have behind it.
 
-Law: what ``logits``, ``likeliest`` and ``logits_and_best`` return may be overwritten by the next call; rows are those
-asked for by the last ``run`` or ``replay``.
+Law: what ``logits`` and ``likeliest`` return may be overwritten by the next call; rows are those asked for by the last
+``run`` or ``replay``.
 """
 
-from enum import Enum
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from quire.core.step import SchedulerOutput
+from quire.decoding.slots import Choice
 from quire.engine.worker.slot_tokens import Places
 from quire.model.attention.backend import AttentionBackend
 from quire.model.context import ForwardContext
@@ -36,24 +36,15 @@ class Batch(NamedTuple):
     """[R] int64, rising: whose hidden states are asked for, among the tokens; of each sequence the last ones."""
 
 
-class Choice(Enum):
-    """How the sequences of a step choose, where all do it in one way and want nothing else."""
-
-    LIKELIEST = 1
-    """The likeliest token of the logits as they are."""
-    DRAWN = 2
-    """From the logits as they are, by the sampler's parameters of their slots."""
-
-
 class Forward(Protocol):
     """A model, its KV storage and its attention, as one thing that computes steps."""
 
     def advance(self, slots: np.ndarray, positions: np.ndarray, choice: Choice) -> np.ndarray | Tensor | None:
         """Compute the tokens at ``positions`` [S] of ``slots`` [S], their last ones, and choose those behind them.
 
-        Returns these, [S] int32, -1 where a row is not sound: an array if that is over, else a tensor, which the next
-        call may overwrite. They are written where the next step finds them. None where there is no such short way; then
-        nothing was done.
+        Returns these, [S] int32, NO_TOKEN where a row is not sound: an array if that is over, else a tensor, which the
+        next call may overwrite. They are written where the next step finds them. Of slots that are led, they are what
+        Sampler.lead begins with. None where there is no such short way; then nothing was done.
         """
         ...
 
@@ -74,10 +65,6 @@ class Forward(Protocol):
 
     def likeliest(self, rows: np.ndarray) -> Tensor:
         """The greatest logit of each row: [n] int32, the lowest id among equals, -1 where a row is not sound."""
-        ...
-
-    def logits_and_best(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """``logits`` and ``likeliest`` at once."""
         ...
 
     def kv_has_moved(self) -> None:
@@ -118,10 +105,6 @@ class EagerForward:
     def likeliest(self, rows: np.ndarray) -> Tensor:
         """See Forward.likeliest."""
         return self._model.likeliest(self._rows(rows))
-
-    def logits_and_best(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """See Forward.logits_and_best."""
-        return self._model.logits_and_best(self._rows(rows))
 
     def kv_has_moved(self) -> None:
         """It reads the storage anew in every step."""

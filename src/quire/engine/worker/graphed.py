@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from quire.core.step import SchedulerOutput
-from quire.engine.worker.forward import Batch, Choice, EagerForward
+from quire.decoding.slots import Choice
+from quire.engine.worker.forward import Batch, EagerForward
 from quire.engine.worker.recorded_steps import DecodeSteps, MixedSteps, Parts
 from quire.engine.worker.recorder import Recorder
 from quire.engine.worker.slot_tokens import Places, to_device
@@ -59,12 +60,6 @@ class GraphedForward:
     def likeliest(self, rows: np.ndarray) -> Tensor:
         """See Forward.likeliest."""
         return self._eager.likeliest(rows) if self._hidden is None else self._parts.model.likeliest(self._rows(rows))
-
-    def logits_and_best(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """See Forward.logits_and_best."""
-        if self._hidden is None:
-            return self._eager.logits_and_best(rows)
-        return self._parts.model.logits_and_best(self._rows(rows))
 
     def kv_has_moved(self) -> None:
         """See Forward.kv_has_moved."""

@@ -15,9 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from quire.core.step import Admission, ModelOutput, PromptLogprobs, SchedulerOutput
 from quire.decoding.sampler import Sampled
+from quire.decoding.slots import Choice
 from quire.engine.executor.executor import Computed, Ticket
 from quire.engine.worker.chooser import Chooser, OnDevice, Reading
 from quire.engine.worker.forward import Batch, Forward
@@ -42,12 +44,18 @@ class ModelRunner:
         """Apply the decision's changes, compute its tokens, choose where it says so. See Executor.launch."""
         if decision.changes_something:
             self._apply(decision)
-        if decision.is_decode and not self._scores and (choice := self._chooser.choice_of(decision.slots)):
-            ids = self._forward.advance(decision.slots, decision.starts, choice)
-            if isinstance(ids, np.ndarray):
-                return Computed(ModelOutput(token_ids=ids))
-            if ids is not None:
+        if decision.is_decode and not self._scores:
+            slots = decision.slots
+            choice = self._chooser.choice_of(slots)
+            ids = self._forward.advance(slots, decision.starts, choice)
+            if isinstance(ids, Tensor):
                 return _Later(Reading.begin(OnDevice(ids, [])))
+            if ids is not None and choice is Choice.LED:
+                positions = decision.sampled_positions
+                chosen = self._chooser.lead(ids, slots, positions)
+                return self._note(chosen, Places(slots, positions), slots, positions, {})
+            if ids is not None:
+                return Computed(ModelOutput(token_ids=ids))
         return self._launch(decision)
 
     @torch.inference_mode()
@@ -65,6 +73,17 @@ class ModelRunner:
             self._tokens.put(places, chosen.ids)
             reading = Reading.begin(chosen)
             return Computed(_output(reading.result(), scores)) if scores else _Later(reading)
+        return self._note(chosen, places, slots, positions, scores)
+
+    def _note(
+        self,
+        chosen: Sampled,
+        places: Places,
+        slots: np.ndarray,
+        positions: np.ndarray,
+        scores: dict[int, PromptLogprobs],
+    ) -> Computed:
+        """Put what was chosen for ``slots`` [R] at ``positions`` [R] where the next step finds it, ``places``."""
         self._tokens.put(places, chosen.token_ids)
         return Computed(_output(chosen, scores, self._write_runs(chosen.given.forced, slots, positions + 1)))
 

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from quire.core.step import SchedulerOutput
-from quire.decoding.slots import SlotParameters
-from quire.engine.worker.forward import Batch, Choice
+from quire.decoding.slots import Choice, SlotParameters
+from quire.engine.worker.forward import Batch
 from quire.engine.worker.recorded_decode import Inputs, RecordedDecode
+from quire.engine.worker.recorded_trial import RecordedTrial
 from quire.engine.worker.slot_tokens import HostTokens, Places
 from quire.kernels.cpu.library import Library, Pool
 from quire.kernels.cpu.program import Program, Recorded, Rows
+from quire.kernels.cpu.sampling import NativeSampling
 from quire.kernels.ops.rows import take_rows
 from quire.model.attention.native import NativeAttention
 from quire.model.context import ForwardContext
@@ -61,24 +63,25 @@ class RecordedForward:
         hidden = model(self.body.wrap(self._tokens, Rows.TOKENS), context)
         assert isinstance(hidden, Recorded)
 
-        def head(call: str) -> tuple[Program, tuple[Tensor, ...]]:
+        def head(call: str) -> tuple[Program, Tensor]:
             program = Program(library, capacity)
             rows = take_rows(
                 program.wrap(hidden.as_subclass(Tensor), Rows.ASKED), program.wrap(self._rows, Rows.SAMPLED)
             )
-            found = getattr(model, call)(rows)
-            results = found if isinstance(found, tuple) else (found,)
-            return program, tuple(result.as_subclass(Tensor) for result in results)
+            return program, getattr(model, call)(rows).as_subclass(Tensor)
 
         self._hidden = hidden  # its buffer is the heads' input
-        self.to_logits, (self._logits,) = head("logits")
-        self.to_likeliest, (self._likeliest,) = head("likeliest")
-        self.to_both, self._both = head("logits_and_best")
+        self.to_logits, self._logits = head("logits")
+        self.to_likeliest, self._likeliest = head("likeliest")
 
         inputs = Inputs(self._tokens, self._positions, self._rows, attention)
         self._decode = RecordedDecode(self.body, pool, inputs, slot_tokens)
         self._decode.record_likeliest(self.to_likeliest, self._likeliest)
-        self._decode.record_draws(self.to_logits, self._logits, parameters)
+        self.trial: RecordedTrial | None = None
+        """Where the vocabulary is not too large for it."""
+        if self._logits.shape[1] <= NativeSampling.MAX_VOCAB_SIZE:
+            self._decode.record_draws(self.to_logits, self._logits, parameters)
+            self.trial = RecordedTrial(self.to_logits, pool, self._rows, self._logits, parameters)
 
     def advance(self, slots: np.ndarray, positions: np.ndarray, choice: Choice) -> np.ndarray | None:
         """See Forward.advance."""
@@ -112,13 +115,6 @@ class RecordedForward:
         self._rows.numpy()[: len(rows)] = rows
         self.to_likeliest.run(self._pool, sampled=len(rows))
         return self._likeliest[: len(rows)]
-
-    def logits_and_best(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """See Forward.logits_and_best."""
-        self._rows.numpy()[: len(rows)] = rows
-        self.to_both.run(self._pool, sampled=len(rows))
-        logits, best = self._both
-        return logits[: len(rows)], best[: len(rows)]
 
     def kv_has_moved(self) -> None:
         """On a CPU it never does."""

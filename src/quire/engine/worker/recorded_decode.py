@@ -9,12 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from quire.decoding.slots import SlotParameters
-from quire.engine.worker.forward import Choice
+from quire.decoding.slots import Choice, SlotParameters
+from quire.engine.worker.recorded_trial import append_draw
 from quire.engine.worker.slot_tokens import HostTokens
-from quire.kernels.cpu.library import Decode, Pool, SlotDraws
+from quire.kernels.cpu.library import Decode, Pool
 from quire.kernels.cpu.program import Program, address
-from quire.kernels.cpu.sampling import NativeSampling
 from quire.model.attention.native import NativeAttention
 
 
@@ -57,17 +56,12 @@ class RecordedDecode:
         self._end(Choice.LIKELIEST, program, ids.numpy())
 
     def record_draws(self, head: Program, logits: Tensor, parameters: SlotParameters) -> None:
-        """Have Choice.DRAWN made from a head's ``logits`` [R, V] float32, unless the vocabulary is too large for it."""
-        vocab_size = logits.shape[1]
-        if vocab_size > NativeSampling.MAX_VOCAB_SIZE:
-            return
-        program, ids = self._begin(), np.zeros(len(self._slots), np.int32)
+        """Have Choice.DRAWN and Choice.LED made from a head's ``logits`` [R, V] float32."""
+        program = self._begin()
         program.extend(head)
-        program.keep(parameters)
-        wishes = {name: getattr(parameters, name).ctypes.data for name in SlotDraws.WISHES}
-        draws = SlotDraws(slots=self._ends.slots, positions=self._ends.positions, **wishes)
-        program.append("quire_draw_slots", logits, logits.stride(0), vocab_size, draws, ids.ctypes.data)
+        ids = append_draw(program, logits, parameters, self._slots, self._positions)
         self._end(Choice.DRAWN, program, ids)
+        self._advances[Choice.LED] = self._advances[Choice.DRAWN]
 
     def run(self, slots: np.ndarray, positions: np.ndarray) -> None:
         """Compute the hidden states of the tokens at ``positions`` [S] of ``slots`` [S]."""

@@ -62,10 +62,10 @@ _SIGNATURES: Mapping[str, str] = MappingProxyType(
         "quire_begin_decode": "i pp",
         "quire_end_decode": "i ppp",
         "quire_draw_slots": "i ppllpp",
-        "quire_draw_tokens": "i pplllpp",
+        "quire_draw_tokens": "i pplpllpp",
+        "quire_redraw_slots": "i pplpllpplp",
         "quire_score_tokens": "i pplpllpllppp",
         "quire_keep_allowed": "i pplpllplp",
-        "quire_likeliest_tokens": "i pplpllplp",
         "quire_attention": "i pplppplppllllflfipli",
     }
 )
@@ -115,7 +115,7 @@ class Decode(ctypes.Structure):
 class SlotDraws(ctypes.Structure):
     """``quire_slot_draws``: a decode step's rows, and what each slot wants of a draw, as addresses of arrays."""
 
-    WISHES = ("temperature", "log_min_p", "top_k", "top_p", "seed")
+    WISHES = ("temperature", "log_min_p", "top_k", "top_p", "seed", "is_guided")
     _fields_ = tuple((name, ctypes.c_void_p) for name in ("slots", "positions", *WISHES))
 
 

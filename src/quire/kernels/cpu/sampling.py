@@ -19,7 +19,7 @@ class NativeSampling:
         self._library = library
         self._pool = pool
 
-    def draw_tokens(self, logits: Tensor, draws: Draws) -> np.ndarray:
+    def draw_tokens(self, logits: Tensor, draws: Draws, rows: np.ndarray | None = None) -> np.ndarray:
         """See Sampling.draw_tokens."""
         arrays = (
             np.ascontiguousarray(draws.temperature, np.float32),
@@ -29,14 +29,17 @@ class NativeSampling:
             np.ascontiguousarray(draws.uniforms, np.float64),
         )
         num_rows, vocab_size = _shape(logits)
-        assert all(array.shape == (num_rows,) for array in arrays)
+        index = None if rows is None else _places(rows, num_rows)
+        count = num_rows if index is None else len(index)
+        assert all(array.shape == (count,) for array in arrays)
         asked = DrawArrays(*(array.ctypes.data for array in arrays))
-        token_ids = np.empty(num_rows, np.int32)
+        token_ids = np.empty(count, np.int32)
         code = self._library.quire_draw_tokens(
             self._pool.address,
             logits.data_ptr(),
             logits.stride(0),
-            num_rows,
+            None if index is None else index.ctypes.data,
+            count,
             vocab_size,
             ctypes.addressof(asked),
             token_ids.ctypes.data,
@@ -84,25 +87,6 @@ class NativeSampling:
         )
         assert code == 0, f"quire_keep_allowed: {code}"
         return sound
-
-    def likeliest(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
-        """See Sampling.likeliest."""
-        num_rows, vocab_size = _shape(logits)
-        rows = _places(rows, num_rows)
-        token_ids = np.empty(len(rows), np.int32)
-        code = self._library.quire_likeliest_tokens(
-            self._pool.address,
-            logits.data_ptr(),
-            logits.stride(0),
-            rows.ctypes.data,
-            len(rows),
-            vocab_size,
-            None if masks is None else masks.ctypes.data,
-            0 if masks is None else _stride(masks, len(rows)),
-            token_ids.ctypes.data,
-        )
-        assert code == 0, f"quire_likeliest_tokens: {code}"
-        return token_ids
 
 
 def _shape(logits: Tensor) -> tuple[int, int]:

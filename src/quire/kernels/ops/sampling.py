@@ -16,6 +16,9 @@ from quire.kernels.ops.choice import draw, greedy, masses, rescale
 from quire.kernels.ops.ranking import ranked
 from quire.kernels.ops.truncation import draw_truncated, drop_improbable
 
+NO_TOKEN, UNSURE = -1, -2
+"""In the place of a token: there is none, or which one it is depends on what a guide forbids."""
+
 _CHUNK_ELEMENTS = 2**22
 """Rows to be scored are taken in pieces of this many logits, so that the extra memory stays under 64 MiB."""
 
@@ -59,11 +62,12 @@ class Scores:
 class Sampling(Protocol):
     """What computes it. Lives on a worker."""
 
-    def draw_tokens(self, logits: Tensor, draws: Draws) -> np.ndarray:
-        """A token for each row of ``logits`` [n, V] float32: [n] int32, -1 for NaN, +inf, or nothing but -inf.
+    def draw_tokens(self, logits: Tensor, draws: Draws, rows: np.ndarray | None = None) -> np.ndarray:
+        """A token for each of ``rows`` [n], rising, of ``logits`` [R, V] float32, or for all of them.
 
-        Drawn is the first token, in the order of ids, or of the ranking where top_k or top_p is on, at which the
-        probability summed so far exceeds the uniform number's part of all.
+        Returns [n] int32: NO_TOKEN for NaN, +inf, or nothing but -inf. Drawn is the first token, in the order of ids,
+        or of the ranking where top_k or top_p is on, at which the probability summed so far exceeds the uniform
+        number's part of all.
         """
         ...
 
@@ -82,19 +86,14 @@ class Sampling(Protocol):
         """
         ...
 
-    def likeliest(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
-        """The greatest of ``rows`` [n], rising, of ``logits`` [R, V] float32: [n] int32, the lowest id among equals.
-
-        ``masks``: as above, which tokens count. -1 where these hold NaN or +inf, or only -inf.
-        """
-        ...
-
 
 class TorchSampling:
     """The reference, on any device."""
 
-    def draw_tokens(self, logits: Tensor, draws: Draws) -> np.ndarray:
+    def draw_tokens(self, logits: Tensor, draws: Draws, rows: np.ndarray | None = None) -> np.ndarray:
         """See Sampling.draw_tokens."""
+        if rows is not None:
+            logits = some_rows(logits, rows)
         token_ids = np.empty(len(logits), np.int32)
         is_greedy = draws.temperature == 0
         sure, random = np.flatnonzero(is_greedy), np.flatnonzero(~is_greedy)
@@ -130,14 +129,6 @@ class TorchSampling:
         for row, where in zip(rows.tolist(), forbidden, strict=True):
             logits[row].masked_fill_(where, -torch.inf)
         return sound
-
-    def likeliest(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
-        """See Sampling.likeliest."""
-        if masks is None:
-            return greedy(some_rows(logits, rows))
-        kept = logits[torch.as_tensor(rows, device=logits.device)]
-        self.keep_allowed(kept, np.arange(len(rows)), masks)
-        return greedy(kept)
 
 
 def is_sound(logits: Tensor, rows: np.ndarray) -> np.ndarray:

@@ -60,9 +60,10 @@ class TritonSampling:
             return row_best(logits)
         return _draw(logits, draws)
 
-    def draw_tokens(self, logits: Tensor, draws: Draws) -> np.ndarray:
+    def draw_tokens(self, logits: Tensor, draws: Draws, rows: np.ndarray | None = None) -> np.ndarray:
         """See Sampling.draw_tokens."""
-        return self.draw(logits, device_draws(draws, logits.device)).cpu().numpy()
+        some = logits if rows is None else some_rows(logits, rows)
+        return self.draw(some, device_draws(draws, logits.device)).cpu().numpy()
 
     def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
         """See Sampling.score_tokens."""
@@ -82,14 +83,6 @@ class TritonSampling:
         where = torch.from_numpy(rows.astype(np.int64)).to(logits.device)
         self.allow(logits, where, torch.from_numpy(np.ascontiguousarray(masks)).to(logits.device))
         return sound
-
-    def likeliest(self, logits: Tensor, rows: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
-        """See Sampling.likeliest."""
-        kept = some_rows(logits, rows)
-        if masks is not None:
-            kept = kept.clone() if kept is logits else kept
-            self.keep_allowed(kept, np.arange(len(rows)), masks)
-        return row_best(kept).cpu().numpy()
 
 
 def _draw(logits: Tensor, draws: DeviceDraws) -> Tensor:
