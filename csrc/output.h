@@ -29,22 +29,19 @@ class Output {
 
 inline F capped(F v, float softcap) { return softcap == 0 ? v : broadcast(softcap) * tanh(v / broadcast(softcap)); }
 
-// y = cap(sum + bias) + residual, rounded once. T: dtype of bias and residual, Y: of y. What streams passes by the caches,
-// if it is of float and aligned.
+// y = cap(sum + bias) + residual, rounded once. T: dtype of bias and residual, Y: of y.
 template <typename T, typename Y> class Stored final : public Output {
  public:
-  explicit Stored(const quire_output& o, bool streams = false)
+  explicit Stored(const quire_output& o)
       : y_(static_cast<Y*>(o.y)), y_stride_(o.y_stride), bias_(static_cast<const T*>(o.bias)),
-        residual_(static_cast<const T*>(o.residual)), residual_stride_(o.residual_stride), softcap_(o.softcap),
-        streams_(streams) {}
+        residual_(static_cast<const T*>(o.residual)), residual_stride_(o.residual_stride), softcap_(o.softcap) {}
 
   void take(const float* sums, int64_t stride, int64_t rows, int64_t first_row, int64_t column,
             int64_t width) const override {
     for (int64_t r = 0; r < rows; ++r) {
-      if (!streams_) prefetch_to_write(y_ + (first_row + std::min(r + kRowsAhead, rows - 1)) * y_stride_ + column);
+      prefetch_to_write(y_ + (first_row + std::min(r + kRowsAhead, rows - 1)) * y_stride_ + column);
       row(sums + r * stride, first_row + r, column, width);
     }
-    if (streams_) _mm_sfence();
   }
 
  private:
@@ -58,7 +55,7 @@ template <typename T, typename Y> class Stored final : public Output {
       if (bias) v = v + load_as_float(bias + i);
       v = capped(v, softcap_);
       if (residual) v = v + load_as_float(residual + i);
-      put(y + i, v);
+      store_rounded(y + i, v);
     }
     if (const int n = int(width - i)) {
       F v = load(sums + i);
@@ -69,19 +66,12 @@ template <typename T, typename Y> class Stored final : public Output {
     }
   }
 
-  void put(Y* y, F v) const {
-    if constexpr (std::is_same_v<Y, float>)
-      if (streams_ && reinterpret_cast<uintptr_t>(y) % sizeof(F) == 0) return stream(y, v);
-    store_rounded(y, v);
-  }
-
   Y* y_;
   int64_t y_stride_;
   const T* bias_;
   const T* residual_;
   int64_t residual_stride_;
   float softcap_;
-  bool streams_;
 };
 
 // The greatest of each row, the lowest column among equals. Each tile leaves its best; at the end a row's are compared.
@@ -152,37 +142,12 @@ class Likeliest final : public Output {
   int64_t tile_width_, tiles_;
 };
 
-// Stored, and the greatest found while they are at hand: so few rows are looked at again, and all would only displace
-// what the caches hold.
-template <typename T> class Both final : public Output {
- public:
-  Both(const quire_output& o, int64_t num_out, int64_t tile_width)
-      : stored_(o, true), likeliest_(o, num_out, tile_width) {}
-
-  void take(const float* sums, int64_t stride, int64_t rows, int64_t first_row, int64_t column,
-            int64_t width) const override {
-    stored_.take(sums, stride, rows, first_row, column, width);
-    likeliest_.take(sums, stride, rows, first_row, column, width);
-  }
-
-  bool has_end() const override { return true; }
-
-  void end(int64_t rows, Worker& worker) const override { likeliest_.end(rows, worker); }
-
- private:
-  Stored<T, float> stored_;
-  Likeliest likeliest_;
-};
-
 // The output that o asks for, of a product whose bias and residual are of dtype; NULL if it makes no sense.
 inline std::unique_ptr<Output> make_output(const quire_output& o, int64_t num_out, int64_t tile_width, int dtype) {
   if (!is_dtype(dtype)) return nullptr;
-  if (o.kind == QUIRE_LIKELIEST || o.kind == QUIRE_BOTH) {
+  if (o.kind == QUIRE_LIKELIEST) {
     if (!o.ids || !o.workspace || o.bias || o.residual) return nullptr;
-    if (o.kind == QUIRE_LIKELIEST) return std::make_unique<Likeliest>(o, num_out, tile_width);
-    if (!o.y || o.dtype != QUIRE_F32) return nullptr;
-    if (dtype == QUIRE_F32) return std::make_unique<Both<float>>(o, num_out, tile_width);
-    return std::make_unique<Both<bf16>>(o, num_out, tile_width);
+    return std::make_unique<Likeliest>(o, num_out, tile_width);
   }
   if (o.kind != QUIRE_STORE || !o.y || !is_dtype(o.dtype)) return nullptr;
   if (dtype == QUIRE_F32) {

@@ -89,18 +89,17 @@ QUIRE_API int quire_pack(quire_pool *pool, const void *weight, int64_t stride, i
 /* What becomes of a product's rows, [rows, num_out] sums in float32. */
 typedef enum {
   QUIRE_STORE = 0,   /* y = sum + bias + residual, rounded once to y's dtype */
-  QUIRE_LIKELIEST = 1, /* the greatest of each row: ids int32 [rows], -1 where a row has NaN, +inf, or nothing finite */
-  QUIRE_BOTH = 2       /* stored, of float32, and the greatest of each row found */
+  QUIRE_LIKELIEST = 1  /* the greatest of each row: ids int32 [rows], -1 where a row has NaN, +inf, or nothing finite */
 } quire_output_kind;
 
 typedef struct quire_output {
-  void *y;              /* STORE, BOTH: [rows, num_out] of dtype */
+  void *y;              /* STORE: [rows, num_out] of dtype */
   int64_t y_stride;
   const void *bias;     /* [num_out] of the product's dtype, or NULL */
   const void *residual; /* [rows, num_out] of the product's dtype, or NULL; may be y */
   int64_t residual_stride;
-  int32_t *ids;         /* LIKELIEST, BOTH: [rows] */
-  void *workspace;      /* LIKELIEST, BOTH: 8 bytes for each row and tile of columns; else NULL */
+  int32_t *ids;         /* LIKELIEST: [rows] */
+  void *workspace;      /* LIKELIEST: 8 bytes for each row and tile of columns; else NULL */
   float softcap;        /* c: the sum becomes c tanh(sum / c); 0: none */
   int32_t kind;
   int32_t dtype;        /* of y */

@@ -24,7 +24,6 @@ using I = __m512i;
 
 inline F load(const float* p) { return _mm512_loadu_ps(p); }
 inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
-inline void stream(float* p, F v) { _mm512_stream_ps(p, v); }
 inline F broadcast(float x) { return _mm512_set1_ps(x); }
 inline F zero() { return _mm512_setzero_ps(); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
@@ -89,7 +88,6 @@ using I = __m256i;
 
 inline F load(const float* p) { return _mm256_loadu_ps(p); }
 inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
-inline void stream(float* p, F v) { _mm256_stream_ps(p, v); }
 inline F broadcast(float x) { return _mm256_set1_ps(x); }
 inline F zero() { return _mm256_setzero_ps(); }
 inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
@@ -151,7 +149,6 @@ using I = __m128i;
 
 inline F load(const float* p) { return _mm_loadu_ps(p); }
 inline void store(float* p, F v) { _mm_storeu_ps(p, v); }
-inline void stream(float* p, F v) { _mm_stream_ps(p, v); }
 inline F broadcast(float x) { return _mm_set1_ps(x); }
 inline F zero() { return _mm_setzero_ps(); }
 inline F fma(F a, F b, F c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }

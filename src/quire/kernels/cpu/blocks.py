@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from quire.kernels.cpu.bodies import best, recorded, stored, stored_and_best
+from quire.kernels.cpu.bodies import best, recorded, stored
 from quire.kernels.cpu.library import Output
 from quire.kernels.cpu.program import DTYPES, CannotRecord, Recorded, stride
 from quire.kernels.ops.blocks import (
@@ -15,7 +15,6 @@ from quire.kernels.ops.blocks import (
     block_likeliest,
     block_linear,
     block_logits,
-    block_logits_and_best,
 )
 from quire.kernels.ops.packed import PackedMatrix
 
@@ -60,15 +59,6 @@ def _block_likeliest(x: Tensor, table: BlockMatrix, softcap: float | None) -> Te
     ids = x.program.empty(x.rows, (), torch.int32)
     _append(x, table, _workspace(x), best(x.program, ids, table.num_out, softcap))
     return ids
-
-
-@block_logits_and_best.on("program")
-def _block_logits_and_best(x: Tensor, table: BlockMatrix, softcap: float | None) -> tuple[Tensor, Tensor]:
-    x = recorded(x)
-    y = x.program.empty(x.rows, (table.num_out,), torch.float32)
-    ids = x.program.empty(x.rows, (), torch.int32)
-    _append(x, table, _workspace(x), stored_and_best(x.program, y, ids, softcap))
-    return y, ids
 
 
 @block_embedding.on("program")

@@ -23,7 +23,6 @@ from quire.kernels.ops.packed import (
     packed_likeliest,
     packed_linear,
     packed_logits,
-    packed_logits_and_best,
 )
 from quire.kernels.ops.rotary import angles
 from quire.kernels.ops.rows import take_rows
@@ -61,24 +60,12 @@ def stored(
 
 def best(program: Program, ids: Recorded, num_out: int, softcap: float | None) -> Output:
     """A product's output of which only each row's greatest is kept, in ``ids``."""
+    tiles = -(-num_out // program.library.tile_width)
     output = Output()
     output.kind, output.softcap = Output.LIKELIEST, softcap or 0.0
-    _find_best(program, output, ids, num_out)
-    return output
-
-
-def stored_and_best(program: Program, y: Recorded, ids: Recorded, softcap: float | None) -> Output:
-    """A product's output that is written to ``y``, and each row's greatest to ``ids``."""
-    output = stored(program, y, None, None, softcap)
-    output.kind = Output.BOTH
-    _find_best(program, output, ids, y.shape[1])
-    return output
-
-
-def _find_best(program: Program, output: Output, ids: Recorded, num_out: int) -> None:
-    tiles = -(-num_out // program.library.tile_width)
     output.ids = ids.data_ptr()
     output.workspace = program.empty(ids.rows, (tiles,), torch.int64).data_ptr()
+    return output
 
 
 @rms_norm.on("program")
@@ -145,15 +132,6 @@ def _packed_likeliest(x: Tensor, table: PackedMatrix, softcap: float | None) -> 
     ids = x.program.empty(x.rows, (), torch.int32)
     _product(x, table, best(x.program, ids, table.num_out, softcap))
     return ids
-
-
-@packed_logits_and_best.on("program")
-def _packed_logits_and_best(x: Tensor, table: PackedMatrix, softcap: float | None) -> tuple[Tensor, Tensor]:
-    x = recorded(x)
-    y = x.program.empty(x.rows, (table.num_out,), torch.float32)
-    ids = x.program.empty(x.rows, (), torch.int32)
-    _product(x, table, stored_and_best(x.program, y, ids, softcap))
-    return y, ids
 
 
 def _product(x: Recorded, weight: PackedMatrix, output: Output) -> None:

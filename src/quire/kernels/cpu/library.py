@@ -74,7 +74,7 @@ _SIGNATURES: Mapping[str, str] = MappingProxyType(
 class Output(ctypes.Structure):
     """``quire_output``: what becomes of a matrix product."""
 
-    STORE, LIKELIEST, BOTH = 0, 1, 2
+    STORE, LIKELIEST = 0, 1
 
     _fields_ = (
         ("y", ctypes.c_void_p),

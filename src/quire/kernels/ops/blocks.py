@@ -179,13 +179,6 @@ def block_likeliest(x: Tensor, table: BlockMatrix, softcap: float | None) -> Ten
     return likeliest_of(block_logits(x, table, softcap))
 
 
-@op
-def block_logits_and_best(x: Tensor, table: BlockMatrix, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """``block_logits`` and ``block_likeliest`` at once."""
-    y = block_logits(x, table, softcap)
-    return y, likeliest_of(y)
-
-
 def _product(x: Tensor, matrix: BlockMatrix | PackedMatrix) -> Tensor:
     wide = rounded(x) if isinstance(matrix, BlockMatrix) else x.float()
     return linear(wide, matrix.unpack().float())

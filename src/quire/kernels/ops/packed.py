@@ -58,10 +58,3 @@ def packed_logits(x: Tensor, table: PackedMatrix, softcap: float | None) -> Tens
 def packed_likeliest(x: Tensor, table: PackedMatrix, softcap: float | None) -> Tensor:
     """The greatest of each row's logits: [R, E] -> [R] int32, lowest id among equals, -1 where a row is not sound."""
     return likeliest_of(packed_logits(x, table, softcap))
-
-
-@op
-def packed_logits_and_best(x: Tensor, table: PackedMatrix, softcap: float | None) -> tuple[Tensor, Tensor]:
-    """``packed_logits`` and ``packed_likeliest`` at once."""
-    y = packed_logits(x, table, softcap)
-    return y, likeliest_of(y)

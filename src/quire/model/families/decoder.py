@@ -140,7 +140,3 @@ class CausalLM:
     def likeliest(self, hidden: Tensor) -> Tensor:
         """Rows of hidden states [R, E] -> [R] int32: where each row of logits is greatest; -1 for rows not sound."""
         return self._head.likeliest(self._norm(hidden))
-
-    def logits_and_best(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """``logits`` and ``likeliest`` at once."""
-        return self._head.logits_and_best(self._norm(hidden))

@@ -39,7 +39,3 @@ class Head:
     def likeliest(self, x: Tensor) -> Tensor:
         """[R, E] -> [R] int32, -1 for rows that are not sound."""
         return self._table.likeliest(x, self._softcap)
-
-    def logits_and_best(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``logits`` and ``likeliest`` at once."""
-        return self._table.logits_and_best(x, self._softcap)

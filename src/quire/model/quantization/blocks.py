@@ -20,7 +20,6 @@ from quire.kernels.ops.blocks import (
     block_likeliest,
     block_linear,
     block_logits,
-    block_logits_and_best,
 )
 from quire.kernels.ops.packed import PackedMatrix
 from quire.model.quantization.method import Experts, Side, Table, Weight
@@ -57,10 +56,6 @@ class BlockTable:
     def likeliest(self, x: Tensor, softcap: float | None) -> Tensor:
         """See Table.likeliest."""
         return block_likeliest(x, self.matrix, softcap)
-
-    def logits_and_best(self, x: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-        """See Table.logits_and_best."""
-        return block_logits_and_best(x, self.matrix, softcap)
 
 
 class Blocks:

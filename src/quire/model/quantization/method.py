@@ -73,10 +73,6 @@ class Table(Protocol):
         """x [R, E] -> [R] int32: each row's greatest logit, the lowest id among equals; -1 where it is not sound."""
         ...
 
-    def logits_and_best(self, x: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-        """``logits`` and ``likeliest`` at once."""
-        ...
-
 
 def unsupported(message: str) -> UnsupportedModel:
     """The error for a quantization that is not implemented."""

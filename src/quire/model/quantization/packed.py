@@ -14,7 +14,6 @@ from quire.kernels.ops.packed import (
     packed_likeliest,
     packed_linear,
     packed_logits,
-    packed_logits_and_best,
 )
 from quire.model.quantization.method import Experts, Side
 from quire.model.weights.cursor import Part, Stack, fused_shape, fused_slabs
@@ -42,10 +41,6 @@ class PackedWeight:
     def likeliest(self, x: Tensor, softcap: float | None) -> Tensor:
         """See Table.likeliest."""
         return packed_likeliest(x, self.matrix, softcap)
-
-    def logits_and_best(self, x: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-        """See Table.logits_and_best."""
-        return packed_logits_and_best(x, self.matrix, softcap)
 
 
 class Packed:

@@ -47,11 +47,6 @@ class PlainTable:
         """See Table.likeliest."""
         return likeliest_of(logits(x, self.table, softcap))
 
-    def logits_and_best(self, x: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-        """See Table.logits_and_best."""
-        y = logits(x, self.table, softcap)
-        return y, likeliest_of(y)
-
 
 @dataclass(frozen=True)
 class PlainExperts:

@@ -102,11 +102,6 @@ class HeadTable:
         """See Table.likeliest."""
         return likeliest_of(self.logits(x, softcap))
 
-    def logits_and_best(self, x: Tensor, softcap: float | None) -> tuple[Tensor, Tensor]:
-        """See Table.logits_and_best."""
-        y = self.logits(x, softcap)
-        return y, likeliest_of(y)
-
 
 def names_match(entries: Sequence[str]) -> Callable[[str], bool]:
     """Whether a name is one of those that ``entries`` mean: lists of modules, as quantizers write them.
