@@ -246,7 +246,7 @@ struct Redraw : Draw<BySlot> {
   int64_t mask_stride;
 
   void look(int64_t r, int64_t first, int64_t last, float* maxima) const {
-    float* x = const_cast<float*>(table.row(r).x);
+    float* x = const_cast<float*>(table.row(r).x);  // which were given to be changed
     for (int64_t b = first; b < last; ++b) {
       F greatest = broadcast(-kInfinity);
       keep_allowed(x, table.size, masks + r * mask_stride, b,

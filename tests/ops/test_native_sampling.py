@@ -239,6 +239,14 @@ def test_strided_rows_are_taken_as_they_are(sampling: NativeSampling) -> None:
     ).tolist()  # fmt: skip
 
 
+@pytest.mark.parametrize("rows", [[], [2], [0, 3, 4, 8], list(range(9))], ids=str)
+def test_some_rows_draw_what_they_draw_among_all(sampling: NativeSampling, rows: list[int]) -> None:
+    logits, wishes = normal(9, 3000), draws(9, 3000, 0.5, top_p=0.9)
+    some = Draws(*(getattr(wishes, name)[rows] for name in Draws.__slots__))
+    found = sampling.draw_tokens(logits, some, np.array(rows, np.int64))
+    assert found.tolist() == sampling.draw_tokens(logits, wishes)[rows].tolist()
+
+
 @pytest.mark.parametrize("size", [*SIZES, 31, 32, 33, 49157])
 def test_what_is_allowed_is_the_references(level: Library, size: int) -> None:
     """Whatever the width of masks and rows, how many there are, and on how many threads."""

@@ -103,9 +103,10 @@ def test_a_row_is_the_same_in_any_company() -> None:
     wide = torch.full((len(WISHES), size + 3), 9.0)
     wide[:, :size] = logits
     assert TritonSampling().draw_tokens(wide[:, :size], asked).tolist() == tokens.tolist()
-    for row in (1, 6, 7):
+    for row in (0, 1, 6, 7):  # of which the first is greedy
         one = Draws(*(getattr(asked, name)[row : row + 1] for name in Draws.__slots__))
         assert TritonSampling().draw_tokens(logits[row : row + 1], one)[0] == tokens[row]
+        assert TritonSampling().draw_tokens(logits, one, rows[row : row + 1])[0] == tokens[row]
         alone = TritonSampling().score_tokens(logits, rows[row : row + 1], targets[:1], 3)
         assert alone.logprobs.tobytes() == scores.logprobs[row : row + 1].tobytes()
         assert alone.ranks[0] == scores.ranks[row]

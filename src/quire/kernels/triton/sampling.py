@@ -63,6 +63,8 @@ class TritonSampling:
     def draw_tokens(self, logits: Tensor, draws: Draws, rows: np.ndarray | None = None) -> np.ndarray:
         """See Sampling.draw_tokens."""
         some = logits if rows is None else some_rows(logits, rows)
+        if not draws.temperature.any():  # nothing need be sent there
+            return row_best(some).cpu().numpy()
         return self.draw(some, device_draws(draws, logits.device)).cpu().numpy()
 
     def score_tokens(self, logits: Tensor, rows: np.ndarray, tokens: np.ndarray, k: int) -> Scores:
