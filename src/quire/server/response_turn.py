@@ -57,7 +57,7 @@ def _turn(service: Service, body: ResponsesRequest, context: Context, request_id
     tools = flat_tools_of(body.tools)
     choice = choice_of(body.tool_choice, is_flat=True)
     params = response_params(body, service.llm.default_params)
-    shape = response_shape_of(body)
+    shape = response_shape_of(body.text.format, body.structured_outputs)
     # A reply that must be calls has no text to shape.
     if shape is not None and choice.mode != "required":
         params = params.replace(structured_outputs=shape.wanted)

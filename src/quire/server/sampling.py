@@ -132,7 +132,7 @@ def response_paths(body: ResponsesRequest) -> Iterator[None]:
         "$.max_tokens": "$.max_output_tokens",
         "$.logprobs": "$.top_logprobs",
     }
-    shape = response_shape_of(body)
+    shape = response_shape_of(body.text.format, body.structured_outputs)
     with nullcontext() if shape is None else shape.named(), renamed(names):
         yield
 

@@ -3,7 +3,7 @@
 Checked by hand, so that every error names its place.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quire.core.errors import Unsupported
 from quire.core.structured_outputs import StructuredOutputs
@@ -11,9 +11,6 @@ from quire.server.schema.faults import bad
 from quire.server.schema.shapes import Shape, json_schema_of, only_one, structured_outputs_of
 from quire.server.schema.tools import FUNCTION_SCHEMA, MAX_TOOLS, choice_schema, function_of, unique_tools
 from quire.text.dialects.dialect import Tool
-
-if TYPE_CHECKING:
-    from quire.server.schema.responses import ResponsesRequest
 
 _FLAT_TOOL_SCHEMA = {
     "type": "object",
@@ -51,11 +48,11 @@ def flat_tools_of(value: Any, path: str = "$.tools") -> tuple[Tool, ...]:
     return unique_tools(value, path, _flat_tool, ".name")
 
 
-def response_shape_of(body: "ResponsesRequest") -> Shape | None:
-    """The shape that the text must have; raises InvalidRequest or Unsupported."""
+def response_shape_of(text_format: Any, structured_outputs: dict[str, Any] | None) -> Shape | None:
+    """The shape that the text must have, by the two fields that say so; raises InvalidRequest or Unsupported."""
     found = {
-        "text.format": _text_format(body.text.format),
-        "structured_outputs": structured_outputs_of(body.structured_outputs) if body.structured_outputs else None,
+        "text.format": _text_format(text_format),
+        "structured_outputs": structured_outputs_of(structured_outputs) if structured_outputs else None,
     }
     return only_one({name: shape for name, shape in found.items() if shape is not None})
 
