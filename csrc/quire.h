@@ -236,8 +236,9 @@ typedef struct quire_slot_draws {
 /* In the place of a token. */
 enum { QUIRE_UNSURE = -2 };
 
-/* Draw a token from each row of logits [n, size], as quire_draw_tokens does: ids [n]. A guided row gets its likeliest
- * token if that is drawn, should it be allowed, whatever others are forbidden; else QUIRE_UNSURE. */
+/* Draw a token from each row of logits [n, size], as quire_draw_tokens does: ids [n]. A guided row that is not greedy tries
+ * a token, drawn by its temperature alone: it gets it if it would be among what is kept, should it be allowed, whatever
+ * others are forbidden; else QUIRE_UNSURE. */
 QUIRE_API int quire_draw_slots(quire_program *program, const float *logits, int64_t stride, int64_t size,
                                const quire_slot_draws *draws, int32_t *ids);
 
@@ -250,6 +251,7 @@ typedef struct quire_draws {
   const int64_t *top_k;     /* from 1; size and above: off */
   const double *top_p;      /* in (0, 1] */
   const double *uniforms;   /* in [0, 1), of 53 bits */
+  const int32_t *free;      /* NULL, or a token that is taken if it is among what is kept; -1: none */
 } quire_draws;
 
 /* One token for each of the rows index[i] (or i, if index is NULL) of logits float32, of which none is changed; -1 where a
@@ -260,8 +262,9 @@ typedef struct quire_draws {
 QUIRE_API int quire_draw_tokens(quire_pool *pool, const float *logits, int64_t stride, const int64_t *index,
                                 int64_t rows, int64_t size, const quire_draws *draws, int32_t *ids);
 
-/* The same for slots, of tokens that masks [rows, mask_stride] int32 allow: bit t % 32 of word t / 32 is token t's. The
- * others' logits become -infinity. draws->slots and positions are of these rows; none is QUIRE_UNSURE. */
+/* The same for guided slots, of tokens that masks [rows, mask_stride] int32 allow: bit t % 32 of word t / 32 is token t's.
+ * The others' logits become -infinity. What a slot tries is its free token; else a second number of its seed draws.
+ * draws->slots and positions are of these rows. */
 QUIRE_API int quire_redraw_slots(quire_pool *pool, float *logits, int64_t stride, const int64_t *index, int64_t rows,
                                  int64_t size, const quire_slot_draws *draws, const int32_t *masks, int64_t mask_stride,
                                  int32_t *ids);

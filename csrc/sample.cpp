@@ -106,6 +106,7 @@ struct ByRow {
   int64_t top_k(int64_t r) const { return d.top_k[r]; }
   double top_p(int64_t r) const { return d.top_p[r]; }
   double uniform(int64_t r) const { return d.uniforms[r]; }
+  int32_t free(int64_t r) const { return d.free ? d.free[r] : -1; }
   bool is_guided(int64_t) const { return false; }
 };
 
@@ -117,12 +118,15 @@ struct BySlot {
   float log_min_p(int64_t r) const { return d.log_min_p[d.slots[r]]; }
   int64_t top_k(int64_t r) const { return d.top_k[d.slots[r]]; }
   double top_p(int64_t r) const { return d.top_p[d.slots[r]]; }
-  bool is_guided(int64_t r) const { return d.is_guided && d.is_guided[d.slots[r]]; }
+  double uniform(int64_t r) const { return number(d.seed[d.slots[r]], d.positions[r]); }
+  double second_uniform(int64_t r) const { return number(~d.seed[d.slots[r]], d.positions[r]); }
+  int32_t free(int64_t) const { return -1; }
+  bool is_guided(int64_t r) const { return d.is_guided[d.slots[r]]; }
 
-  // What decoding/random.py gives for the position behind: output positions[r] + 1 of SplitMix64, from the seed's mix.
-  double uniform(int64_t r) const {
-    const uint64_t counter = uint64_t(d.positions[r] + 2) * 0x9E3779B97F4A7C15u;
-    return double(mix(mix(d.seed[d.slots[r]]) + counter) >> 11) * 0x1p-53;
+  // What decoding/random.py gives for the position behind: output position + 1 of SplitMix64, from the seed's mix.
+  static double number(uint64_t seed, int64_t position) {
+    const uint64_t counter = uint64_t(position + 2) * 0x9E3779B97F4A7C15u;
+    return double(mix(mix(seed) + counter) >> 11) * 0x1p-53;
   }
 
   static uint64_t mix(uint64_t z) {
@@ -140,65 +144,85 @@ template <typename Asked> struct Draw {
   void look(int64_t r, int64_t first, int64_t last, float* maxima) const { table.row(r).look(first, last, maxima); }
   bool is_greedy(int64_t r) const { return asked.temperature(r) == 0; }
   bool is_limited(int64_t r) const { return asked.top_k(r) < table.size; }
-  bool is_weighed(int64_t r) const { return !is_greedy(r) && !is_limited(r); }
+  bool is_ranked(int64_t r) const { return is_limited(r) || asked.top_p(r) < 1; }
+  bool is_weighed(int64_t r) const { return !is_greedy(r) && (asked.is_guided(r) || !is_limited(r)); }
   Tempered score(int64_t r, float best) const { return {best, asked.temperature(r)}; }
-  float floor(int64_t r) const { return std::max(kLowestScore, asked.log_min_p(r)); }
+  float lowest(int64_t r) const { return std::max(kLowestScore, asked.log_min_p(r)); }
+  float floor(int64_t r) const { return asked.is_guided(r) ? kLowestScore : lowest(r); }
 
-  void end(int64_t r, const Findings& found, Worker& worker) const { ids[r] = choose(r, found, worker); }
-
-  int32_t choose(int64_t r, const Findings& found, Worker& worker) const {
-    const Logits logits = table.row(r);
+  void end(int64_t r, const Findings& found, Worker& worker) const {
     const float best = found.best(r);
-    if (!std::isfinite(best)) return -1;
-    if (is_greedy(r)) return logits.at_logit(best, found.maxima(r));
-    const Tempered score = this->score(r, best);
-    if (!is_limited(r)) {
-      const bool is_by_id = asked.top_p(r) >= 1;
-      if (asked.is_guided(r)) {
-        const int32_t token = logits.at_logit(best, found.maxima(r));
-        const int64_t before = is_by_id ? logits.mass_before(token, score, floor(r), found.masses(r)) : 0;
-        return is_sure(r, before, found.mass(r)) ? token : QUIRE_UNSURE;
-      }
-      if (is_by_id) return logits.at_mass(part(r, found.mass(r)), score, floor(r), found.masses(r));
-    }
-    return choose_ranked(r, logits, score, found, worker);
+    if (!std::isfinite(best)) ids[r] = -1;
+    else if (is_greedy(r)) ids[r] = table.row(r).at_logit(best, found.maxima(r));
+    else if (asked.is_guided(r)) ids[r] = tried(r, best, found);
+    else ids[r] = kept(r, best, asked.uniform(r), asked.free(r), found, worker);
   }
 
-  // Whether the likeliest token, with this mass before it in all, is drawn whatever others are forbidden. That is hardest
-  // where none before it is, and all behind, for its part not to begin too late, and the other way round not to end early.
-  bool is_sure(int64_t r, int64_t before, int64_t all) const {
-    const int64_t own = int64_t(kWhole);
-    return part(r, before + own) >= before && part(r, all - before) < own;
+  // From all tokens, by their temperature alone.
+  int32_t free(int64_t r, float best, const Findings& found) const {
+    const int64_t target = part(asked.uniform(r), found.mass(r));
+    return table.row(r).at_mass(target, score(r, best), kLowestScore, found.masses(r));
+  }
+
+  // The same, if it is among what is kept wherever it is allowed, whatever is forbidden beside it. Fewer before it in the
+  // ranking only help it, and what is kept holds top_p of those and its own at least. Masses are rounded, and will be
+  // of a greater scale where the best is forbidden; so that takes a margin.
+  int32_t tried(int64_t r, float best, const Findings& found) const {
+    const Logits logits = table.row(r);
+    const Tempered score = this->score(r, best);
+    const int32_t token = free(r, best, found);
+    const float own = score(logits.x[token]);
+    if (own < lowest(r)) return QUIRE_UNSURE;
+    if (!is_ranked(r)) return token;
+    if (logits.count(score, own, found.maxima(r)) > asked.top_k(r)) return QUIRE_UNSURE;
+    const double mass = std::exp(double(own)) * kWhole;
+    const double all = double(logits.mass(score, own, found.maxima(r)));
+    const bool is_kept = asked.top_p(r) >= 1 || (all - mass) * (1 + 1e-4) < asked.top_p(r) * all;
+    return mass > 0x1p20 && is_kept ? token : QUIRE_UNSURE;
+  }
+
+  // From what is kept of the row by all its wishes; the free one, if it is among them.
+  int32_t kept(int64_t r, float best, double uniform, int32_t free, const Findings& found, Worker& worker) const {
+    const Logits logits = table.row(r);
+    const Tempered score = this->score(r, best);
+    const float lowest = this->lowest(r);
+    if (free >= 0 && !(score(logits.x[free]) >= lowest)) free = -1;
+    if (is_ranked(r)) return kept_ranked(r, logits, score, uniform, free, found, worker);
+    return free >= 0 ? free : logits.at_mass(part(uniform, found.mass(r)), score, lowest, found.masses(r));
   }
 
   // From the smallest beginning of the ranking that holds top_p of what the top_k best have together.
-  int32_t choose_ranked(int64_t r, const Logits& logits, const Tempered& score, const Findings& found,
-                        Worker& worker) const {
+  int32_t kept_ranked(int64_t r, const Logits& logits, const Tempered& score, double uniform, int32_t free,
+                      const Findings& found, Worker& worker) const {
     const bool is_limited = this->is_limited(r);
     const int64_t top_k = asked.top_k(r);
     const float* maxima = found.maxima(r);
     auto* room = static_cast<Whole::Room*>(worker.scratch(int64_t(sizeof(Whole::Room)) + (table.size + kFew) * 8));
     const auto draw = [&](const auto& ranking, int64_t total) {
-      if (asked.is_guided(r)) return is_sure(r, 0, total) ? logits.at_logit(score.best, maxima) : QUIRE_UNSURE;
-      const int64_t kept = ranking.place(By::kMass, share(r, total) - 1).through;
-      return ranking.place(By::kMass, part(r, kept)).token;
+      const Place last = ranking.place(By::kMass, share(r, total) - 1);
+      if (free >= 0 && !is_before(score, logits, last.token, free)) return free;
+      return ranking.place(By::kMass, part(uniform, last.through)).token;
     };
     for (const int64_t width : {std::min(top_k, kNarrow), std::min(top_k, kFew / 4)}) {
-      const Beginning beginning(logits, score, floor(r), maxima, width, room->keys);
+      const Beginning beginning(logits, score, lowest(r), maxima, width, room->keys);
       if (!beginning.fits()) break;
       if (beginning.is_all() || (is_limited && beginning.count() >= top_k))
         return draw(beginning, beginning.mass_of_first(is_limited ? top_k : table.size));
       if (!is_limited && beginning.mass_of_first(table.size) >= share(r, found.mass(r)))
         return draw(beginning, found.mass(r));
     }
-    const Whole whole(logits, score, is_limited ? floor(r) : nucleus_floor(r, found.mass(r)), maxima, room);
+    const Whole whole(logits, score, is_limited ? lowest(r) : nucleus_floor(r, found.mass(r)), maxima, room);
     return draw(whole, is_limited ? whole.mass_of_first(top_k) : found.mass(r));
+  }
+
+  static bool is_before(const Tempered& score, const Logits& logits, int32_t a, int32_t b) {
+    return key_of(score(logits.x[a]), a) < key_of(score(logits.x[b]), b);
   }
 
   // Tokens that score less are in no nucleus: all of them together have less than half of what top_p leaves out of mass.
   float nucleus_floor(int64_t r, int64_t mass) const {
     const double each = (1 - asked.top_p(r)) * double(mass) / double(2 * table.size) - 1;  // masses are rounded
-    return each > 0 ? std::max(floor(r), float(std::log(each / kWhole))) : floor(r);
+    return each > 0 ? std::max(lowest(r), float(std::log(each / kWhole))) : lowest(r);
   }
 
   // top_p of a mass, rounded up: at least 1, at most all.
@@ -209,8 +233,8 @@ template <typename Asked> struct Draw {
   }
 
   // The uniform number's part of a mass, rounded down: from 0, and less than all. Its 53 bits count exactly.
-  int64_t part(int64_t r, int64_t mass) const {
-    const auto bits = static_cast<unsigned __int128>(asked.uniform(r) * 0x1p53);
+  static int64_t part(double uniform, int64_t mass) {
+    const auto bits = static_cast<unsigned __int128>(uniform * 0x1p53);
     return int64_t(bits * static_cast<unsigned __int128>(mass) >> 53);
   }
 
@@ -240,14 +264,31 @@ class DrawSlots final : public Operator {
   Draw<BySlot> draw_;  // of no rows
 };
 
-// Of tokens that masks allow; the others' logits become -infinity.
+// Of slots that have been asked what they try: that, if it is among what is kept of the tokens that a mask allows, or one
+// of these by a second number. The others' logits become -infinity.
 struct Redraw : Draw<BySlot> {
   const int32_t* masks;
   int64_t mask_stride;
 
-  void look(int64_t r, int64_t first, int64_t last, float* maxima) const {
+  void end(int64_t r, const Findings& found, Worker& worker) const {
+    const float best_of_all = found.best(r);
+    const bool is_drawn = std::isfinite(best_of_all) && !is_greedy(r);
+    const int32_t free = is_drawn ? this->free(r, best_of_all, found) : -1;
+    keep(r, found.maxima(r));
+    const float best = found.best(r);
+    if (!std::isfinite(best)) {
+      ids[r] = -1;
+    } else if (!is_drawn) {
+      ids[r] = table.row(r).at_logit(best, found.maxima(r));
+    } else {
+      if (!is_limited(r)) table.row(r).weigh(0, table.blocks(), score(r, best), lowest(r), found.masses(r));
+      ids[r] = kept(r, best, asked.second_uniform(r), free, found, worker);
+    }
+  }
+
+  void keep(int64_t r, float* maxima) const {
     float* x = const_cast<float*>(table.row(r).x);  // which were given to be changed
-    for (int64_t b = first; b < last; ++b) {
+    for (int64_t b = 0; b < table.blocks(); ++b) {
       F greatest = broadcast(-kInfinity);
       keep_allowed(x, table.size, masks + r * mask_stride, b,
                    [&](F, F v) { greatest = max(greatest, where_nan(v, broadcast(kInfinity), v)); });
@@ -349,7 +390,6 @@ int quire_draw_slots(quire_program* program, const float* logits, int64_t stride
 int quire_redraw_slots(quire_pool* pool, float* logits, int64_t stride, const int64_t* index, int64_t rows, int64_t size,
                        const quire_slot_draws* draws, const int32_t* masks, int64_t mask_stride, int32_t* ids) {
   Redraw redraw{{{logits, stride, rows, size, index}, {*draws}, ids}, masks, mask_stride};
-  redraw.asked.d.is_guided = nullptr;  // it has been asked
   if (!is_table(redraw.table) || mask_stride < ceil_div(size, 32)) return QUIRE_BAD_ARGUMENT;
   run_job(pool, redraw);
   return 0;

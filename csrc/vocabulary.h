@@ -101,17 +101,14 @@ struct Logits {
     return token;
   }
 
-  // The mass of the tokens before one, in the order of ids.
-  int64_t mass_before(int32_t token, const Tempered& score, float floor, const int64_t* masses) const {
-    const int64_t block = token / kBlock;
-    int64_t before = 0;
-    for (int64_t b = 0; b < block; ++b) before += masses[b];
-    for_vectors(block, [&](F v, int64_t first, int) {
-      int64_t mass[kLanes];
-      store(mass, masses_of(score(v), floor));
-      for (int64_t i = first; i < std::min<int64_t>(token, first + kLanes); ++i) before += mass[i - first];
-    });
-    return before;
+  // The mass of all tokens that score floor or more.
+  int64_t mass(const Tempered& score, float floor, const float* maxima) const {
+    Wide sum = wide_zero();
+    for (int64_t b = 0; b < blocks(); ++b) {
+      if (!(score(maxima[b]) >= floor)) continue;
+      for_vectors(b, [&](F v, int64_t, int) { sum = add(sum, masses_of(score(v), floor)); });
+    }
+    return sum_lanes(sum);
   }
 
   // The first token whose logit is best, the greatest.

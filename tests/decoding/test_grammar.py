@@ -1,6 +1,7 @@
 """Sampling under a grammar: what is allowed, what is forced, and how it meets the request's other wishes."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -14,9 +15,10 @@ from quire.core.errors import NOTHING_LEFT
 from quire.core.request import ReasoningMarks
 from quire.core.step import Admission
 from quire.decoding.guide import Guide
+from quire.decoding.random import second_uniforms, uniforms
 from quire.decoding.sampler import Sampled, Sampler
 from quire.decoding.slots import Choice
-from quire.kernels.ops.sampling import NO_TOKEN, Draws, Sampling, TorchSampling
+from quire.kernels.ops.sampling import NO_TOKEN, Draws, Sampling, TorchSampling, by_temperature_alone
 
 END, OTHER_END = 0, 1
 LETTERS = LLMatcher.grammar_from_regex("[a-c]{2,9}")
@@ -298,3 +300,52 @@ def test_masks_are_the_references(sampling: Sampling, vocab_size: int) -> None:
             assert float(expected[row, token]) == (float(logits[row, token]) if is_allowed else -np.inf)
     sampling.keep_allowed(logits, rows, masks)
     assert torch.equal(logits, expected)
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [{}, {"temperature": 1.7}, {"top_p": 0.7}, {"top_k": 3}, {"min_p": 0.3}, {"top_k": 5, "top_p": 0.9, "min_p": 0.02}],
+    ids=str,
+)
+def test_drawing_twice_gives_the_distribution_of_what_is_left(sampling: Sampling, wishes: dict[str, Any]) -> None:
+    """Of the allowed tokens, cut as the request says: though most are drawn before masks are known."""
+    wishes = {"temperature": 1.0} | wishes
+    size, count, allowed = 300, 6000, [3, 40, 150, 151, 299]
+    row = torch.randn(size, generator=torch.Generator().manual_seed(9)) * 2
+    row[allowed] = torch.tensor([6.2, 7.0, 5.7, 6.5, 5.2])
+    logits, seeds, positions = row.repeat(count, 1), np.arange(count, dtype=np.uint64), np.full(count, 3)
+    draws = Draws(
+        np.full(count, wishes["temperature"], np.float32),
+        np.full(count, np.log(wishes.get("min_p", 1e-30)), np.float32),
+        np.full(count, wishes.get("top_k", size)),
+        np.full(count, wishes.get("top_p", 1.0)),
+        uniforms(seeds, positions),
+    )
+    free = sampling.draw_tokens(logits, by_temperature_alone(draws, size))
+    mask = np.zeros(-(-size // 32), np.uint32)
+    for token in allowed:
+        mask[token // 32] |= np.uint32(1 << token % 32)
+    sampling.keep_allowed(logits, np.arange(count), np.repeat(mask.view(np.int32)[None], count, 0))
+    seconds = replace(draws, uniforms=second_uniforms(seeds, positions))
+    tokens = sampling.draw_tokens(logits, seconds, free=free)
+    assert 0.2 < (tokens == free).mean() < 0.8
+    counts = np.bincount(tokens, minlength=size)
+    expected = count * kept_probabilities(row.numpy().astype(np.float64), allowed, wishes)
+    assert not counts[expected == 0].any()
+    held = expected > 0
+    distance, freedom = ((counts - expected)[held] ** 2 / expected[held]).sum(), held.sum() - 1
+    assert freedom > 0 and distance < freedom + 4 * np.sqrt(2 * freedom)
+
+
+def kept_probabilities(logits: np.ndarray, allowed: list[int], wishes: dict[str, Any]) -> np.ndarray:
+    """[V]: of the ``allowed`` tokens that min_p, top_k and top_p keep."""
+    scores = np.full(len(logits), -np.inf)
+    scores[allowed] = logits[allowed] / wishes["temperature"]
+    masses = np.exp(scores - scores.max())
+    masses[masses < wishes.get("min_p", 0.0)] = 0
+    ranking = np.argsort(-masses, kind="stable")[: wishes.get("top_k", len(logits))]
+    sums = np.cumsum(masses[ranking])
+    kept = ranking[: np.searchsorted(sums, wishes.get("top_p", 1.0) * sums[-1]) + 1]
+    probabilities = np.zeros(len(logits))
+    probabilities[kept] = masses[kept]
+    return probabilities / probabilities.sum()

@@ -1,17 +1,18 @@
 """The ends of a decode step: inputs are gathered from what is known of all slots, and what it chose is noted there."""
 
 import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from quire.decoding.random import uniforms
+from quire.decoding.random import second_uniforms, uniforms
 from quire.kernels.cpu.library import Decode, SlotDraws
 from quire.kernels.cpu.program import CannotRecord, Program, Rows
 from quire.kernels.cpu.sampling import NativeSampling
-from quire.kernels.ops.sampling import NO_TOKEN, UNSURE, Draws
+from quire.kernels.ops.sampling import NO_TOKEN, UNSURE, Draws, by_temperature_alone, keep_free
 
 pytestmark = pytest.mark.native
 
@@ -161,6 +162,7 @@ class Slots:
         return ids
 
     def redraw(self, logits: torch.Tensor, masks: np.ndarray) -> np.ndarray:
+        self.arrays["is_guided"][:] = True
         ids, rows, draws = np.zeros(self.count, np.int32), np.arange(self.count), self.draws
         code = self.native.library.quire_redraw_slots(
             self.native.pool.address,
@@ -184,35 +186,47 @@ class Slots:
         allowed = np.pad(allowed, ((0, 0), (0, -self.vocab_size % 32)))
         return np.packbits(allowed, axis=1, bitorder="little").view(np.int32)
 
+    def wishes(self, number: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Draws:
+        names = ("temperature", "log_min_p", "top_k", "top_p")
+        return Draws(
+            **{name: self.arrays[name] for name in names},
+            uniforms=number(self.arrays["seed"], self.arrays["positions"] + 1),
+        )
+
 
 @pytest.mark.parametrize("vocab_size", [50, 3000, 40_000])
 def test_a_guided_slot_is_sure_of_what_no_mask_changes(native: Any, vocab_size: int) -> None:
-    """It is its likeliest token, drawn whatever is forbidden beside it; who would draw another one is not sure."""
+    """It tries what it draws by its temperature alone, and has that wherever it is allowed."""
     slots, rng = Slots(native, vocab_size), np.random.default_rng(1)
-    free, tried = slots.draw(is_guided=False), slots.draw(is_guided=True)
-    best = slots.logits.argmax(1).numpy()
+    sampling, tried = NativeSampling(native.library, native.pool), slots.draw(is_guided=True)
+    free = sampling.draw_tokens(slots.logits, by_temperature_alone(slots.wishes(uniforms), vocab_size))
     sure = tried != UNSURE
-    assert (tried[sure] == best[sure]).all() and sure[slots.arrays["temperature"] == 0].all()
-    assert not sure[free != best].any() and (free != best).sum() > 10
-    drawn = slots.arrays["temperature"] > 0
-    assert (sure & drawn).sum() > 0.4 * (drawn & (free == best)).sum(), "seldom sure for nothing"
+    assert (tried[sure] == free[sure]).all() and sure[slots.arrays["temperature"] == 0].all()
+    assert (free != slots.logits.argmax(1).numpy()).sum() > 10
+    is_cut = (slots.arrays["top_k"] < vocab_size) | (slots.arrays["top_p"] < 1) | (slots.arrays["log_min_p"] > -np.inf)
+    assert sure[~is_cut].all() and 0.5 < sure[is_cut].mean() < 1, "seldom sure for nothing"
     for share in (0, 0.001, 0.1, 0.5, 0.9, 0.99, 1):
-        chosen = slots.redraw(slots.logits.clone(), slots.masks(rng, share, best))
-        assert (chosen[sure] == best[sure]).all()
+        chosen = slots.redraw(slots.logits.clone(), slots.masks(rng, share, free))
+        assert (chosen[sure] == free[sure]).all()
 
 
-@pytest.mark.parametrize("share", [0, 0.01, 0.7])
+@pytest.mark.parametrize("share", [0, 0.01, 0.7, 1])
 @pytest.mark.parametrize("vocab_size", [50, 31_000])
 def test_drawn_again_is_what_a_masked_row_draws(native: Any, vocab_size: int, share: float) -> None:
+    """The free token, if it is kept, or by the second number; as calls one by one say, here and in torch."""
     slots, sampling = Slots(native, vocab_size), NativeSampling(native.library, native.pool)
     slots.logits[7, 3] = torch.nan
     masks = slots.masks(np.random.default_rng(2), share, slots.logits.argmin(1).numpy())
     masks[5], masks[7] = 0, -1
+    free = sampling.draw_tokens(slots.logits, by_temperature_alone(slots.wishes(uniforms), vocab_size))
     expected, found = slots.logits.clone(), slots.logits.clone()
     sampling.keep_allowed(expected, np.arange(slots.count), masks)
-    wishes = {name: slots.arrays[name] for name in ("temperature", "log_min_p", "top_k", "top_p")}
-    draws = Draws(**wishes, uniforms=uniforms(slots.arrays["seed"], slots.arrays["positions"] + 1))
+    wishes = slots.wishes(second_uniforms)
     tokens = slots.redraw(found, masks)
-    assert tokens.tolist() == sampling.draw_tokens(expected, draws).tolist()
+    assert tokens.tolist() == sampling.draw_tokens(expected, wishes, free=free).tolist()
+    assert tokens.tolist() == keep_free(sampling, expected, wishes, free).tolist()
     assert found.numpy().tobytes() == expected.numpy().tobytes()
     assert tokens[5] == tokens[7] == NO_TOKEN and (np.delete(tokens, [5, 7]) >= 0).all()
+    if share == 1:
+        is_kept = tokens == free
+        assert 0.6 < is_kept.mean() < 1, "some are not among what is kept"

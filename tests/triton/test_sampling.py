@@ -66,6 +66,22 @@ def test_equals_the_reference(size: int) -> None:
     assert TritonSampling().draw_tokens(batch, asked).tolist() == expected.tolist()
 
 
+def test_a_free_token_is_taken_where_it_is_kept() -> None:
+    size = 700
+    logits = normal(3, size, seed=1)
+    logits[1] = (logits[1] * 2).round() / 2
+    rows = [row for row in range(3) for _ in WISHES]
+    asked = draws(size, 3 * WISHES, np.linspace(0, 0.99, len(rows)))
+    batch = logits[rows]
+    ranked = batch.argsort(dim=1, descending=True)
+    for place in (0, 2, 9, 60, size - 1):
+        free = ranked[:, place].numpy().astype(np.int32)
+        free[::7] = -1
+        found = TritonSampling().draw_tokens(batch, asked, free=free)
+        assert found.tolist() == TorchSampling().draw_tokens(batch.clone(), asked, free=free).tolist()
+        assert 0 < (found == free).sum() < len(rows)
+
+
 @pytest.mark.parametrize("count", (1, 300, 2100))
 def test_among_equals_the_lowest_ids_are_kept(count: int) -> None:
     """Some tokens as likely as each other, the rest impossible: masses are exact, and so is every border."""

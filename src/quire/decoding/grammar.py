@@ -4,9 +4,9 @@ Owns the guides, and the thread on which masks are computed while the model runs
 model runs (``prepare``) and takes them afterwards (``masked``); sequences without a guide cost nothing.
 
 Often a token is what a sequence takes, if it may follow, whatever else is forbidden: of a greedy sequence the likeliest
-one, and that often of a sequence that draws, too. To ask a guide of one token takes a tenth of a mask, or nothing where
-the token is followed at once. So sequences may choose first, and offer what they chose to their guides; masks are made
-for those alone whose guide refuses, or who cannot tell (``offer``).
+one, and mostly what another one draws first (sampler.py). To ask a guide of one token takes a tenth of a mask, or
+nothing where the token is followed at once. So sequences may choose first, and offer what they chose to their guides;
+masks are made for those alone whose guide refuses, or who cannot tell (``offer``).
 
 Law: between ``prepare`` and ``masked`` the guides belong to the thread. Which way a sequence goes does not change its
 tokens.

@@ -1,4 +1,4 @@
-"""The one random number of a choice: a pure function of (seed, position).
+"""The random numbers of a choice, one or two: pure functions of (seed, position).
 
 Nothing is kept between steps, so a sequence draws the same numbers alone, in a batch, after a preemption and in another
 process. Law: one row's number depends on that row's seed and position only.
@@ -13,6 +13,11 @@ import numpy as np
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIERS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
+
+
+def second_uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """As ``uniforms``: other numbers, of the generator that starts at mix(~seed)."""
+    return uniforms(~seeds, positions)
 
 
 def uniforms(seeds: np.ndarray, positions: np.ndarray) -> np.ndarray:

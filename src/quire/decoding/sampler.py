@@ -5,13 +5,18 @@ logit_bias; repetition, frequency and presence penalties; then for a greedy row 
 temperature, min_p, top_k, top_p and a draw. Where one token alone is left to the grammar or to a bound of reasoning,
 the rules after them have no say.
 
+A row that draws, and of whose logits nothing but a guide changes any, draws twice: from all tokens by its temperature
+alone, and takes that one if the guide allows it and its wishes keep it; else by a second number from those that are
+allowed and kept. That is a draw from these, since what is rejected leaves their proportions as they are; and mostly the
+guide need not be asked of any token but the first.
+
 Laws. A row's token and log probabilities depend on that row alone, bit for bit: its logits, its sequence's parameters
 and tokens, (seed, position). A row that cannot be sampled gives -1 and disturbs no other. A steady step costs a fixed
 number of array operations; only rows that ask for a feature pay for it.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -24,9 +29,17 @@ from quire.decoding.grammar import NOTHING_GIVEN, Given, Grammars, Guides, Maske
 from quire.decoding.logprobs import top_logprobs
 from quire.decoding.masks import Constraints
 from quire.decoding.penalties import Penalties
-from quire.decoding.random import uniforms
+from quire.decoding.random import second_uniforms, uniforms
 from quire.decoding.slots import NO_LOGPROBS, SlotParameters
-from quire.kernels.ops.sampling import NO_TOKEN, Draws, Sampling, TorchSampling, is_sound, some_rows
+from quire.kernels.ops.sampling import (
+    NO_TOKEN,
+    Draws,
+    Sampling,
+    TorchSampling,
+    by_temperature_alone,
+    is_sound,
+    some_rows,
+)
 
 Redraw = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 """Token ids [n] int32 from rows [n], rising, of a step's logits, for slots [n] at positions [n], among what masks
@@ -118,11 +131,12 @@ class Sampler:
         if not self.parameters.is_edited[slots].any():
             token_ids = self._choose(logits, slots, positions)
             return Sampled(token_ids, self._report(logits, asking, slots, token_ids))
+        free = self._free(logits, slots, positions)
         raw = logits.clone() if len(asking) == len(slots) else some_rows(logits, asking)
         masked = self._guides.masked(slots)
         chooses_first = self._guides.choose_first(slots)
         failed = self._edit(logits, slots, positions, masked, self.parameters.is_edited[slots] & ~chooses_first)
-        token_ids = self._choose(logits, slots, positions)
+        token_ids = self._choose(logits, slots, positions, free)
         if chooses_first.any():
             redraw = partial(self._redraw, logits)
             failed |= self._mend(slots, positions, token_ids, np.flatnonzero(chooses_first), redraw)
@@ -135,7 +149,7 @@ class Sampler:
         """``sample`` where Choice.LED will do, and what slots try is known.
 
         ``token_ids`` [R] int32, changed in place: of a slot without a guide, what it chooses; else what it chooses if
-        that may follow, or UNSURE.
+        that may follow, or UNSURE. ``redraw`` gives what ``sample`` would.
         """
         first = np.flatnonzero(self.parameters.is_guided[slots])
         failed = self._mend(slots, positions, token_ids, first, redraw)
@@ -194,9 +208,26 @@ class Sampler:
         self._sampling.keep_allowed(logits, rows, masks)
         return self._sampling.draw_tokens(logits, self._draws(slots, positions), rows)
 
-    def _choose(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Token ids [R] int32 from the processed logits, -1 where there is none to choose."""
-        return self._sampling.draw_tokens(logits, self._draws(slots, positions))
+    def _free(self, logits: Tensor, slots: np.ndarray, positions: np.ndarray) -> np.ndarray | None:
+        """Of rows that draw twice, from raw ``logits``, what they draw first: [R] int32, NO_TOKEN for others."""
+        rows = np.flatnonzero(self.parameters.is_tried[slots])
+        if not rows.size:
+            return None
+        free = np.full(len(slots), NO_TOKEN, np.int32)
+        draws = self._draws(slots[rows], positions[rows])
+        free[rows] = self._sampling.draw_tokens(logits, by_temperature_alone(draws, self._vocab_size), rows)
+        return free
+
+    def _choose(
+        self, logits: Tensor, slots: np.ndarray, positions: np.ndarray, free: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Token ids [R] int32 from the processed logits, -1 where there is none to choose; ``free``: see ``_free``."""
+        draws = self._draws(slots, positions)
+        if free is None:
+            return self._sampling.draw_tokens(logits, draws)
+        seconds = second_uniforms(self.parameters.seed[slots], positions)
+        draws = replace(draws, uniforms=np.where(self.parameters.is_tried[slots], seconds, draws.uniforms))
+        return self._sampling.draw_tokens(logits, draws, free=free)
 
     def _draws(self, slots: np.ndarray, positions: np.ndarray) -> Draws:
         table = self.parameters

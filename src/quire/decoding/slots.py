@@ -45,6 +45,8 @@ class SlotParameters:
         self.num_logprobs = np.full(max_num_seqs, NO_LOGPROBS, np.int32)
         self.is_guided = np.zeros(max_num_seqs, bool)
         """A guide may forbid it tokens."""
+        self.is_tried = np.zeros(max_num_seqs, bool)
+        """Draws; and nothing but a guide changes its logits."""
         self.is_edited = np.zeros(max_num_seqs, bool)
         """Something changes its logits before the choice."""
         self.choice = np.full(max_num_seqs, Choice.LIKELIEST, np.int8)
@@ -64,6 +66,7 @@ class SlotParameters:
         self.top_p[slot] = params.top_p
         self.num_logprobs[slot] = NO_LOGPROBS if params.logprobs is None else params.logprobs
         self.is_guided[slot] = is_guided
+        self.is_tried[slot] = is_guided and not is_processed and not params.is_greedy
         self.is_edited[slot] = is_processed or is_guided
         if params.logprobs is not None or is_processed:
             self.choice[slot] = Choice.SAMPLED

@@ -122,7 +122,9 @@ class SlotDraws(ctypes.Structure):
 class DrawArrays(ctypes.Structure):
     """``quire_draws``: what each row wants of a draw, as addresses of arrays."""
 
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("temperature", "log_min_p", "top_k", "top_p", "uniforms"))
+    _fields_ = tuple(
+        (name, ctypes.c_void_p) for name in ("temperature", "log_min_p", "top_k", "top_p", "uniforms", "free")
+    )
 
 
 class Library:

@@ -19,19 +19,24 @@ class NativeSampling:
         self._library = library
         self._pool = pool
 
-    def draw_tokens(self, logits: Tensor, draws: Draws, rows: np.ndarray | None = None) -> np.ndarray:
+    def draw_tokens(
+        self, logits: Tensor, draws: Draws, rows: np.ndarray | None = None, free: np.ndarray | None = None
+    ) -> np.ndarray:
         """See Sampling.draw_tokens."""
-        arrays = (
+        arrays: list[np.ndarray] = [
             np.ascontiguousarray(draws.temperature, np.float32),
             np.ascontiguousarray(draws.log_min_p, np.float32),
             np.ascontiguousarray(draws.top_k, np.int64),
             np.ascontiguousarray(draws.top_p, np.float64),
             np.ascontiguousarray(draws.uniforms, np.float64),
-        )
+        ]
         num_rows, vocab_size = _shape(logits)
         index = None if rows is None else _places(rows, num_rows)
         count = num_rows if index is None else len(index)
         assert all(array.shape == (count,) for array in arrays)
+        if free is not None:
+            assert free.shape == (count,) and (not count or free.max() < vocab_size)
+            arrays.append(np.ascontiguousarray(free, np.int32))
         asked = DrawArrays(*(array.ctypes.data for array in arrays))
         token_ids = np.empty(count, np.int32)
         code = self._library.quire_draw_tokens(

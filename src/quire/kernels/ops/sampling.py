@@ -5,7 +5,7 @@ kept of a row by min_p, top_k and top_p is the smallest beginning of its ranking
 that holds top_p of what the top_k best have together.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -62,12 +62,15 @@ class Scores:
 class Sampling(Protocol):
     """What computes it. Lives on a worker."""
 
-    def draw_tokens(self, logits: Tensor, draws: Draws, rows: np.ndarray | None = None) -> np.ndarray:
+    def draw_tokens(
+        self, logits: Tensor, draws: Draws, rows: np.ndarray | None = None, free: np.ndarray | None = None
+    ) -> np.ndarray:
         """A token for each of ``rows`` [n], rising, of ``logits`` [R, V] float32, or for all of them.
 
         Returns [n] int32: NO_TOKEN for NaN, +inf, or nothing but -inf. Drawn is the first token, in the order of ids,
         or of the ranking where top_k or top_p is on, at which the probability summed so far exceeds the uniform
-        number's part of all.
+        number's part of all. ``free`` [n] int32: tokens that are taken where they are among what is kept of a row that
+        draws; NO_TOKEN for none.
         """
         ...
 
@@ -90,10 +93,14 @@ class Sampling(Protocol):
 class TorchSampling:
     """The reference, on any device."""
 
-    def draw_tokens(self, logits: Tensor, draws: Draws, rows: np.ndarray | None = None) -> np.ndarray:
+    def draw_tokens(
+        self, logits: Tensor, draws: Draws, rows: np.ndarray | None = None, free: np.ndarray | None = None
+    ) -> np.ndarray:
         """See Sampling.draw_tokens."""
         if rows is not None:
             logits = some_rows(logits, rows)
+        if free is not None:
+            return keep_free(self, logits, draws, free)
         token_ids = np.empty(len(logits), np.int32)
         is_greedy = draws.temperature == 0
         sure, random = np.flatnonzero(is_greedy), np.flatnonzero(~is_greedy)
@@ -129,6 +136,44 @@ class TorchSampling:
         for row, where in zip(rows.tolist(), forbidden, strict=True):
             logits[row].masked_fill_(where, -torch.inf)
         return sound
+
+
+def by_temperature_alone(draws: Draws, vocab_size: int) -> Draws:
+    """The same, keeping all tokens."""
+    count = len(draws.temperature)
+    return replace(
+        draws,
+        log_min_p=np.full(count, -np.inf, np.float32),
+        top_k=np.full(count, vocab_size, np.int64),
+        top_p=np.ones(count, np.float64),
+    )
+
+
+def keep_free(sampling: Sampling, logits: Tensor, draws: Draws, free: np.ndarray) -> np.ndarray:
+    """``draw_tokens`` of all rows with ``free`` [n], by ``draw_tokens`` without: what is kept ends where the greatest
+    number would draw, in the order of the ranking."""
+    token_ids = sampling.draw_tokens(logits, draws)
+    rows = np.flatnonzero((free >= 0) & (token_ids >= 0) & (draws.temperature > 0))
+    if not rows.size:
+        return token_ids
+    below_one = np.nextafter(1.0, 0.0)
+    last = sampling.draw_tokens(
+        logits,
+        Draws(
+            temperature=draws.temperature[rows],
+            log_min_p=draws.log_min_p[rows],
+            top_k=draws.top_k[rows],
+            top_p=np.minimum(draws.top_p[rows], below_one),
+            uniforms=np.full(len(rows), below_one),
+        ),
+        rows,
+    )
+    tokens = free[rows]
+    where = torch.as_tensor(np.stack((np.stack((rows, rows)), np.stack((tokens, last))), 0), device=logits.device)
+    own, least = logits[where[0].long(), where[1].long()].cpu().numpy()
+    is_kept = (own > least) | ((own == least) & (tokens <= last))
+    token_ids[rows[is_kept]] = tokens[is_kept]
+    return token_ids
 
 
 def is_sound(logits: Tensor, rows: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import triton
 from torch import Tensor
 
 from quire.kernels.ops.device_sampling import DeviceDraws
-from quire.kernels.ops.sampling import Draws, Scores, is_sound, some_rows
+from quire.kernels.ops.sampling import Draws, Scores, is_sound, keep_free, some_rows
 from quire.kernels.triton import draw as kernels
 from quire.kernels.triton.score import keep_allowed, score_rows
 from quire.kernels.triton.slots import count, penalise, wishes
@@ -60,9 +60,13 @@ class TritonSampling:
             return row_best(logits)
         return _draw(logits, draws)
 
-    def draw_tokens(self, logits: Tensor, draws: Draws, rows: np.ndarray | None = None) -> np.ndarray:
+    def draw_tokens(
+        self, logits: Tensor, draws: Draws, rows: np.ndarray | None = None, free: np.ndarray | None = None
+    ) -> np.ndarray:
         """See Sampling.draw_tokens."""
         some = logits if rows is None else some_rows(logits, rows)
+        if free is not None:
+            return keep_free(self, some, draws, free)
         if not draws.temperature.any():  # nothing need be sent there
             return row_best(some).cpu().numpy()
         return self.draw(some, device_draws(draws, logits.device)).cpu().numpy()
