@@ -162,15 +162,26 @@ def test_rules_that_leave_nothing_fail_the_row_alone(bench: Bench, admit: Admit)
     assert sampled.failures == {0: NOTHING_LEFT, 1: NOTHING_LEFT}
 
 
-def test_broken_logits_are_not_the_grammars_fault(bench: Bench, admit: Admit) -> None:
+@pytest.mark.parametrize("rows", [[0, 1, 2], [1, 2], [0]], ids=str)
+def test_broken_logits_are_not_the_grammars_fault(bench: Bench, admit: Admit, rows: list[int]) -> None:
+    """Nor are those of a row beside it that has none."""
     for slot in range(3):
-        bench.sampler.admit(admit(slot, grammar=LETTERS))
+        bench.sampler.admit(admit(slot, grammar=LETTERS if slot in rows else None))
     logits = bench.logits(0, 3)
     logits[0, 20] = torch.nan  # what the grammar forbids
     logits[1] = -torch.inf
     sampled = bench.sampler.sample(logits, np.array([0, 1, 2]), np.full(3, 3))
     assert sampled.token_ids[:2].tolist() == [-1, -1] and sampled.token_ids[2] > 0
     assert not sampled.failures
+    led = bench.sampler.lead(
+        np.array([NO_TOKEN, NO_TOKEN, 5], np.int32), np.array([0, 1, 2]), np.full(3, 3), the_seventh
+    )
+    assert led.token_ids[:2].tolist() == [-1, -1] and not led.failures
+
+
+def the_seventh(*args: np.ndarray) -> np.ndarray:
+    """A Redraw that always takes the same token."""
+    return np.full(len(args[0]), 7, np.int32)
 
 
 def test_an_error_of_the_grammar_fails_the_row_alone(bench: Bench, admit: Admit) -> None:

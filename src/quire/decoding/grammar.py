@@ -12,7 +12,7 @@ Law: between ``prepare`` and ``masked`` the guides belong to the thread. Which w
 tokens.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
@@ -73,6 +73,9 @@ class Given(NamedTuple):
 
 NOTHING_GIVEN = Given({}, frozenset())
 
+Led = tuple[int, Guide]
+"""A row of a step, and who leads it."""
+
 
 class Guides:
     """The guides of all slots. One for each sampler, in the worker's process."""
@@ -84,7 +87,6 @@ class Guides:
         self._vocab_size = vocab_size
         self._num_words = -(-vocab_size // 32)
         self._guides: dict[int, Guide] = {}
-        self._is_guided = np.zeros(max_num_seqs, bool)
         self._chooses_first = np.zeros(max_num_seqs, bool)
         self._masks = np.empty((0, 0), np.int32)
         self._num_tokens = 0  # of the grammars'
@@ -107,7 +109,6 @@ class Guides:
         for token in admission.tokens[admission.prompt_len :].tolist():
             guide.follow(token)
         self._guides[admission.slot] = guide
-        self._is_guided[admission.slot] = True
         self._chooses_first[admission.slot] = admission.params.is_greedy and not has_rules
         return True
 
@@ -117,7 +118,7 @@ class Guides:
             self._settle()
             for slot in slots.tolist():
                 self._guides.pop(slot, None)
-            self._is_guided[slots] = self._chooses_first[slots] = False
+            self._chooses_first[slots] = False
 
     def prepare(self, slots: np.ndarray) -> None:
         """Begin with the masks of the rows that will sample: ``slots`` [R]."""
@@ -125,9 +126,8 @@ class Guides:
             return
         self._settle()
         self._slots = slots
-        needs_mask = self._is_guided & ~self._chooses_first
-        rows = np.flatnonzero(needs_mask[slots])
-        self._asked = [(row, guide) for row, guide in self._of(slots, rows) if guide.has_mask]
+        chooses_first = self._chooses_first[slots].tolist()
+        self._asked = [(row, guide) for row, guide in self.of(slots) if guide.has_mask and not chooses_first[row]]
         if self._asked:
             assert self._thread is not None
             self._filling = self._thread.submit(self._fill)
@@ -147,8 +147,13 @@ class Guides:
         first: np.ndarray = self._chooses_first[slots]
         return first
 
-    def offer(self, slots: np.ndarray, token_ids: np.ndarray, rows: np.ndarray) -> Masked | None:
-        """Let guides take what ``rows`` [n] chose first: their places in ``token_ids`` [R], for ``slots`` [R].
+    def of(self, slots: np.ndarray) -> list[Led]:
+        """Of the rows ``slots`` [R] those that have guides, rising."""
+        guides = self._guides
+        return [(row, guides[slot]) for row, slot in enumerate(slots.tolist()) if slot in guides]
+
+    def offer(self, first: Iterable[Led], token_ids: np.ndarray) -> Masked | None:
+        """Let the guides of rows that chose ``first`` take what they chose: of ``token_ids`` [R].
 
         Where one token is forced it stands in the row afterwards. Returns the masks of the rows whose guide refuses
         what they chose, or that are UNSURE; None where there are none. NO_TOKEN is passed over. `advance` must follow.
@@ -156,7 +161,7 @@ class Guides:
         self._settle()
         self._asked, self._taken = [], {}
         tokens = token_ids.tolist()
-        for row, guide in self._of(slots, rows):
+        for row, guide in first:
             token = tokens[row]
             if token == NO_TOKEN or (token >= 0 and not guide.has_mask):
                 continue
@@ -180,15 +185,13 @@ class Guides:
             errors={row: guide.error for row, guide in asked if guide.error is not None},
         )
 
-    def advance(self, slots: np.ndarray, token_ids: np.ndarray) -> Given:
-        """Take in the tokens just chosen, as far as they are not: ``token_ids`` [R], for ``slots`` [R], -1 for none."""
-        if not self._guides:
-            return NOTHING_GIVEN
+    def advance(self, led: Iterable[Led], token_ids: np.ndarray) -> Given:
+        """Let all rows that are ``led`` take in the tokens just chosen, as far as they have not: ``token_ids`` [R]."""
         forced: dict[int, list[int]] = {}
         concluded: set[int] = set()
         taken, self._taken = self._taken, {}
         tokens = token_ids.tolist()
-        for row, guide in self._of(slots, np.flatnonzero(self._is_guided[slots])):
+        for row, guide in led:
             if row in taken:
                 run = taken[row]
             elif tokens[row] >= 0 and not guide.is_over:
@@ -204,11 +207,6 @@ class Guides:
     @property
     def _num_grammar_words(self) -> int:
         return -(-self._num_tokens // 32)
-
-    def _of(self, slots: np.ndarray, rows: np.ndarray) -> Iterator[tuple[int, Guide]]:
-        """The guides of ``rows`` [n] of ``slots`` [R]."""
-        for row, slot in zip(rows.tolist(), slots[rows].tolist(), strict=True):
-            yield row, self._guides[slot]
 
     def _guide(self, admission: Admission) -> Guide:
         params = admission.params
@@ -236,7 +234,7 @@ class Guides:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="quire-masks")
         width = max(self._num_words, self._num_grammar_words)
         if self._masks.shape[1] < width:
-            self._masks = np.empty((len(self._is_guided), width), np.int32)
+            self._masks = np.empty((len(self._chooses_first), width), np.int32)
 
     def _fill(self) -> None:
         for mask, (_, guide) in zip(self._masks, self._asked, strict=False):

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from quire.core.errors import NOTHING_LEFT
 from quire.core.step import Admission, TopLogprobs
-from quire.decoding.grammar import NOTHING_GIVEN, Given, Grammars, Guides, Masked
+from quire.decoding.grammar import NOTHING_GIVEN, Given, Grammars, Guides, Led, Masked
 from quire.decoding.logprobs import top_logprobs
 from quire.decoding.masks import Constraints
 from quire.decoding.penalties import Penalties
@@ -137,13 +137,15 @@ class Sampler:
         chooses_first = self._guides.choose_first(slots)
         failed = self._edit(logits, slots, positions, masked, self.parameters.is_edited[slots] & ~chooses_first)
         token_ids = self._choose(logits, slots, positions, free)
-        if chooses_first.any():
-            redraw = partial(self._redraw, logits)
-            failed |= self._mend(slots, positions, token_ids, np.flatnonzero(chooses_first), redraw)
+        led = self._guides.of(slots)
+        first = [(row, guide) for row, guide in led if chooses_first[row]]
+        if first:
+            failed |= self._mend(first, slots, positions, token_ids, partial(self._redraw, logits))
         if failed:
             token_ids[list(failed)] = -1
-        given = self._record(slots, token_ids)
-        return Sampled(token_ids, self._report(raw, asking, slots, token_ids), given, _reasons(token_ids, failed))
+        given = self._record(led, slots, token_ids)
+        reasons = self._reasons(slots, token_ids, failed)
+        return Sampled(token_ids, self._report(raw, asking, slots, token_ids), given, reasons)
 
     def lead(self, token_ids: np.ndarray, slots: np.ndarray, positions: np.ndarray, redraw: Redraw) -> Sampled:
         """``sample`` where Choice.LED will do, and what slots try is known.
@@ -151,11 +153,14 @@ class Sampler:
         ``token_ids`` [R] int32, changed in place: of a slot without a guide, what it chooses; else what it chooses if
         that may follow, or UNSURE. ``redraw`` gives what ``sample`` would.
         """
-        first = np.flatnonzero(self.parameters.is_guided[slots])
-        failed = self._mend(slots, positions, token_ids, first, redraw)
+        led = self._guides.of(slots)
+        if not led:
+            return Sampled(token_ids)
+        failed = self._mend(led, slots, positions, token_ids, redraw)
         if failed:
             token_ids[list(failed)] = -1
-        return Sampled(token_ids, {}, self._guides.advance(slots, token_ids), _reasons(token_ids, failed))
+        given = self._guides.advance(led, token_ids)
+        return Sampled(token_ids, {}, given, self._reasons(slots, token_ids, failed))
 
     @torch.inference_mode()
     def score(self, logits: Tensor, given: np.ndarray, k: int) -> list[TopLogprobs]:
@@ -187,14 +192,15 @@ class Sampler:
         return failed
 
     def _mend(
-        self, slots: np.ndarray, positions: np.ndarray, token_ids: np.ndarray, first: np.ndarray, redraw: Redraw
+        self, first: list[Led], slots: np.ndarray, positions: np.ndarray, token_ids: np.ndarray, redraw: Redraw
     ) -> dict[int, str]:
-        """Of the rows ``first`` [n], which chose before their guides, let those choose again whose guide refuses that.
+        """Of the rows that chose ``first``, before their guides, let those choose again whose guide refuses that.
 
         ``token_ids`` [R] change in place. Returns what ``_edit`` does.
         """
-        failed = dict.fromkeys(first[token_ids[first] == NO_TOKEN].tolist(), "")
-        refused = self._guides.offer(slots, token_ids, first)
+        tokens = token_ids.tolist()
+        failed = {row: "" for row, _ in first if tokens[row] == NO_TOKEN}
+        refused = self._guides.offer(first, token_ids)
         if refused is not None:
             rows = refused.rows
             token_ids[rows] = redraw(rows, slots[rows], positions[rows], refused.masks)
@@ -239,11 +245,11 @@ class Sampler:
             uniforms=uniforms(table.seed[slots], positions),
         )
 
-    def _record(self, slots: np.ndarray, token_ids: np.ndarray) -> Given:
+    def _record(self, led: list[Led], slots: np.ndarray, token_ids: np.ndarray) -> Given:
         """Count the tokens just chosen, and those that they bring with them, which are returned."""
         chosen = np.flatnonzero(token_ids >= 0)
         self._count(slots[chosen], token_ids[chosen])
-        given = self._guides.advance(slots, token_ids)
+        given = self._guides.advance(led, token_ids)
         for place in range(max(map(len, given.forced.values()), default=0)):
             tokens = {row: run[place] for row, run in given.forced.items() if place < len(run)}
             self._count(slots[list(tokens)], np.array(list(tokens.values()), np.int32))
@@ -252,6 +258,13 @@ class Sampler:
     def _count(self, slots: np.ndarray, token_ids: np.ndarray) -> None:
         self._constraints.record(slots, token_ids)
         self._penalties.record(slots, token_ids)
+
+    def _reasons(self, slots: np.ndarray, token_ids: np.ndarray, failed: dict[int, str]) -> dict[int, str]:
+        """By row, why there is no token, where the logits are not to blame: as they are, where nothing changes them."""
+        is_edited = self.parameters.is_edited
+        lacking = [row for row, token in enumerate(token_ids.tolist()) if token < 0 and is_edited[slots[row]]]
+        reasons = {row: failed.get(row, NOTHING_LEFT) for row in lacking}
+        return {row: reason for row, reason in reasons.items() if reason}
 
     def _report(self, raw: Tensor, asking: np.ndarray, slots: np.ndarray, token_ids: np.ndarray) -> Entries:
         """Entries of the rows ``asking`` [n], from their logits: ``raw`` [n, V], or all rows' [R, V]."""
@@ -272,9 +285,3 @@ class Sampler:
             found = top_logprobs(self._sampling, raw, places[some], given, k)
             entries.update(zip(rows.tolist(), found, strict=True))
         return entries
-
-
-def _reasons(token_ids: np.ndarray, failed: dict[int, str]) -> dict[int, str]:
-    """By row, why there is no token, where the logits are not to blame."""
-    reasons = {row: failed.get(row, NOTHING_LEFT) for row in np.flatnonzero(token_ids < 0).tolist()}
-    return {row: reason for row, reason in reasons.items() if reason}
